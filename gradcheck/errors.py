@@ -1,0 +1,23 @@
+"""Misuse: what a caller did that gradcheck cannot work with.
+
+A wrong gradient is not an error but a finding; only the edges (`assert_gradients`, the plugin,
+the command line) turn findings into exceptions or exit codes.
+"""
+
+__all__ = ["GradcheckError", "GradientMismatch", "InputError", "MissingFrameworkError"]
+
+
+class GradcheckError(Exception):
+    """The root of every error that gradcheck raises on purpose."""
+
+
+class InputError(GradcheckError, ValueError):
+    """An argument cannot be used; the message names it, says what came and what to do."""
+
+
+class MissingFrameworkError(GradcheckError, ImportError):
+    """A framework that the target needs is not installed."""
+
+
+class GradientMismatch(GradcheckError, AssertionError):
+    """A gradient did not pass. The message is the result's text: leaf, entries, resolution."""

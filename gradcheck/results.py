@@ -1,0 +1,178 @@
+"""What gradcheck says: frozen plain values that pickle, compare and become JSON.
+
+Floats, strings and tuples only; no arrays, no exceptions. A report is a pure function of these.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "Agreement",
+    "CheckResult",
+    "Entry",
+    "Evaluations",
+    "Finding",
+    "Report",
+    "Step",
+    "SuiteRecord",
+    "Verdict",
+    "worst",
+]
+
+SCHEMA_VERSION = 1
+
+
+class Verdict(StrEnum):
+    """The four answers, in the order from good to bad."""
+
+    PASS = "pass"
+    INCONCLUSIVE = "inconclusive"  # the oracle could not resolve the tolerance
+    FAIL = "fail"
+    ERROR = "error"  # the target raised
+
+
+def worst(verdicts: Iterable[Verdict]) -> Verdict:
+    """Return the worst of `verdicts`; PASS when there are none."""
+    order = list(Verdict)
+    return max(verdicts, key=order.index, default=Verdict.PASS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One located wrong entry of a gradient: what the target says, what the oracle says."""
+
+    index: tuple[int, ...]
+    got: float
+    wanted: float
+    error_bar: float  # half-width of the oracle's interval around `wanted`, same unit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One point of the plot of error against step."""
+
+    h: float  # absolute step along the probe's direction, in units of the leaf
+    mismatch: float  # |difference quotient - target| / scale of the probe
+    error_bar: float  # the oracle's own estimate of its error at this step, same unit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One verdict with its evidence.
+
+    `mismatch` is the relative difference between target and oracle, `resolution` the relative
+    half-width of the oracle's error bar: the smallest difference that could have been seen.
+    """
+
+    check: str
+    leaf: str
+    verdict: Verdict
+    mismatch: float
+    resolution: float
+    tolerance: float
+    oracle: str
+    message: str
+    entries: tuple[Entry, ...] = ()
+    diagnosis: str | None = None
+    steps: tuple[Step, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluations:
+    """How often the target was run."""
+
+    forward: int
+    vjp: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckResult:
+    """What one check of one target found."""
+
+    name: str
+    target: str  # the layer or network, as its author would write it
+    seed: int
+    findings: tuple[Finding, ...]
+    environment: tuple[tuple[str, str], ...]
+    evaluations: Evaluations
+    elapsed_s: float
+    replay: str = ""  # a line that runs this check again
+    odd_one_out: str | None = None  # which implementation disagrees with all others
+    not_checked: tuple[str, ...] = ()  # what was left out, and why
+
+    @property
+    def verdict(self) -> Verdict:
+        return worst(finding.verdict for finding in self.findings)
+
+    @property
+    def passed(self) -> bool:
+        return self.verdict is Verdict.PASS
+
+    @property
+    def resolution(self) -> float:
+        """The coarsest resolution among the findings: what this check would surely have seen."""
+        return max((finding.resolution for finding in self.findings), default=float("nan"))
+
+    def __str__(self) -> str:
+        from gradcheck.text import describe  # text is above the plain values it reads
+
+        return describe(self)
+
+    def to_json(self) -> str:
+        from gradcheck.records import encode
+
+        return encode(self)
+
+    def _repr_html_(self) -> str:
+        from gradcheck.reports.html import result_fragment  # the one door to notebooks
+
+        return result_fragment(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Agreement:
+    """How well two sources agreed on one kind of layer, over all examples of a suite."""
+
+    layer: str  # "LSTM", "Conv", ...
+    pair: tuple[str, str]  # of "reference", "finite differences", "torch", "jax"
+    compared: int  # how many leaves were compared
+    worst: float  # the largest relative difference that was seen
+    tolerance: float  # the difference that would have been a failure
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SuiteRecord:
+    """What one suite of generated networks found: failures in full, passes as counts."""
+
+    name: str
+    examples: int
+    elapsed_s: float
+    agreements: tuple[Agreement, ...]
+    failures: tuple[CheckResult, ...]  # each shrunk to a minimal network
+    not_checked: tuple[str, ...] = ()
+
+    @property
+    def verdict(self) -> Verdict:
+        return worst(result.verdict for result in self.failures)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """Everything one run found: suites, single checks, or both."""
+
+    title: str
+    command: str
+    created: str  # ISO 8601, UTC
+    seed: int
+    elapsed_s: float
+    environment: tuple[tuple[str, str], ...]
+    suites: tuple[SuiteRecord, ...] = ()
+    results: tuple[CheckResult, ...] = ()
+    not_checked: tuple[str, ...] = ()
+    schema_version: int = field(default=SCHEMA_VERSION)
+
+    @property
+    def verdict(self) -> Verdict:
+        return worst(part.verdict for part in (*self.suites, *self.results))
