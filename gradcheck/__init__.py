@@ -1,0 +1,60 @@
+"""Verify gradients, with an error bar on every verdict. PYTEST_DONT_REWRITE
+
+Importing this package loads no framework and no NumPy: the pytest plugin comes in through here,
+in every session of everybody who has gradcheck installed. Each name is fetched from its home
+when it is first used.
+"""
+
+from typing import TYPE_CHECKING
+
+__all__ = [
+    "CheckResult",
+    "Finding",
+    "GradientMismatch",
+    "InputError",
+    "Rule",
+    "Verdict",
+    "__version__",
+    "assert_gradients",
+    "check",
+    "compare",
+]
+
+if TYPE_CHECKING:
+    from gradcheck.api import Rule, assert_gradients, check, compare
+    from gradcheck.errors import GradientMismatch, InputError
+    from gradcheck.results import CheckResult, Finding, Verdict
+
+    __version__: str
+else:
+    # Hidden from type checkers: to them, a misspelt name must stay an error.
+    _HOMES = {
+        "CheckResult": "gradcheck.results",
+        "Finding": "gradcheck.results",
+        "GradientMismatch": "gradcheck.errors",
+        "InputError": "gradcheck.errors",
+        "Rule": "gradcheck.api",
+        "Verdict": "gradcheck.results",
+        "assert_gradients": "gradcheck.api",
+        "check": "gradcheck.api",
+        "compare": "gradcheck.api",
+    }
+
+    def __getattr__(name):
+        value = _fetched(name)
+        globals()[name] = value  # the next use finds it without coming here
+        return value
+
+    def _fetched(name):
+        if name == "__version__":
+            from importlib.metadata import version
+
+            return version("gradcheck")
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name)
+        from importlib import import_module
+
+        return getattr(import_module(_HOMES[name]), name)
+
+    def __dir__():
+        return sorted({*globals(), *__all__})

@@ -1,0 +1,30 @@
+"""How the engine's arrays cross into a framework and back."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from gradcheck.problem import EPSILON, Array, Leaf
+
+__all__ = ["Bridge"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bridge:
+    """The crossing for one framework.
+
+    `out` gives the engine's array for a framework's, `into(array, like)` an array of the framework
+    with the dtype, device and strides convention of `like`.
+    """
+
+    framework: str
+    is_array: Callable[[Any], bool]
+    dtype_of: Callable[[Any], str]  # "float32", "int64", ...
+    out: Callable[[Any], Array]
+    into: Callable[[Array, Any], Any]
+
+    def is_differentiable(self, value: Any) -> bool:
+        return self.is_array(value) and self.dtype_of(value) in EPSILON
+
+    def leaf(self, path: str, value: Any) -> Leaf:
+        return Leaf(path=path, shape=tuple(value.shape), dtype=self.dtype_of(value))

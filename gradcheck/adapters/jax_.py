@@ -1,0 +1,133 @@
+"""JAX: functions on pytrees and callable modules that are pytrees.
+
+Trees are JAX's own: a foreign tree library takes a class its user registered for one leaf and
+leaves its parameters unchecked. 64-bit inputs run under a scoped `jax.enable_x64`; the user's
+global configuration is not touched.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+import numpy as np
+from jax.tree_util import keystr, tree_flatten_with_path, tree_unflatten
+
+from gradcheck.adapters.bridge import Bridge
+from gradcheck.errors import InputError
+from gradcheck.problem import EPSILON, Array, Arrays, Problem
+
+__all__ = ["BRIDGE", "problem_of_jax"]
+
+
+def _is_array(value: Any) -> bool:
+    if isinstance(value, jax.Array):
+        return not jax.dtypes.issubdtype(value.dtype, jax.dtypes.extended)  # PRNG keys
+    return isinstance(value, (np.ndarray, np.generic))
+
+
+def _out(value: Any) -> Array:
+    array = np.array(value)
+    return array if array.dtype.name in WIDE else array.astype(np.float32)
+
+
+def _into(array: Array, like: Any) -> jax.Array:
+    return jax.numpy.asarray(array).astype(like.dtype)
+
+
+WIDE = ("float32", "float64", "complex64", "complex128")  # what the engine holds as it is
+
+BRIDGE = Bridge(
+    framework="jax",
+    is_array=_is_array,
+    dtype_of=lambda value: value.dtype.name,
+    out=_out,
+    into=_into,
+)
+
+
+def problem_of_jax(target: Any, inputs: tuple[Any, ...], *, name: str | None) -> Problem:
+    """Return the problem of `target` at `inputs`.
+
+    Leaves are the floating and complex arrays of a callable module (`params`) and of the inputs;
+    integers, booleans and PRNG keys are constants.
+
+    Raises:
+        InputError: nothing to differentiate, or no output that could be.
+    """
+    module = target if _has_arrays(target) else None
+    flat, structure = tree_flatten_with_path({"params": module, "input": inputs})
+    values = [leaf for _, leaf in flat]
+    chosen = [k for k, leaf in enumerate(values) if BRIDGE.is_differentiable(leaf)]
+    if not chosen:
+        raise InputError(
+            f"expected a floating or complex array to differentiate; got inputs "
+            f"{[type(value).__name__ for value in inputs]}"
+        )
+    wide = any(BRIDGE.dtype_of(values[k]) in ("float64", "complex128") for k in chosen)
+
+    def f(*leaves: Any) -> list[Any]:
+        filled = list(values)
+        for k, leaf in zip(chosen, leaves, strict=True):
+            filled[k] = leaf
+        tree = tree_unflatten(structure, filled)
+        outputs = (target if module is None else tree["params"])(*tree["input"])
+        return [leaf for _, leaf in _floating(outputs)]
+
+    def arrays(point: Arrays) -> list[Any]:
+        return [BRIDGE.into(x, values[k]) for x, k in zip(point, chosen, strict=True)]
+
+    def value(point: Arrays) -> Arrays:
+        with _precision(wide):
+            return tuple(BRIDGE.out(output) for output in f(*arrays(point)))
+
+    def vjp(point: Arrays, cotangents: Arrays) -> Arrays:
+        # JAX's cotangents are those of the bilinear product Σ u f; the engine's of Re Σ ū f.
+        with _precision(wide):
+            outputs, pullback = jax.vjp(f, *arrays(point))
+            us = [BRIDGE.into(u.conj(), y) for u, y in zip(cotangents, outputs, strict=True)]
+            return tuple(BRIDGE.out(gradient).conj() for gradient in pullback(us))
+
+    with _precision(wide):
+        outputs = _floating((target if module is None else module)(*inputs))
+        if not outputs:
+            raise InputError("expected the target to return at least one floating or complex array")
+        described = tuple(BRIDGE.leaf(path, leaf) for path, leaf in outputs)
+    label = name or getattr(target, "__name__", type(target).__name__)
+    return Problem(
+        name=label,
+        target=label if module is None else repr(target),
+        framework="jax",
+        leaves=tuple(BRIDGE.leaf(_path(flat[k][0]), values[k]) for k in chosen),
+        outputs=described,
+        point=tuple(BRIDGE.out(values[k]) for k in chosen),
+        value=value,
+        vjp=vjp,
+    )
+
+
+def _has_arrays(target: Any) -> bool:
+    return any(_is_array(leaf) for leaf in jax.tree_util.tree_leaves(target))
+
+
+def _floating(outputs: Any) -> list[tuple[str, Any]]:
+    flat, _ = tree_flatten_with_path(outputs)
+    return [
+        ("output" + keystr(path), leaf)
+        for path, leaf in flat
+        if hasattr(leaf, "dtype") and leaf.dtype.name in EPSILON
+    ]
+
+
+def _path(keys: Any) -> str:
+    """JAX's path with our first word: `['input'][0]['w']` is `input[0]['w']`."""
+    return str(keys[0].key) + keystr(keys[1:])
+
+
+@contextmanager
+def _precision(wide: bool) -> Iterator[None]:
+    if not wide:
+        yield
+        return
+    with jax.enable_x64(True):
+        yield

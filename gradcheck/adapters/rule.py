@@ -1,0 +1,153 @@
+"""Hand-written derivatives: a C++ extension, a Numba kernel, a scratch implementation."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gradcheck import trees
+from gradcheck.adapters.bridge import Bridge
+from gradcheck.errors import InputError
+from gradcheck.problem import Arrays, Problem
+
+__all__ = ["Rule", "problem_of_rule"]
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A function with a derivative written by hand, on arrays of any library.
+
+    Args:
+        forward: `forward(*inputs)` returns an array or a nested container of arrays. With
+            `cached=True` it returns `(outputs, cache)`.
+        vjp: `vjp(inputs, cotangents)`, or with `cached=True` `vjp(cache, cotangents)`. The
+            cotangents have the structure of the outputs. It returns one gradient for every input,
+            each with its input's structure, None where there is none; for a single input the
+            gradient alone will do.
+        jvp: `jvp(inputs, tangents)` returns the tangents of the outputs. Not yet checked.
+        cached: whether `forward` hands a cache to `vjp`.
+    """
+
+    forward: Callable[..., Any]
+    vjp: Callable[[Any, Any], Any]
+    jvp: Callable[[Any, Any], Any] | None = None
+    cached: bool = False
+
+
+def problem_of_rule(
+    rule: Rule, inputs: tuple[Any, ...], bridge: Bridge, *, name: str | None
+) -> Problem:
+    """Return the problem of `rule` at `inputs`; leaves are the floating and complex inputs.
+
+    Raises:
+        InputError: no input or no output can be differentiated.
+    """
+    named = {path: leaf for path, leaf in _walk(inputs) if bridge.is_differentiable(leaf)}
+    if not named:
+        raise InputError(
+            f"expected at least one floating or complex array among the inputs; got "
+            f"{[type(value).__name__ for value in inputs]}"
+        )
+
+    def run(point: Arrays) -> tuple[tuple[Any, ...], Any, Any]:
+        moved = dict(zip(named, point, strict=True))
+        arguments = trees.rebuild(
+            inputs,
+            lambda path, leaf: bridge.into(moved[path], leaf) if path in moved else leaf,
+            "input",
+        )
+        outputs = rule.forward(*arguments)
+        if rule.cached:
+            outputs, cache = _pair(outputs)
+            return arguments, outputs, cache
+        return arguments, outputs, arguments
+
+    def value(point: Arrays) -> Arrays:
+        return tuple(bridge.out(leaf) for _, leaf in _floating(run(point)[1], bridge))
+
+    def vjp(point: Arrays, cotangents: Arrays) -> Arrays:
+        arguments, outputs, known = run(point)
+        paths = [path for path, _ in _floating(outputs, bridge)]
+        given = dict(zip(paths, cotangents, strict=True))
+        u = trees.rebuild(
+            outputs,
+            lambda path, leaf: bridge.into(given[path], leaf) if path in given else None,
+            "output",
+        )
+        return _gradients(rule.vjp(known, u), arguments, tuple(named), bridge)
+
+    point = tuple(bridge.out(leaf) for leaf in named.values())
+    outputs = _floating(run(point)[1], bridge)
+    if not outputs:
+        raise InputError("expected forward to return at least one floating or complex array")
+    label = name or getattr(rule.forward, "__name__", "rule")
+    return Problem(
+        name=label,
+        target=f"Rule({label})",
+        framework=bridge.framework,
+        leaves=tuple(bridge.leaf(path, leaf) for path, leaf in named.items()),
+        outputs=tuple(bridge.leaf(path, leaf) for path, leaf in outputs),
+        point=point,
+        value=value,
+        vjp=vjp,
+    )
+
+
+def _walk(inputs: tuple[Any, ...]) -> list[tuple[str, Any]]:
+    return list(trees.leaves(inputs, "input"))
+
+
+def _floating(outputs: Any, bridge: Bridge) -> list[tuple[str, Any]]:
+    return [(p, leaf) for p, leaf in trees.leaves(outputs, "output") if bridge.is_differentiable(leaf)]
+
+
+def _pair(returned: Any) -> tuple[Any, Any]:
+    if isinstance(returned, tuple) and len(returned) == 2:
+        return returned[0], returned[1]
+    raise InputError(
+        f"expected forward of a cached Rule to return (outputs, cache); "
+        f"got {type(returned).__name__}"
+    )
+
+
+def _gradients(
+    returned: Any, arguments: tuple[Any, ...], paths: tuple[str, ...], bridge: Bridge
+) -> Arrays:
+    """One array a leaf: what the rule returned, matched to the inputs by structure.
+
+    Raises:
+        InputError: the structure, a shape or a type does not match.
+    """
+    if len(arguments) == 1 and not (isinstance(returned, tuple) and len(returned) == 1):
+        returned = (returned,)
+    if not isinstance(returned, (tuple, list)) or len(returned) != len(arguments):
+        count = len(returned) if isinstance(returned, (tuple, list)) else type(returned).__name__
+        raise InputError(
+            f"expected vjp to return one gradient for each of the {len(arguments)} inputs, "
+            f"None where there is none; got {count}"
+        )
+    given = dict(trees.leaves(tuple(returned), "input"))
+    whole = [path for path, leaf in given.items() if leaf is None]
+    arrays = []
+    for path, argument in trees.leaves(arguments, "input"):
+        if path not in paths:
+            continue
+        gradient = given.get(path)
+        if gradient is None and not any(path.startswith(prefix) for prefix in whole):
+            raise InputError(f"expected vjp to return a gradient for {path}; got none there")
+        arrays.append(_checked(path, gradient, argument, bridge))
+    return tuple(arrays)
+
+
+def _checked(path: str, gradient: Any, argument: Any, bridge: Bridge) -> np.ndarray[Any, Any]:
+    if gradient is None:
+        return np.zeros_like(bridge.out(argument))
+    array = bridge.out(gradient) if bridge.is_array(gradient) else np.asarray(gradient)
+    if array.shape != tuple(argument.shape):
+        hint = " Is it transposed?" if array.shape == tuple(argument.shape)[::-1] else ""
+        raise InputError(
+            f"expected the gradient of {path} to have the leaf's shape {tuple(argument.shape)}; "
+            f"got {array.shape}.{hint}"
+        )
+    return array

@@ -1,0 +1,137 @@
+"""Which framework a target belongs to, told from the target and its inputs."""
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from gradcheck import trees
+from gradcheck.adapters.rule import Rule, problem_of_rule
+from gradcheck.errors import InputError
+from gradcheck.problem import Problem
+
+__all__ = ["framework_of", "problem_of"]
+
+
+def problem_of(
+    target: Any, inputs: Sequence[Any], *, params: Any = None, name: str | None = None, seed: int = 0
+) -> Problem:
+    """Return the problem that `target` poses at `inputs`.
+
+    Args:
+        target: a callable on arrays, an `nn.Module`, an `autograd.Function` subclass, a JAX
+            function or callable module, a layer of `gradcheck.reference`, or a `Rule`.
+        inputs: its positional arguments; nested containers of arrays and anything else.
+        params: parameters of a reference layer; drawn from `seed` when left out.
+        name: what to call it in results.
+        seed: for parameters that must be drawn, and for the target's own randomness.
+
+    Raises:
+        InputError: no framework or two of them; nothing to differentiate; not callable.
+    """
+    from gradcheck.reference.layer import Layer
+
+    if isinstance(target, Rule):
+        bridge = _bridge(framework_of(None, inputs) or "numpy")
+        return problem_of_rule(target, tuple(inputs), bridge, name=name)
+    if isinstance(target, Layer):
+        from gradcheck.adapters.reference_ import problem_of_layer
+
+        return problem_of_layer(target, tuple(inputs), params=params, name=name, seed=seed)
+    if params is not None:
+        raise InputError(
+            f"params= is for layers of gradcheck.reference; got a {type(target).__name__}. "
+            "Hand parameters over as inputs, or as the module's own."
+        )
+    if not callable(target):
+        raise InputError(
+            f"expected target to be callable, a module, a reference layer or a Rule; "
+            f"got {type(target).__name__}"
+        )
+    match framework_of(target, inputs):
+        case "torch":
+            from gradcheck.adapters import torch_
+
+            return torch_.problem_of_torch(target, tuple(inputs), name=name, seed=seed)
+        case "jax":
+            from gradcheck.adapters import jax_
+
+            return jax_.problem_of_jax(target, tuple(inputs), name=name)
+        case _:
+            return _of_plain_inputs(target, tuple(inputs), name=name)
+
+
+def framework_of(target: Any, inputs: Sequence[Any]) -> str | None:
+    """Return "torch" or "jax", or None when nothing belongs to either.
+
+    Raises:
+        InputError: tensors of both among the inputs.
+    """
+    found: dict[str, str] = {}
+    for position, value in enumerate(inputs):
+        for path, leaf in trees.leaves(value, f"input[{position}]"):
+            for framework in ("torch", "jax"):
+                if _is_array_of(framework, leaf):
+                    found.setdefault(framework, path)
+    of_target = _framework_of_target(target)
+    if of_target is not None:
+        found.setdefault(of_target, f"target {type(target).__name__}")
+    if len(found) > 1:
+        places = " and ".join(f"{where} is from {framework}" for framework, where in found.items())
+        raise InputError(f"expected one framework; {places}. Convert the inputs to one of them.")
+    return next(iter(found), None)
+
+
+def _framework_of_target(target: Any) -> str | None:
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(target, torch.nn.Module):
+        return "torch"
+    if torch is not None and isinstance(target, type):
+        return "torch" if issubclass(target, torch.autograd.Function) else None
+    jax = sys.modules.get("jax")
+    if jax is not None and target is not None:
+        if type(target).__module__.split(".")[0] in ("jax", "jaxlib"):
+            return "jax"  # jit, custom_vjp, custom_jvp objects
+        if any(isinstance(leaf, jax.Array) for leaf in jax.tree_util.tree_leaves(target)):
+            return "jax"  # a callable module that is a pytree
+    return None
+
+
+def _is_array_of(framework: str, leaf: Any) -> bool:
+    module = sys.modules.get(framework)
+    if module is None:
+        return False
+    return isinstance(leaf, module.Tensor if framework == "torch" else module.Array)
+
+
+def _of_plain_inputs(target: Any, inputs: tuple[Any, ...], *, name: str | None) -> Problem:
+    """A callable given NumPy arrays: JAX takes those; NumPy itself has no derivative."""
+    arrays = [
+        leaf for value in inputs for _, leaf in trees.leaves(value) if isinstance(leaf, np.ndarray)
+    ]
+    outputs = target(*inputs) if arrays or inputs else None
+    if any(_is_array_of("jax", leaf) for _, leaf in trees.leaves(outputs)):
+        from gradcheck.adapters import jax_
+
+        return jax_.problem_of_jax(target, inputs, name=name)
+    raise InputError(
+        f"expected target to be a PyTorch or JAX function, or a hand-written derivative; "
+        f"{getattr(target, '__name__', type(target).__name__)} of NumPy arrays returned "
+        f"{type(outputs).__name__} and has no derivative to check. Wrap it: "
+        "gradcheck.Rule(forward, vjp)."
+    )
+
+
+def _bridge(framework: str) -> Any:
+    if framework == "torch":
+        from gradcheck.adapters import torch_
+
+        return torch_.BRIDGE
+    if framework == "jax":
+        from gradcheck.adapters import jax_
+
+        return jax_.BRIDGE
+    from gradcheck.adapters import numpy_
+
+    return numpy_.BRIDGE

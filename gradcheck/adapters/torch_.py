@@ -1,0 +1,171 @@
+"""PyTorch: functions on tensors, `nn.Module`s, `autograd.Function` subclasses.
+
+Every evaluation runs on fresh leaves through `torch.func.functional_call` with cloned buffers and
+a fixed random state, so that the caller's module, its gradients, its buffers and his generator
+come back as they were, and dropout draws the same mask at every step of a difference.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+from gradcheck import trees
+from gradcheck.adapters.bridge import Bridge
+from gradcheck.errors import InputError
+from gradcheck.problem import Array, Arrays, Problem
+
+__all__ = ["BRIDGE", "problem_of_torch"]
+
+
+def _out(tensor: torch.Tensor) -> Array:
+    dense = tensor.detach().resolve_conj().resolve_neg().to_dense() if tensor.is_sparse else tensor
+    plain = dense.detach().resolve_conj().resolve_neg().cpu()
+    if plain.dtype in (torch.bfloat16, torch.float16):
+        plain = plain.to(torch.float32)
+    array: Array = plain.numpy().copy()
+    return array
+
+
+def _into(array: Array, like: torch.Tensor) -> torch.Tensor:
+    tensor = torch.from_numpy(np.ascontiguousarray(array).reshape(array.shape))
+    return tensor.to(dtype=like.dtype, device=like.device, copy=True)
+
+
+BRIDGE = Bridge(
+    framework="torch",
+    is_array=lambda value: isinstance(value, torch.Tensor),
+    dtype_of=lambda tensor: str(tensor.dtype).removeprefix("torch."),
+    out=_out,
+    into=_into,
+)
+
+
+def problem_of_torch(target: Any, inputs: tuple[Any, ...], *, name: str | None, seed: int) -> Problem:
+    """Return the problem of `target` at `inputs`.
+
+    Leaves are the trainable parameters of a module, shared ones once, and the inputs that require
+    a gradient; if none does, all floating and complex ones.
+
+    Raises:
+        InputError: nothing to differentiate, or no output that could be.
+    """
+    call = target.apply if isinstance(target, type) else target
+    params = _parameters(target)
+    named = {**{f"params.{path}": tensor for path, tensor in params.items()}, **_leaves(inputs)}
+    if not named:
+        raise InputError(
+            f"expected a trainable parameter or a floating input to differentiate; got inputs "
+            f"{[type(value).__name__ for value in inputs]}"
+        )
+    devices = sorted({t.device.index or 0 for t in named.values() if t.device.type == "cuda"})
+
+    def run(point: Arrays, *, grad: bool) -> tuple[list[torch.Tensor], list[tuple[str, Any]]]:
+        moved = {
+            path: BRIDGE.into(array, like).requires_grad_(grad)
+            for array, (path, like) in zip(point, named.items(), strict=True)
+        }
+        arguments = trees.rebuild(inputs, lambda path, leaf: moved.get(path, leaf), "input")
+        with _same_randomness(seed, devices), torch.set_grad_enabled(grad):
+            if isinstance(target, torch.nn.Module):
+                state = {path: moved[f"params.{path}"] for path in params}
+                state |= {path: buffer.clone() for path, buffer in target.named_buffers()}
+                with _attributes_kept(target):
+                    outputs = torch.func.functional_call(target, state, arguments)
+            else:
+                # Some functions write into their arguments; they get views of no one else's data.
+                outputs = call(*(_as_result(leaf) for leaf in arguments) if grad else arguments)
+        return list(moved.values()), _floating(outputs)
+
+    def value(point: Arrays) -> Arrays:
+        return tuple(BRIDGE.out(tensor) for _, tensor in run(point, grad=False)[1])
+
+    def vjp(point: Arrays, cotangents: Arrays) -> Arrays:
+        leaves, outputs = run(point, grad=True)
+        pairs = [
+            (tensor, BRIDGE.into(u, tensor))
+            for (_, tensor), u in zip(outputs, cotangents, strict=True)
+            if tensor.requires_grad
+        ]
+        if not pairs:
+            return tuple(np.zeros_like(array) for array in point)
+        tensors, us = zip(*pairs, strict=True)
+        with _same_randomness(seed, devices):
+            grads = torch.autograd.grad(tensors, leaves, us, allow_unused=True)
+        return tuple(
+            np.zeros_like(array) if grad is None else BRIDGE.out(grad)
+            for array, grad in zip(point, grads, strict=True)
+        )
+
+    point = tuple(BRIDGE.out(tensor) for tensor in named.values())
+    outputs = run(point, grad=False)[1]
+    if not outputs:
+        raise InputError("expected the target to return at least one floating or complex tensor")
+    label = name or getattr(target, "__name__", type(target).__name__)
+    return Problem(
+        name=label,
+        target=repr(target) if isinstance(target, torch.nn.Module) else label,
+        framework="torch",
+        leaves=tuple(BRIDGE.leaf(path, tensor) for path, tensor in named.items()),
+        outputs=tuple(BRIDGE.leaf(path, tensor) for path, tensor in outputs),
+        point=point,
+        value=value,
+        vjp=vjp,
+    )
+
+
+def _parameters(target: Any) -> dict[str, torch.Tensor]:
+    """Trainable parameters by name; one that is shared appears under its first name."""
+    if not isinstance(target, torch.nn.Module):
+        return {}
+    return {path: tensor for path, tensor in target.named_parameters() if tensor.requires_grad}
+
+
+def _leaves(inputs: tuple[Any, ...]) -> dict[str, torch.Tensor]:
+    floating = {
+        path: leaf for path, leaf in trees.leaves(inputs, "input") if BRIDGE.is_differentiable(leaf)
+    }
+    marked = {path: leaf for path, leaf in floating.items() if leaf.requires_grad}
+    return marked or floating
+
+
+def _floating(outputs: Any) -> list[tuple[str, torch.Tensor]]:
+    return [
+        (path, leaf)
+        for path, leaf in trees.leaves(outputs, "output")
+        if BRIDGE.is_differentiable(leaf)
+    ]
+
+
+def _as_result(argument: Any) -> Any:
+    """A leaf that requires a gradient may not be written in place; the result of a view may."""
+    if isinstance(argument, torch.Tensor) and argument.requires_grad:
+        return argument.view_as(argument)
+    return argument
+
+
+@contextmanager
+def _same_randomness(seed: int, devices: list[int]) -> Iterator[None]:
+    """Common random numbers, for PyTorch's generators and NumPy's global one."""
+    state = np.random.get_state()  # noqa: NPY002  (the target may draw from the global generator)
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        np.random.seed(seed % 2**32)  # noqa: NPY002
+        try:
+            yield
+        finally:
+            np.random.set_state(state)  # noqa: NPY002
+
+
+@contextmanager
+def _attributes_kept(module: torch.nn.Module) -> Iterator[None]:
+    """Undo what a forward pass stores on its module: a hidden state, a counter."""
+    kept = [(part, dict(part.__dict__)) for part in module.modules()]
+    try:
+        yield
+    finally:
+        for part, attributes in kept:
+            part.__dict__.clear()
+            part.__dict__.update(attributes)

@@ -1,0 +1,239 @@
+"""The public questions: `check`, `assert_gradients`, `compare`."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from gradcheck.adapters import Rule, problem_of
+from gradcheck.checks import CHECKS
+from gradcheck.environment import describe_environment
+from gradcheck.errors import GradcheckError, GradientMismatch, InputError
+from gradcheck.problem import Arrays, Problem
+from gradcheck.results import CheckResult, Evaluations, Finding, Verdict
+from gradcheck.settings import Settings
+from gradcheck.triangulate import triangulate
+
+__all__ = ["Rule", "assert_gradients", "check", "compare"]
+
+
+def check(
+    target: Any,
+    *inputs: Any,
+    checks: Sequence[str] | str = "default",
+    wrt: Sequence[str] | str = (),
+    rtol: float | None = None,
+    seed: int = 0,
+    name: str | None = None,
+    params: Any = None,
+    declared: Mapping[str, str] | None = None,
+) -> CheckResult:
+    """Return what is right and wrong about the gradients of `target` at `inputs`.
+
+    A wrong gradient is a finding, never an exception; a target that raises is one too, with the
+    verdict "error".
+
+    Args:
+        target: a callable on arrays, a PyTorch module or `autograd.Function`, a JAX function or
+            module, a layer of `gradcheck.reference`, or a `Rule`.
+        inputs: its positional arguments, nested as it likes. Floating and complex arrays are
+            leaves (PyTorch: those that require a gradient, if any does); the rest is passed on.
+        checks: names of checks, "default" or "all".
+        wrt: leaf paths or shell patterns, `"params.*"`; all leaves when empty.
+        rtol: how wrong an entry may be relative to itself; by default 1e-6 in float64, 1e-3 in
+            float32, 1e-2 in float16, 5e-2 in bfloat16.
+        seed: of all random directions, and of the target's own randomness.
+        name: what to call the target in results.
+        params: parameters of a reference layer; drawn from `seed` when left out.
+        declared: leaf path or pattern -> why its gradient deviates on purpose (straight-through,
+            stop-gradient, clipped). Those leaves are not checked, and the result says so.
+
+    Raises:
+        InputError: an argument cannot be used; the message names it.
+    """
+    settings = Settings(
+        seed=_seed(seed), rtol=_rtol(rtol), wrt=_patterns(wrt), declared=dict(declared or {})
+    )
+    chosen = _checks(checks)
+    started = perf_counter()
+    try:
+        problem = problem_of(target, inputs, params=params, name=name, seed=seed)
+    except GradcheckError:
+        raise
+    except Exception as error:  # whatever the target raises is a finding about the target
+        label = name or getattr(target, "__name__", type(target).__name__)
+        return _result(label, label, settings, (_raised("value", error),), (0, 0), started)
+    _known(settings, problem)
+    counted, counts = _counted(problem)
+    findings: list[Finding] = []
+    for key in chosen:
+        try:
+            findings += CHECKS[key](counted, settings, np.random.default_rng([seed, *key.encode()]))
+        except GradcheckError:
+            raise
+        except Exception as error:  # as above
+            findings.append(_raised(key, error))
+    excepted = tuple(
+        f"{leaf.path}: declared, {reason}"
+        for leaf in problem.leaves
+        if (reason := settings.reason(leaf.path)) is not None
+    )
+    result = _result(problem.name, problem.target, settings, tuple(findings), counts, started)
+    return replace(result, not_checked=(*problem.notes, *excepted))
+
+
+def assert_gradients(target: Any, *inputs: Any, **options: Any) -> CheckResult:
+    """Return `check(target, *inputs, **options)` if it passed.
+
+    Raises:
+        GradientMismatch: it did not; the message is the result's text.
+        InputError: an argument cannot be used.
+    """
+    __tracebackhide__ = True
+    result = check(target, *inputs, **options)
+    if not result.passed:
+        raise GradientMismatch(str(result))
+    return result
+
+
+def compare(
+    implementations: Mapping[str, Any],
+    *inputs: Any,
+    rtol: float | None = None,
+    seed: int = 0,
+    name: str | None = None,
+) -> CheckResult:
+    """Return where implementations of one function disagree, in value and gradient.
+
+    Each is run at the same inputs (NumPy arrays, or arrays of its own framework), with the same
+    cotangents; where two differ, a finite difference along their difference names the odd one out.
+
+    Args:
+        implementations: name -> target; two or more. Their leaves must correspond in number,
+            order and shape.
+        inputs: positional arguments, given to every implementation.
+        rtol, seed, name: as in `check`.
+
+    Raises:
+        InputError: fewer than two implementations, or their leaves do not correspond.
+    """
+    if not isinstance(implementations, Mapping) or len(implementations) < 2:
+        raise InputError(
+            f"expected implementations to map at least two names to targets; "
+            f"got {type(implementations).__name__} of "
+            f"{len(implementations) if hasattr(implementations, '__len__') else 'no'} entries"
+        )
+    settings = Settings(seed=_seed(seed), rtol=_rtol(rtol))
+    started = perf_counter()
+    problems = {
+        key: problem_of(target, inputs, name=key, seed=seed)
+        for key, target in implementations.items()
+    }
+    label = name or " = ".join(implementations)
+    return _compared(problems, settings, label, started)
+
+
+def _compared(
+    problems: Mapping[str, Problem], settings: Settings, label: str, started: float
+) -> CheckResult:
+    counted = {key: _counted(problem) for key, problem in problems.items()}
+    found = triangulate(
+        {key: problem for key, (problem, _) in counted.items()},
+        settings,
+        np.random.default_rng(settings.seed),
+    )
+    counts = tuple(sum(spent[k] for _, spent in counted.values()) for k in (0, 1))
+    target = next(iter(problems.values())).target
+    result = _result(label, target, settings, found.findings, counts, started)
+    return replace(result, odd_one_out=found.odd_one_out)
+
+
+def _result(
+    name: str,
+    target: str,
+    settings: Settings,
+    findings: tuple[Finding, ...],
+    counts: Sequence[int],
+    started: float,
+) -> CheckResult:
+    return CheckResult(
+        name=name,
+        target=target,
+        seed=settings.seed,
+        findings=findings,
+        environment=describe_environment(),
+        evaluations=Evaluations(forward=counts[0], vjp=counts[1]),
+        elapsed_s=perf_counter() - started,
+    )
+
+
+def _counted(problem: Problem) -> tuple[Problem, list[int]]:
+    """The same problem, and a running count of (forward, vjp) evaluations."""
+    counts = [0, 0]
+
+    def value(point: Arrays) -> Arrays:
+        counts[0] += 1
+        return problem.value(point)
+
+    def vjp(point: Arrays, cotangents: Arrays) -> Arrays:
+        counts[1] += 1
+        return problem.vjp(point, cotangents)
+
+    return replace(problem, value=value, vjp=vjp), counts
+
+
+def _raised(stage: str, error: Exception) -> Finding:
+    return Finding(
+        check=stage,
+        leaf="",
+        verdict=Verdict.ERROR,
+        mismatch=float("nan"),
+        resolution=float("nan"),
+        tolerance=float("nan"),
+        oracle="",
+        message=f"the target raised {type(error).__name__}: {error}",
+    )
+
+
+def _checks(checks: Sequence[str] | str) -> tuple[str, ...]:
+    if checks in ("default", "all"):
+        return tuple(CHECKS)
+    chosen = (checks,) if isinstance(checks, str) else tuple(checks)
+    unknown = [key for key in chosen if key not in CHECKS]
+    if unknown or not chosen:
+        raise InputError(
+            f"expected checks to be 'default', 'all' or names among {sorted(CHECKS)}; got {checks!r}"
+        )
+    return chosen
+
+
+def _patterns(wrt: Sequence[str] | str) -> tuple[str, ...]:
+    return (wrt,) if isinstance(wrt, str) else tuple(wrt)
+
+
+def _known(settings: Settings, problem: Problem) -> None:
+    """Refuse a leaf name that matches nothing: it would silently check nothing."""
+    paths = [leaf.path for leaf in problem.leaves]
+    for option, patterns in (("wrt", settings.wrt), ("declared", tuple(settings.declared))):
+        for pattern in patterns:
+            alone = Settings(wrt=(pattern,))
+            if not any(alone.wants(path) for path in paths):
+                raise InputError(f"{option}={pattern!r} matches no leaf; the leaves are {paths}")
+
+
+def _rtol(rtol: float | None) -> float | None:
+    if rtol is not None and not 0 < rtol < 1:
+        raise InputError(
+            f"expected rtol between 0 and 1, the relative error of an entry; got {rtol!r}"
+        )
+    return rtol
+
+
+def _seed(seed: int) -> int:
+    if not isinstance(seed, int) or seed < 0:
+        raise InputError(f"expected seed to be an integer of at least 0; got {seed!r}")
+    return seed
+
+

@@ -1,0 +1,279 @@
+"""Is the VJP the derivative of the value? Asked leaf by leaf, along random directions.
+
+Detect by significance, judge by size: a mismatch of more than ten error bars is real, however
+small; it is located, and the leaf fails when what is wrong is off by more than the tolerance of
+its own size.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from gradcheck.diagnose import ADVICE, Evidence, diagnose
+from gradcheck.locate import Location, locate
+from gradcheck.oracles import ladder
+from gradcheck.probes import Line, cotangent, direction, disturbed, nudged
+from gradcheck.problem import Array, Leaf, Problem, norm
+from gradcheck.results import Entry, Finding, Verdict, worst
+from gradcheck.settings import SIGNIFICANCE, Settings
+
+__all__ = ["check_vjp"]
+
+DISTURBED = 3  # points an ulp away, at which a suspected gradient's own rounding is measured
+
+SHOWN = 8  # wrong entries in a finding: what a reader looks at; the message says how many more
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """One direction: what the target claims along it, and what is true."""
+
+    line: Line
+    truth: ladder.Estimate
+
+    @property
+    def size(self) -> float:
+        """What a mismatch is relative to."""
+        return max(self.line.size, abs(self.truth.slope))
+
+    @property
+    def excess(self) -> float:
+        return abs(self.truth.excess(self.line.slope))
+
+    @property
+    def bar(self) -> float:
+        """The oracle's error bar, and the rounding of the target's own gradient."""
+        rounding = 4 * self.line.leaf.epsilon * self.line.size
+        return self.truth.error_bar + rounding + self.line.doubt
+
+    @property
+    def is_significant(self) -> bool:
+        return self.excess > SIGNIFICANCE * self.bar
+
+    @property
+    def is_vacuous(self) -> bool:
+        """Whether claim and truth are zero: the claim but for rounding, the truth by its bar.
+
+        The bar must be small against the value itself over one step of the leaf, or a value that
+        drowns in noise would count as one that does not depend on the leaf.
+        """
+        line = self.line
+        value = norm(np.array([norm(u * f) for u, f in zip(line.u, line.centre, strict=True)]))
+        claims_zero = line.size <= SIGNIFICANCE * line.doubt
+        is_zero = abs(self.truth.slope) <= SIGNIFICANCE * self.bar
+        return claims_zero and is_zero and self.bar * line.unit <= line.leaf.epsilon**0.5 * value
+
+    @property
+    def resolution(self) -> float:
+        return SIGNIFICANCE * self.bar / self.size if self.size else 0.0
+
+    @property
+    def mismatch(self) -> float:
+        return self.excess / self.size if self.size else 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """One leaf under check, and the form of the answer."""
+
+    leaf: Leaf
+    tolerance: float
+
+    def answer(
+        self,
+        verdict: Verdict,
+        message: str,
+        probes: Sequence[Probe] = (),
+        *,
+        entries: tuple[Entry, ...] = (),
+        diagnosis: str | None = None,
+    ) -> Finding:
+        telling = max(probes, key=_telling, default=None)
+        seeing = [probe for probe in probes if not probe.is_vacuous]
+        return Finding(
+            check="vjp",
+            leaf=self.leaf.path,
+            verdict=verdict,
+            mismatch=max((probe.mismatch for probe in seeing), default=0.0),
+            resolution=max((probe.resolution for probe in seeing), default=0.0),
+            tolerance=self.tolerance,
+            oracle=f"finite differences, {self.leaf.dtype}",
+            message=message,
+            entries=entries,
+            diagnosis=diagnosis,
+            steps=telling.truth.steps if telling else (),
+        )
+
+
+def check_vjp(
+    problem: Problem, settings: Settings, rng: np.random.Generator
+) -> tuple[Finding, ...]:
+    """Return one finding for each leaf of `problem` that `settings` ask for.
+
+    Raises whatever the target raises.
+    """
+    findings, kinked = _at_point(problem, settings, rng)
+    if not kinked:
+        return findings
+    moved = replace(problem, point=nudged(rng, problem.leaves, problem.point))
+    beside, _ = _at_point(moved, settings, rng)
+    return tuple(_joined(here, there) for here, there in zip(findings, beside, strict=True))
+
+
+def _at_point(
+    problem: Problem, settings: Settings, rng: np.random.Generator
+) -> tuple[tuple[Finding, ...], bool]:
+    """The findings at the problem's point, and whether it lies on a kink along some probe."""
+    centre, again = problem.value(problem.point), problem.value(problem.point)
+    finite = all(np.all(np.isfinite(output)) for output in centre)
+    draws = [cotangent(rng, problem.outputs) for _ in range(settings.probes)]
+    gradients = [problem.vjp(problem.point, u) for u in draws] if finite else []
+    findings: list[Finding] = []
+    kinked = False
+    for index, leaf in enumerate(problem.leaves):
+        if not settings.wants(leaf.path):
+            continue
+        question = Question(leaf=leaf, tolerance=settings.tolerance(leaf.dtype))
+        own = [gradient[index] for gradient in gradients]
+        if 0 in leaf.shape:
+            findings.append(question.answer(Verdict.PASS, "the leaf is empty"))
+        elif not finite:
+            message = "the value at this point is not finite: there is no derivative to check"
+            findings.append(question.answer(Verdict.INCONCLUSIVE, message))
+        elif not all(np.all(np.isfinite(gradient)) for gradient in own):
+            findings.append(_not_finite(question, own))
+        else:
+            probes = []
+            for u, g in zip(draws, own, strict=True):
+                v = direction(rng, leaf)
+                line = Line(problem=problem, index=index, v=v, u=u, gradient=g, centre=centre)
+                floor = sum(norm(u_ * (a - b)) for u_, a, b in zip(u, centre, again, strict=True))
+                probes.append(Probe(line=line, truth=ladder.estimate(line, floor=floor)))
+            kinked |= any(probe.truth.kink > 0 for probe in probes)
+            findings.append(_judge(question, probes, rng))
+    return tuple(findings), kinked
+
+
+def _judge(question: Question, probes: Sequence[Probe], rng: np.random.Generator) -> Finding:
+    """One leaf's finding from all its probes."""
+    if any(probe.truth.jump for probe in probes):
+        message = (
+            "the value jumps at this point, so it has no derivative here: "
+            "move the point, or declare the leaf with the reason"
+        )
+        return question.answer(Verdict.INCONCLUSIVE, message, probes)
+    coarse = min(probe.resolution for probe in probes) > question.tolerance
+    if coarse or any(probe.is_significant for probe in probes):
+        probes = [_doubted(probe, rng) for probe in probes]
+    telling = max(probes, key=_telling)
+    if telling.is_significant:
+        return _located(question, probes, telling, rng)
+    if all(probe.is_vacuous for probe in probes):
+        message = "vacuous: no output depends on this leaf at this point; its gradient is zero"
+        return question.answer(Verdict.PASS, message, probes)
+    # The probes see independent projections of one error: an error larger than the finest
+    # resolution is seen by that probe, so the coarsest need not reach the tolerance.
+    finest = min((p for p in probes if not p.is_vacuous), key=lambda p: p.resolution)
+    if finest.resolution > question.tolerance:
+        return question.answer(Verdict.INCONCLUSIVE, _remedy(finest), probes)
+    if any(probe.truth.kink > 0 for probe in probes):
+        message = "the point lies on a kink; the gradient is one of its subgradients"
+        return question.answer(Verdict.PASS, message, probes)
+    return question.answer(Verdict.PASS, "", probes)
+
+
+def _doubted(probe: Probe, rng: np.random.Generator) -> Probe:
+    """The same probe, with the rounding inside the target measured: terms may have cancelled."""
+    line, problem = probe.line, probe.line.problem
+    unrest = np.zeros(line.gradient.shape)
+    for _ in range(DISTURBED):
+        other = problem.vjp(disturbed(rng, problem.leaves, problem.point), line.u)[line.index]
+        unrest = np.maximum(unrest, np.abs(other - line.gradient))
+    return replace(probe, line=replace(line, unrest=unrest))
+
+
+def _located(
+    question: Question, probes: Sequence[Probe], telling: Probe, rng: np.random.Generator
+) -> Finding:
+    """The finding of a leaf whose mismatch is real: judged by the size of what is wrong."""
+    location = locate(telling.line, rtol=question.tolerance, rng=rng)
+    if not location.entries and (telling.truth.kink or ladder.fold(telling.line)):
+        message = "the point lies on a kink; no entry was found outside its subgradients"
+        return question.answer(Verdict.PASS, message, probes)
+    if not location.entries and telling.mismatch <= question.tolerance:
+        message = (
+            f"off by {telling.mismatch:.1e} of the leaf, which is real, but no entry was found "
+            f"off by more than {question.tolerance:.0e} of its own size"
+        )
+        return question.answer(Verdict.PASS, message, probes)
+    evidence = [
+        Evidence(
+            gradient=probe.line.gradient,
+            v=probe.line.v,
+            slope=probe.truth.slope,
+            error_bar=probe.truth.error_bar,
+        )
+        for probe in probes
+    ]
+    pattern = diagnose(evidence, location.entries)
+    message = _where(location, telling.line.gradient.size)
+    if pattern is not None:
+        message += "; " + ADVICE[pattern.split(":")[0]]
+    shown = location.entries[:SHOWN]
+    return question.answer(Verdict.FAIL, message, probes, entries=shown, diagnosis=pattern)
+
+
+def _where(location: Location, size: int) -> str:
+    count = len(location.entries)
+    if not count:
+        return f"wrong as a whole; no single one of its {size} entries stands out of the noise"
+    if location.complete:
+        return f"{count} of {size} entries wrong"
+    return f"{count} wrong entries found among {location.tested} of {size} that were tested"
+
+
+def _remedy(probe: Probe) -> str:
+    """Why nothing can be said, and what to try."""
+    if not np.isfinite(probe.truth.error_bar):
+        return "the value is not finite a small step away: move the point into the domain"
+    cause = "noise" if probe.truth.noise >= 0.5 * probe.truth.error_bar else "truncation"
+    advice = {
+        "noise": "run the layer in float64, or accept a larger rtol",
+        "truncation": "the value bends too fast for any step: move the point or scale the inputs",
+    }
+    return f"{cause} hides any error below {probe.resolution:.0e} of the gradient: {advice[cause]}"
+
+
+def _not_finite(question: Question, gradients: Sequence[Array]) -> Finding:
+    bad = np.argwhere(~np.isfinite(sum(gradients)))[:SHOWN]
+    entries = tuple(
+        Entry(
+            index=tuple(int(i) for i in index),
+            got=float(np.real(gradients[0][tuple(index)])),
+            wanted=float("nan"),
+            error_bar=float("nan"),
+        )
+        for index in bad
+    )
+    finding = question.answer(
+        Verdict.FAIL, ADVICE["not finite"], entries=entries, diagnosis="not finite"
+    )
+    return replace(finding, mismatch=float("inf"))
+
+
+def _joined(here: Finding, beside: Finding) -> Finding:
+    """One finding for a leaf that was checked at a kink and beside it."""
+    verdict = worst((here.verdict, beside.verdict))
+    if here.verdict is verdict:
+        return replace(here, resolution=min(here.resolution, beside.resolution))
+    return replace(beside, message=f"beside a kink: {beside.message}")
+
+
+def _telling(probe: Probe) -> float:
+    """How many error bars the mismatch is."""
+    if probe.bar:
+        return probe.excess / probe.bar
+    return float("inf") if probe.excess else 0.0
+
+

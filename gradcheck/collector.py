@@ -1,0 +1,161 @@
+"""What the pytest plugin makes of a session: one summary and one report, of all its workers.
+
+It imports pytest and the standard library; the engine and the reports only once there are results.
+
+PYTEST_DONT_REWRITE: there is no assertion here whose values anybody wants to see.
+"""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import pytest
+
+if TYPE_CHECKING:
+    from gradcheck.results import CheckResult, Report
+
+__all__ = ["PAYLOAD", "Collector", "Options"]
+
+PAYLOAD = "_gradcheck"  # on a TestReport: every result so far of this test, each as JSON
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What was asked of the plugin, on the command line and in the configuration file."""
+
+    seed: int
+    reports: tuple[Path, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """The last run of one test that used the fixture."""
+
+    outcome: Literal["passed", "failed", "skipped"]
+    results: tuple[CheckResult, ...]
+
+
+class Collector:
+    """Gathers the results of all workers; prints and writes them when the session ends."""
+
+    def __init__(self, config: pytest.Config, options: Options) -> None:
+        self.config = config
+        self.options = options
+        self.began = time.perf_counter()
+        self.tests: dict[str, Run] = {}
+        self.crashed: list[str] = []
+        self.unwritten: dict[Path, str] = {}
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_configure_node(self, node: Any) -> None:
+        """Give each xdist worker the seed; `config` itself does not travel."""
+        node.workerinput["gradcheck_seed"] = self.options.seed
+
+    def pytest_report_collectionfinish(self, items: Sequence[pytest.Item]) -> str | None:
+        if self.config.get_verbosity() < 0 or not any(map(_uses_fixture, items)):
+            return None
+        return f"gradcheck: seed {self.options.seed}"
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when not in ("setup", "call", "teardown"):  # xdist: a worker died in this test
+            self.crashed.append(report.nodeid)
+        if (payload := getattr(report, PAYLOAD, None)) is None:
+            return
+        from gradcheck.records import decode
+        from gradcheck.results import CheckResult
+
+        results = tuple(decode(text, CheckResult) for text in payload)
+        outcome = report.outcome
+        if report.when == "teardown" and report.passed and report.nodeid in self.tests:
+            outcome = self.tests[report.nodeid].outcome  # a quiet teardown saves no failed call
+        self.tests[report.nodeid] = Run(outcome, results)  # a rerun replaces what it reran
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if not self.options.reports:
+            return
+        from gradcheck.errors import InputError
+        from gradcheck.reports.formats import write
+
+        report = self._report()
+        for path in self.options.reports:
+            try:
+                write(report, path)
+            except (InputError, OSError) as error:
+                self.unwritten[path] = str(error)
+        if self.unwritten:
+            session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        if not self.tests and not self.options.reports:
+            return
+        terminalreporter.section("gradcheck")
+        terminalreporter.write_line(self._tally())
+        for run in self.tests.values():
+            for result in run.results:
+                if not result.passed:
+                    _say(terminalreporter, result, ignored=run.outcome == "passed")
+        for line in self._not_checked():
+            terminalreporter.write_line(f"not checked  {line}")
+        for path in self.options.reports:
+            if path in self.unwritten:
+                terminalreporter.write_line(f"no report: {self.unwritten[path]}", red=True)
+            else:
+                terminalreporter.write_line(f"report: {path}")
+
+    def _results(self) -> tuple[CheckResult, ...]:
+        return tuple(result for test in self.tests.values() for result in test.results)
+
+    def _tally(self) -> str:
+        counts = Counter(result.verdict.value for result in self._results())
+        words = ", ".join(f"{count} {verdict}" for verdict, count in sorted(counts.items()))
+        total, tests = counts.total(), len(self.tests)
+        return (
+            f"{total} check{'s' * (total != 1)} in {tests} test{'s' * (tests != 1)}: "
+            f"{words or 'nothing was checked'}; seed {self.options.seed}"
+        )
+
+    def _not_checked(self) -> tuple[str, ...]:
+        crashed = (f"{nodeid}: its worker crashed" for nodeid in self.crashed)
+        idle = (
+            f"{nodeid}: {run.outcome} without a check"
+            for nodeid, run in self.tests.items()
+            if not run.results and nodeid not in self.crashed
+        )
+        return (*crashed, *idle)
+
+    def _report(self) -> Report:
+        from datetime import UTC, datetime
+
+        from gradcheck.results import Report
+
+        results = self._results()
+        return Report(
+            title="Gradients under pytest",
+            command=shlex.join(["pytest", *map(str, self.config.invocation_params.args)]),
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            seed=self.options.seed,
+            elapsed_s=time.perf_counter() - self.began,
+            environment=tuple(dict(pair for r in results for pair in r.environment).items()),
+            results=results,
+            not_checked=self._not_checked(),
+        )
+
+
+def _uses_fixture(item: pytest.Item) -> bool:
+    return "gradcheck" in getattr(item, "fixturenames", ())
+
+
+def _say(terminal: pytest.TerminalReporter, result: CheckResult, *, ignored: bool) -> None:
+    from gradcheck.results import Verdict
+    from gradcheck.text import describe
+
+    colour = "yellow" if result.verdict is Verdict.INCONCLUSIVE else "red"
+    terminal.write_line(describe(result).partition("\n")[0], **{colour: True})
+    if ignored:
+        terminal.write_line("      the test passed all the same: it does not assert this result")

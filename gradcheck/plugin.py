@@ -1,0 +1,190 @@
+"""The pytest plugin: the fixture `gradcheck`, its options, its summary and its report.
+
+Loading it imports pytest and the standard library, nothing else; a session in which no test uses
+the fixture pays a few milliseconds and sees no line of it.
+
+A result travels on the report of its test, as JSON, because that is what pytest-xdist carries
+from a worker to the controller; only the controller counts, prints and writes.
+
+PYTEST_DONT_REWRITE: there is no assertion here whose values anybody wants to see.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from gradcheck.collector import PAYLOAD, Collector, Options
+
+if TYPE_CHECKING:
+    from gradcheck.api import Rule
+    from gradcheck.results import CheckResult
+
+__all__ = ["DEFAULT_SEED", "Gradcheck"]
+
+DEFAULT_SEED = 0  # any number would do; a fixed one makes two runs of one commit agree
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gradcheck:
+    """What the fixture `gradcheck` gives a test: the functions of the package, recorded.
+
+    Every result goes into the session's summary and report under the test's id, also one that
+    the test does not look at. `seed` is the session's; a `seed=` in the call wins over it.
+    """
+
+    test: str
+    seed: int
+    recorded: list[CheckResult] = field(default_factory=list, repr=False)
+
+    def check(self, target: Any, *inputs: Any, **options: Any) -> CheckResult:
+        """Return what `gradcheck.check` finds; never raises for a wrong gradient."""
+        __tracebackhide__ = True
+        from gradcheck.api import check
+
+        return self._record(check, target, inputs, options)
+
+    def assert_gradients(self, target: Any, *inputs: Any, **options: Any) -> CheckResult:
+        """Return what `gradcheck.check` finds; a wrong gradient fails the test with its text."""
+        __tracebackhide__ = True
+        from gradcheck.errors import GradientMismatch
+
+        result = self.check(target, *inputs, **options)
+        if not result.passed:
+            raise GradientMismatch(str(result))
+        return result
+
+    def compare(
+        self, implementations: Mapping[str, Any], *inputs: Any, **options: Any
+    ) -> CheckResult:
+        """Return what `gradcheck.compare` finds among several forms of one function."""
+        __tracebackhide__ = True
+        from gradcheck.api import compare
+
+        return self._record(compare, implementations, inputs, options)
+
+    @property
+    def Rule(self) -> type[Rule]:
+        """`gradcheck.Rule`, which the fixture's name hides inside a test."""
+        from gradcheck.api import Rule
+
+        return Rule
+
+    def _record(
+        self,
+        function: Callable[..., CheckResult],
+        target: Any,
+        inputs: Sequence[Any],
+        options: Mapping[str, Any],
+    ) -> CheckResult:
+        __tracebackhide__ = True
+        from gradcheck.errors import InputError
+
+        replay = f"pytest {shlex.quote(self.test)}"
+        if "seed" not in options:
+            replay += f" --gradcheck-seed={self.seed}"
+        try:
+            result = function(target, *inputs, **{"seed": self.seed, **options})
+        except InputError as error:
+            raise error.with_traceback(None) from error.__cause__  # the message says it all
+        result = replace(result, name=self._name(options.get("name")), replay=replay)
+        self.recorded.append(result)
+        return result
+
+    def _name(self, given: str | None) -> str:
+        """Return a name that no other result of this session has."""
+        name = self.test if given is None else f"{self.test}: {given}"
+        taken = {result.name for result in self.recorded}
+        numbered = (f"{name} ({count})" for count in range(2, len(taken) + 3))
+        return next(name for name in (name, *numbered) if name not in taken)
+
+
+OPTIONS = pytest.StashKey[Options]()
+FIXTURE = pytest.StashKey[Gradcheck]()  # on a test, once it has used the fixture
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("gradcheck", "verification of gradients")
+    group.addoption(
+        "--gradcheck-report",
+        action="append",
+        default=[],
+        metavar="PATH",
+        help="Write every result of the fixture `gradcheck` to PATH, as .html or .json; "
+        "give it twice for both.",
+    )
+    group.addoption(
+        "--gradcheck-seed",
+        type=int,
+        metavar="N",
+        help=f"Seed of the directions that are probed; default {DEFAULT_SEED}, "
+        "or `gradcheck_seed` of the configuration file.",
+    )
+    parser.addini("gradcheck_seed", "Seed of the directions that are probed.", default=None)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    worker = getattr(config, "workerinput", None)
+    if worker is not None:
+        config.stash[OPTIONS] = Options(seed=worker["gradcheck_seed"], reports=())
+        return
+    options = Options(seed=_seed(config), reports=_reports(config))
+    config.stash[OPTIONS] = options
+    config.pluginmanager.register(Collector(config, options), "gradcheck-collector")
+
+
+def _seed(config: pytest.Config) -> int:
+    given = config.getoption("gradcheck_seed")
+    if given is None:
+        given = config.getini("gradcheck_seed") or DEFAULT_SEED
+    try:
+        return int(given)
+    except ValueError:
+        raise pytest.UsageError(f"gradcheck_seed: expected a number; got {given!r}") from None
+
+
+def _reports(config: pytest.Config) -> tuple[Path, ...]:
+    given: list[str] = config.option.gradcheck_report
+    if not given:
+        return ()
+    from gradcheck.reports.formats import unusable
+
+    paths = tuple(config.invocation_params.dir / path for path in given)
+    for path in paths:
+        if (why := unusable(path)) is not None:
+            raise pytest.UsageError(f"--gradcheck-report: {why}")
+    return paths
+
+
+@pytest.fixture
+def gradcheck(request: pytest.FixtureRequest) -> Gradcheck:
+    """Check gradients; results are recorded under the test's id.
+
+    `check`, `assert_gradients`, `compare` and `Rule`, as in the package of the same name.
+    """
+    test: pytest.Item = request.node
+    test.stash[FIXTURE] = Gradcheck(test=test.nodeid, seed=request.config.stash[OPTIONS].seed)
+    return test.stash[FIXTURE]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Forget what an earlier run of the same test recorded (`--reruns`, `--count`)."""
+    if FIXTURE in item.stash:
+        del item.stash[FIXTURE]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    fixture = item.stash.get(FIXTURE, None)
+    if fixture is not None:
+        setattr(report, PAYLOAD, [result.to_json() for result in fixture.recorded])
+    return report

@@ -1,0 +1,178 @@
+"""Where to look: random directions, and a problem restricted to a line.
+
+A probe is a cotangent u in output space and a tangent v in the space of one leaf. Along it the
+problem is a function of one variable, φ(t) = ⟨u, f(x + t v)⟩, whose slope φ′(0) = ⟨Jᵀu, v⟩ every
+oracle can estimate in its own way.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from gradcheck.problem import Array, Arrays, Leaf, Problem, inner, norm
+
+__all__ = ["Line", "Sample", "cotangent", "direction", "disturbed", "nudged", "scale"]
+
+
+def cotangent(rng: np.random.Generator, outputs: tuple[Leaf, ...]) -> Arrays:
+    """Return independent standard normal cotangents, rounded to each output's dtype.
+
+    Signed, so that errors of opposite sign do not cancel for every draw, and so that a sum over
+    outputs cannot hide a missing normalisation.
+    """
+    return tuple(leaf.rounded(_normal(rng, leaf)) for leaf in outputs)
+
+
+def direction(rng: np.random.Generator, leaf: Leaf) -> Array:
+    """Return random signs times magnitudes between 1/2 and 3/2, independent for each entry.
+
+    No entry is missed because its draw was near zero (as with a normal draw), and no two errors
+    of equal size cancel (as with bare signs). The magnitudes are multiples of 2⁻¹⁰, so that a
+    power-of-two multiple of the direction is exact in every dtype but bfloat16.
+    """
+    return _signed(rng, leaf) * (rng.integers(512, 1537, leaf.shape) / 1024.0)
+
+
+def disturbed(rng: np.random.Generator, leaves: Sequence[Leaf], point: Arrays) -> Arrays:
+    """Return `point` with every entry moved by at most an ulp, up or down."""
+    return tuple(
+        leaf.rounded(x * (1 + leaf.epsilon * rng.choice([-1.0, 1.0], x.shape)))
+        for leaf, x in zip(leaves, point, strict=True)
+    )
+
+
+def nudged(rng: np.random.Generator, leaves: Sequence[Leaf], point: Arrays) -> Arrays:
+    """Return a point beside `point`, off a kink that it may lie on.
+
+    2⁻⁸ of the leaf's size is far enough for the finest steps (1e-9) to see no kink, and near
+    enough to stay among the same pieces.
+    """
+    return tuple(
+        leaf.rounded(x + 2.0**-8 * scale(x) * direction(rng, leaf))
+        for leaf, x in zip(leaves, point, strict=True)
+    )
+
+
+def scale(x: Array) -> float:
+    """Return the size of a typical entry of `x`, a power of two; 1 for an array of zeros.
+
+    Steps are measured in this unit: an absolute step is a third of x at x = 3e-6 and rounds away
+    at x = 1e12.
+    """
+    typical = norm(x) / max(np.sqrt(x.size), 1.0)
+    if typical == 0.0 or not np.isfinite(typical):
+        return 1.0
+    return float(2.0 ** np.round(np.log2(typical)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """φ around the point, at distance h on both sides."""
+
+    h: float
+    central: float  # (φ(h) - φ(-h)) / 2h
+    fold: float  # (φ(h) + φ(-h) - 2 φ(0)) / h: vanishes with h, or is the jump of the slope
+    crease: float  # the same without cancellation: Σ |u| |f(h) + f(-h) - 2 f(0)| / h
+    rounding: float  # what rounding the outputs to their dtype does to `central`
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """A problem along a direction `v` of one leaf, seen through a cotangent `u`.
+
+    `gradient` is the target's own VJP at the point, used only to correct for what rounding the
+    moved leaf to its dtype does to the displacement: the correction is 1e-16/h of the slope in
+    float64, so that an error of the gradient enters at second order.
+    """
+
+    problem: Problem
+    index: int  # which leaf
+    v: Array
+    u: Arrays
+    gradient: Array
+    centre: Arrays  # f at the point
+    unrest: Array | float = 0.0  # of each entry of `gradient`, when the point moves by an ulp
+
+    @property
+    def leaf(self) -> Leaf:
+        return self.problem.leaves[self.index]
+
+    @property
+    def unit(self) -> float:
+        """One step of the leaf's typical size."""
+        return scale(self.problem.point[self.index])
+
+    @property
+    def size(self) -> float:
+        """The claimed slope's size if its terms did not cancel: ‖g ∘ v‖."""
+        return norm(self.gradient * self.v)
+
+    @property
+    def slope(self) -> float:
+        """What the target claims: ⟨Jᵀu, v⟩."""
+        return inner(self.gradient, self.v)
+
+    @property
+    def doubt(self) -> float:
+        """How far rounding inside the target may have moved the claimed slope."""
+        return norm(np.asarray(self.unrest * self.v))
+
+    def at(self, t: float) -> tuple[Arrays, Array]:
+        """Return f(x + t v) and the displacement of the leaf that rounding left."""
+        x = self.problem.point[self.index]
+        moved = self.leaf.rounded(x + t * self.v)
+        point = self.problem.point
+        point = (*point[: self.index], moved, *point[self.index + 1 :])
+        wide = np.complex128 if np.iscomplexobj(moved) else np.float64
+        with np.errstate(all="ignore"):  # a step may leave the domain; NaN and infinity say so
+            value = self.problem.value(point)
+        return value, moved.astype(wide) - x.astype(wide)
+
+    def change(self, t: float) -> float:
+        """Return φ(t) - φ(0), output by output: what does not change cancels exactly."""
+        moved, _ = self.at(t)
+        return sum(
+            inner(u, _difference(a, b)) for u, a, b in zip(self.u, moved, self.centre, strict=True)
+        )
+
+    def sample(self, h: float) -> Sample:
+        """Return the central difference at step `h`, and what goes with it."""
+        (above, right), (below, left) = self.at(h), self.at(-h)
+        central = fold = crease = variance = 0.0
+        parts = zip(self.u, above, below, self.centre, self.problem.outputs, strict=True)
+        for u, plus, minus, centre, output in parts:
+            change = _difference(plus, minus)
+            central += inner(u, change)
+            bend = _difference(plus, centre) + _difference(minus, centre)
+            fold += inner(u, bend)
+            crease += float(np.sum(np.abs(u) * np.abs(bend)))
+            weight = np.abs(u) * np.where(change != 0, np.abs(plus) + np.abs(minus), 0.0)
+            variance += (output.epsilon * norm(weight)) ** 2
+        # Rounding moved the leaf by `right - left` instead of 2 h v.
+        central -= inner(self.gradient, (right - left) - 2 * h * self.v)
+        return Sample(
+            h=h,
+            central=central / (2 * h),
+            fold=fold / h,
+            crease=crease / h,
+            rounding=float(np.sqrt(variance)) / (2 * h),
+        )
+
+
+def _difference(a: Array, b: Array) -> Array:
+    wide = np.complex128 if np.iscomplexobj(a) else np.float64
+    with np.errstate(invalid="ignore"):  # inf - inf is NaN, and NaN is what it should be
+        return a.astype(wide) - b.astype(wide)
+
+
+def _normal(rng: np.random.Generator, leaf: Leaf) -> Array:
+    draw = rng.standard_normal(leaf.shape)
+    return draw + 1j * rng.standard_normal(leaf.shape) if "complex" in leaf.dtype else draw
+
+
+def _signed(rng: np.random.Generator, leaf: Leaf) -> Array:
+    signs = rng.choice([-1.0, 1.0], leaf.shape)
+    if "complex" not in leaf.dtype:
+        return signs
+    return signs * rng.choice([1.0, 1j, (1 + 1j) / 2**0.5, (1 - 1j) / 2**0.5], leaf.shape)

@@ -1,0 +1,89 @@
+"""The one form in which every target is checked: named leaves, a value and a VJP.
+
+An adapter builds a `Problem`; everything after it is NumPy. The engine holds an array in a dtype
+that represents the target's values exactly (bfloat16 and float16 as float32); the adapter rounds
+to the target's own dtype and the engine asks for that rounding by `Leaf.rounded`.
+
+Inner products are real: ⟨a, b⟩ = Re Σ ā b, for complex arrays too. An adapter whose framework has
+another convention for complex cotangents (JAX) conjugates on the way in and out.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Array", "Arrays", "Leaf", "Problem", "inner", "norm"]
+
+Array = NDArray[Any]
+Arrays = tuple[Array, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leaf:
+    """One array of a problem, input or output: its path, shape and the target's dtype."""
+
+    path: str
+    shape: tuple[int, ...]
+    dtype: str  # "float64", "bfloat16", "complex64", ...
+
+    @property
+    def epsilon(self) -> float:
+        """The spacing of the dtype's numbers at one: 2 ** -(mantissa bits)."""
+        return EPSILON[self.dtype]
+
+    def rounded(self, array: Array) -> Array:
+        """Return `array` as the target will see it, in the engine's dtype."""
+        if self.dtype == "bfloat16":
+            return _bfloat16(array)
+        if self.dtype == "float16":
+            return array.astype(np.float16).astype(np.float32)
+        return array.astype(self.dtype)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """A differentiable function at a point."""
+
+    name: str
+    target: str  # as its author would write it
+    framework: str  # "numpy", "torch" or "jax"
+    leaves: tuple[Leaf, ...]
+    outputs: tuple[Leaf, ...]
+    point: Arrays
+    value: Callable[[Arrays], Arrays]
+    vjp: Callable[[Arrays, Arrays], Arrays]  # (point, cotangents) -> one gradient a leaf
+    notes: tuple[str, ...] = ()  # what was left out of the problem, and why
+
+
+EPSILON = {
+    "float64": 2.0**-52,
+    "complex128": 2.0**-52,
+    "float32": 2.0**-23,
+    "complex64": 2.0**-23,
+    "float16": 2.0**-10,
+    "bfloat16": 2.0**-7,
+}
+
+
+def inner(a: Array, b: Array) -> float:
+    """Return Re Σ ā b, accumulated in float64."""
+    wide = np.complex128 if np.iscomplexobj(a) or np.iscomplexobj(b) else np.float64
+    return float(np.vdot(a.astype(wide, copy=False), b.astype(wide, copy=False)).real)
+
+
+def norm(a: Array) -> float:
+    """Return the Euclidean norm in float64; no overflow below the largest float64."""
+    largest = float(np.max(np.abs(a), initial=0.0))
+    if largest == 0.0 or not np.isfinite(largest):
+        return largest
+    return largest * float(np.linalg.norm(np.abs(np.ravel(a)).astype(np.float64) / largest))
+
+
+def _bfloat16(array: Array) -> Array:
+    """Round float32 to the nearest bfloat16, ties to even, by adding into the dropped bits."""
+    bits = array.astype(np.float32).view(np.uint32)
+    even = (bits >> np.uint32(16)) & np.uint32(1)
+    return ((bits + np.uint32(0x7FFF) + even) & np.uint32(0xFFFF0000)).view(np.float32)

@@ -1,0 +1,52 @@
+"""The numbers that decide, each with its reason."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+
+__all__ = ["SIGNIFICANCE", "TOLERANCE", "Settings"]
+
+# A mismatch is real when it exceeds this many error bars. The bar is an estimate made from a few
+# evaluations, not a bound: at 3 a smooth float64 layer is accused about once in a thousand probes,
+# at 100 a bug a hundred times above what the oracle resolves would be called inconclusive.
+SIGNIFICANCE = 10.0
+
+# How wrong, relative to itself, an entry may be before its gradient is called wrong. About the
+# error that a right gradient of an ordinary layer never reaches in that dtype (a thousand roundings
+# that all conspire), and far below what any mistake in a formula makes.
+TOLERANCE: Mapping[str, float] = {
+    "float64": 1e-6,
+    "complex128": 1e-6,
+    "float32": 1e-3,
+    "complex64": 1e-3,
+    "float16": 1e-2,
+    "bfloat16": 5e-2,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What the caller chose."""
+
+    seed: int = 0
+    rtol: float | None = None  # None: by the leaf's dtype
+    # One probe misses an error of ρ times its resolution with probability about 1/ρ (a random
+    # projection is small that often); three miss it with 1/ρ³.
+    probes: int = 3
+    wrt: tuple[str, ...] = ()  # leaf paths or shell patterns; empty: all
+    declared: Mapping[str, str] = field(default_factory=dict)  # leaf pattern -> reason
+
+    def wants(self, path: str) -> bool:
+        """Whether the leaf is asked for and not declared."""
+        asked = not self.wrt or any(path == pattern or fnmatchcase(path, pattern) for pattern in self.wrt)
+        return asked and self.reason(path) is None
+
+    def reason(self, path: str) -> str | None:
+        """Why the caller excepted this leaf, or None."""
+        for pattern, reason in self.declared.items():
+            if path == pattern or fnmatchcase(path, pattern):
+                return reason
+        return None
+
+    def tolerance(self, dtype: str) -> float:
+        return TOLERANCE[dtype] if self.rtol is None else self.rtol

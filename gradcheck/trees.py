@@ -1,0 +1,57 @@
+"""Nested containers of arrays: their leaves, and the path of each.
+
+Dicts, lists, tuples, named tuples and dataclasses are walked; anything else is a leaf. JAX targets
+do not come here: JAX's own tree knows which classes its users registered.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+__all__ = ["leaves", "rebuild"]
+
+
+def leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (path, leaf) in a fixed order; `None` is a leaf and a path reads like Python."""
+    children = _children(tree)
+    if children is None:
+        yield path, tree
+        return
+    for step, child in children:
+        yield from leaves(child, path + step)
+
+
+def rebuild(tree: Any, replace: Callable[[str, Any], Any], path: str = "") -> Any:
+    """Return a tree of the same shape whose leaves are `replace(path, leaf)`."""
+    children = _children(tree)
+    if children is None:
+        return replace(path, tree)
+    new = [rebuild(child, replace, path + step) for step, child in children]
+    if isinstance(tree, dict):
+        return type(tree)(zip(tree, new, strict=True)) if type(tree) is dict else dict(
+            zip(tree, new, strict=True)
+        )
+    if is_dataclass(tree):
+        return _copied(tree, new)
+    return type(tree)(*new) if hasattr(tree, "_fields") else type(tree)(new)
+
+
+def _children(tree: Any) -> list[tuple[str, Any]] | None:
+    """The (step, child) pairs of a container, or None for a leaf."""
+    if isinstance(tree, dict):
+        return [(f"[{key!r}]", child) for key, child in tree.items()]
+    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
+        return [(f".{name}", getattr(tree, name)) for name in tree._fields]
+    if type(tree) in (list, tuple):
+        return [(f"[{index}]", child) for index, child in enumerate(tree)]
+    if is_dataclass(tree) and not isinstance(tree, type):
+        return [(f".{field.name}", getattr(tree, field.name)) for field in fields(tree)]
+    return None
+
+
+def _copied(record: Any, values: list[Any]) -> Any:
+    """A copy of a dataclass with other field values; `__init__` and its checks do not run."""
+    copy = object.__new__(type(record))
+    for field, value in zip(fields(record), values, strict=True):
+        object.__setattr__(copy, field.name, value)
+    return copy

@@ -1,0 +1,263 @@
+"""Several implementations of one function: where they disagree, and which of them is wrong.
+
+Two right implementations differ by rounding, and how much rounding matters is measured, entry by
+entry: every implementation is run again at points that differ by one ulp, and what its values and
+gradients do there is the error bar. An entry disagrees when it differs by more than ten bars and
+by more than the tolerance of its own size. A finite difference along the disagreement then tells
+which side is right: it is the direction in which the candidates differ most.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+
+import numpy as np
+
+from gradcheck.errors import InputError
+from gradcheck.oracles import ladder
+from gradcheck.probes import Line, cotangent, disturbed, nudged
+from gradcheck.problem import Array, Arrays, Leaf, Problem, norm
+from gradcheck.results import Entry, Finding, Verdict
+from gradcheck.settings import SIGNIFICANCE, Settings
+
+__all__ = ["Difference", "Triangulation", "triangulate"]
+
+# Points an ulp away. That all of them leave an entry ten times calmer than it is has probability
+# 0.08⁴ = 4e-5, and matters only where terms cancel to less than the tolerance.
+DISTURBED = 4
+
+SHOWN = 8
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """How far apart two implementations are in one array, relative to its norm."""
+
+    pair: tuple[str, str]
+    leaf: str
+    relative: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Triangulation:
+    findings: tuple[Finding, ...]
+    odd_one_out: str | None
+    differences: tuple[Difference, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answers:
+    """What one implementation says at a point: outputs and gradients, each with its unrest."""
+
+    arrays: Arrays  # outputs, then the gradient of every leaf
+    unrest: Arrays  # the largest change of each entry when the point moves by an ulp
+
+
+def triangulate(
+    problems: Mapping[str, Problem], settings: Settings, rng: np.random.Generator
+) -> Triangulation:
+    """Compare values and gradients of `problems`, which must have corresponding leaves.
+
+    Raises:
+        InputError: leaves or outputs differ in number or shape.
+    """
+    _corresponding(problems)
+    first = next(iter(problems.values()))
+    u = cotangent(rng, first.outputs)
+    found = _at(problems, first.point, u, settings, rng)
+    if any("kink" in finding.message for finding in found.findings):
+        there = _at(problems, nudged(rng, first.leaves, first.point), u, settings, rng)
+        if any(finding.verdict is Verdict.FAIL for finding in there.findings):
+            return there
+    return found
+
+
+def _at(
+    problems: Mapping[str, Problem],
+    point: Arrays,
+    u: Arrays,
+    settings: Settings,
+    rng: np.random.Generator,
+) -> Triangulation:
+    first = next(iter(problems.values()))
+    around = [disturbed(rng, first.leaves, point) for _ in range(DISTURBED)]
+    answers = {key: _answers(problem, point, around, u) for key, problem in problems.items()}
+    findings: list[Finding] = []
+    differences: list[Difference] = []
+    suspects: list[str] = []
+    labels = (*first.outputs, *first.leaves)
+    for position, label in enumerate(labels):
+        coarsest = max((_label(p, position) for p in problems.values()), key=lambda l: l.epsilon)
+        arrays = {key: answer.arrays[position] for key, answer in answers.items()}
+        bar = _bar(coarsest, [answer.unrest[position] for answer in answers.values()], arrays)
+        differences += _differences(arrays, label.path)
+        tolerance = settings.tolerance(coarsest.dtype)
+        wrong = _disagreeing(arrays, bar, tolerance)
+        finding = _finding(label, arrays, bar, wrong, tolerance)
+        if np.any(wrong):
+            index = position - len(first.outputs)
+            odd, why = (
+                _judged(problems, point, u, index, arrays, wrong)
+                if index >= 0 and not _values_differ(findings)
+                else _outvoted(arrays, wrong)
+            )
+            suspects += odd
+            finding = _named(finding, arrays, wrong, bar, odd, why)
+        findings.append(finding)
+    unanimous = suspects[0] if suspects and len(set(suspects)) == 1 else None
+    return Triangulation(
+        findings=tuple(findings), odd_one_out=unanimous, differences=tuple(differences)
+    )
+
+
+def _corresponding(problems: Mapping[str, Problem]) -> None:
+    (first_name, first), *others = problems.items()
+    for name, problem in others:
+        for what in ("leaves", "outputs"):
+            ours = [leaf.shape for leaf in getattr(first, what)]
+            theirs = [leaf.shape for leaf in getattr(problem, what)]
+            if ours != theirs:
+                raise InputError(
+                    f"expected {first_name} and {name} to have corresponding {what}; "
+                    f"their shapes are {ours} and {theirs}"
+                )
+
+
+def _answers(problem: Problem, point: Arrays, around: Sequence[Arrays], u: Arrays) -> Answers:
+    def ask(at: Arrays) -> Arrays:
+        with np.errstate(all="ignore"):
+            return (*problem.value(at), *problem.vjp(at, u))
+
+    arrays = ask(point)
+    moved = [ask(at) for at in around]
+    with np.errstate(invalid="ignore"):
+        unrest = tuple(
+            np.max([np.abs(other[k] - array) for other in moved], axis=0)
+            for k, array in enumerate(arrays)
+        )
+    return Answers(arrays=arrays, unrest=unrest)
+
+
+def _label(problem: Problem, position: int) -> Leaf:
+    return (*problem.outputs, *problem.leaves)[position]
+
+
+def _bar(label: Leaf, unrest: Sequence[Array], arrays: Mapping[str, Array]) -> Array:
+    """The error bar of each entry: the measured unrest, that of a typical entry, four roundings."""
+    if not label.shape or 0 not in label.shape:
+        restless = np.nan_to_num(np.max(unrest, axis=0), nan=0.0, posinf=0.0)
+        largest = np.max([np.abs(array) for array in arrays.values()], axis=0)
+        rounding = 4 * label.epsilon * np.nan_to_num(largest, posinf=0.0)
+        return np.asarray(restless + np.median(restless) + rounding)
+    return np.zeros(label.shape)
+
+
+def _disagreeing(arrays: Mapping[str, Array], bar: Array, tolerance: float) -> Array:
+    """A mask of the entries at which some two implementations differ, NaN and infinity too."""
+    wrong = np.zeros(bar.shape, dtype=bool)
+    for a, b in combinations(arrays.values(), 2):
+        with np.errstate(invalid="ignore"):
+            off = np.abs(a - b)
+        same = (a == b) | (np.isnan(a) & np.isnan(b))
+        real = (off > SIGNIFICANCE * bar) & (off > tolerance * np.maximum(np.abs(a), np.abs(b)))
+        wrong |= ~same & (real | ~np.isfinite(off))
+    return wrong
+
+
+def _differences(arrays: Mapping[str, Array], leaf: str) -> list[Difference]:
+    found = []
+    for (one, a), (other, b) in combinations(arrays.items(), 2):
+        finite = np.isfinite(a) & np.isfinite(b)
+        size = max(norm(a[finite]), norm(b[finite]))
+        relative = norm(a[finite] - b[finite]) / size if size else 0.0
+        found.append(Difference(pair=(one, other), leaf=leaf, relative=relative))
+    return found
+
+
+def _finding(
+    label: Leaf, arrays: Mapping[str, Array], bar: Array, wrong: Array, tolerance: float
+) -> Finding:
+    size = max(norm(np.where(np.isfinite(array), array, 0)) for array in arrays.values())
+    kinked = size > 0 and norm(bar) > np.sqrt(label.epsilon) * size
+    differences = [difference.relative for difference in _differences(arrays, label.path)]
+    return Finding(
+        check="agreement",
+        leaf=label.path,
+        verdict=Verdict.FAIL if np.any(wrong) else Verdict.PASS,
+        mismatch=max(differences),
+        resolution=SIGNIFICANCE * norm(bar) / size if size else 0.0,
+        tolerance=tolerance,
+        oracle=", ".join(arrays),
+        message="the point lies on a kink; compared beside it too" if kinked else "",
+    )
+
+
+def _values_differ(findings: Sequence[Finding]) -> bool:
+    return any(f.verdict is Verdict.FAIL and f.leaf.startswith("output") for f in findings)
+
+
+def _judged(
+    problems: Mapping[str, Problem],
+    point: Arrays,
+    u: Arrays,
+    index: int,
+    arrays: Mapping[str, Array],
+    wrong: Array,
+) -> tuple[list[str], str]:
+    """Who is wrong, by a finite difference along the disagreement; or by majority."""
+    if not all(np.all(np.isfinite(array)) for array in arrays.values()):
+        return _outvoted(arrays, wrong)
+    spread = np.ptp(np.stack([np.real(array) for array in arrays.values()]), axis=0)
+    first = next(iter(problems.values()))
+    v = np.where(wrong & (spread >= np.median(spread[wrong])), 1.0, 0.0)
+    line = Line(
+        problem=replace(first, point=point),
+        index=index,
+        v=v,
+        u=u,
+        gradient=next(iter(arrays.values())),
+        centre=first.value(point),
+    )
+    truth = ladder.estimate(line)
+    claims = {key: replace(line, gradient=array).slope for key, array in arrays.items()}
+    off = {key: abs(truth.excess(claim)) for key, claim in claims.items()}
+    limit = max(SIGNIFICANCE * truth.error_bar, 0.1 * max(off.values()))
+    odd = [key for key, distance in off.items() if distance > limit]
+    if not odd or len(odd) == len(arrays):
+        return _outvoted(arrays, wrong)
+    return odd, "finite differences side with " + ", ".join(k for k in arrays if k not in odd)
+
+
+def _outvoted(arrays: Mapping[str, Array], wrong: Array) -> tuple[list[str], str]:
+    """The one farthest from the median, if there are three or more."""
+    if len(arrays) < 3:
+        return [], "two sides, and no third to decide"
+    stack = np.stack([np.nan_to_num(np.real(array[wrong])) for array in arrays.values()])
+    far = np.linalg.norm(stack - np.median(stack, axis=0), axis=1)
+    odd = [key for key, distance in zip(arrays, far, strict=True) if distance > 0.5 * far.max()]
+    agreeing = ", ".join(key for key in arrays if key not in odd)
+    return odd, f"{agreeing} agree" if agreeing else "no two agree"
+
+
+def _named(
+    finding: Finding,
+    arrays: Mapping[str, Array],
+    wrong: Array,
+    bar: Array,
+    odd: Sequence[str],
+    why: str,
+) -> Finding:
+    keys = list(arrays)
+    accused = odd[0] if odd else keys[-1]
+    trusted = next((key for key in keys if key not in odd and key != accused), keys[0])
+    entries = tuple(
+        Entry(
+            index=tuple(int(i) for i in index),
+            got=float(np.real(arrays[accused][tuple(index)])),
+            wanted=float(np.real(arrays[trusted][tuple(index)])),
+            error_bar=float(bar[tuple(index)]),
+        )
+        for index in np.argwhere(wrong)[:SHOWN]
+    )
+    who = f"{' and '.join(odd)} differs" if odd else f"{' and '.join(keys)} differ"
+    message = f"{who} in {int(wrong.sum())} of {wrong.size} entries; {why}"
+    return replace(finding, entries=entries, message=message)

@@ -1,0 +1,363 @@
+"""The pytest plugin, run as a person runs it: made test files, real sessions."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import gradcheck.api  # noqa: F401 - pytester forgets modules it loads; NumPy cannot load twice
+
+pytest_plugins = ["pytester"]
+
+RULES = """
+import numpy as np
+
+def right(gradcheck):
+    return gradcheck.Rule(np.sin, lambda inputs, u: u * np.cos(inputs[0]))
+
+def wrong(gradcheck):
+    return gradcheck.Rule(np.sin, lambda inputs, u: -u * np.cos(inputs[0]))
+
+POINT = np.linspace(-1.0, 1.0, 5)
+"""
+PASSING = """
+def test_right(gradcheck):
+    gradcheck.assert_gradients(right(gradcheck), POINT)
+"""
+FAILING = """
+def test_wrong(gradcheck):
+    gradcheck.assert_gradients(wrong(gradcheck), POINT)
+"""
+IGNORED = """
+def test_ignored(gradcheck):
+    gradcheck.check(wrong(gradcheck), POINT)
+"""
+SEVERAL = """
+import pytest
+
+@pytest.mark.parametrize("size", range(1, 9))
+def test_sizes(gradcheck, size):
+    gradcheck.assert_gradients(right(gradcheck), np.linspace(-1.0, 1.0, size))
+"""
+UNUSED = "def test_plain(): pass\n"
+
+
+@pytest.fixture(autouse=True)
+def quiet_neighbours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the plugins of others out of the made sessions."""
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    monkeypatch.setenv("PYTEST_PLUGINS", "gradcheck.plugin")
+
+
+def make(pytester: pytest.Pytester, *tests: str) -> None:
+    pytester.makepyfile(test_made=RULES + "".join(tests))
+
+
+def results(path: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(path.read_text())["results"]
+    return found
+
+
+def test_right_gradient_passes(pytester: pytest.Pytester) -> None:
+    make(pytester, PASSING)
+
+    pytester.runpytest().assert_outcomes(passed=1)
+
+
+def test_wrong_gradient_fails(pytester: pytest.Pytester) -> None:
+    make(pytester, FAILING)
+
+    pytester.runpytest().assert_outcomes(failed=1)
+
+
+def test_failure_shows_the_text_of_the_result(pytester: pytest.Pytester) -> None:
+    make(pytester, FAILING)
+
+    output = pytester.runpytest().stdout
+
+    output.fnmatch_lines(
+        [
+            ">*gradcheck.assert_gradients(wrong(gradcheck), POINT)",
+            "E*GradientMismatch: FAIL  gradient of test_made.py::test_wrong at input[[]0[]]*",
+            "E*got*wanted*",
+        ]
+    )
+
+
+def test_failure_shows_no_frame_of_ours(pytester: pytest.Pytester) -> None:
+    make(pytester, FAILING)
+
+    output = pytester.runpytest().stdout
+
+    output.fnmatch_lines(["test_made.py:*: GradientMismatch"])
+    output.no_fnmatch_line("*gradcheck/*.py*")
+
+
+def test_misuse_shows_the_message_and_no_frame_of_ours(pytester: pytest.Pytester) -> None:
+    make(pytester, "def test_misuse(gradcheck): gradcheck.check(np.sin, POINT)")
+
+    output = pytester.runpytest().stdout
+
+    output.fnmatch_lines(["E*InputError: expected target to be*", "test_made.py:*: InputError"])
+    output.no_fnmatch_line("*gradcheck/*.py*")
+
+
+def test_failure_says_how_to_run_it_again(pytester: pytest.Pytester) -> None:
+    make(pytester, FAILING)
+
+    result = pytester.runpytest("--gradcheck-seed=7")
+
+    result.stdout.fnmatch_lines(["*again: pytest test_made.py::test_wrong --gradcheck-seed=7"])
+
+
+def test_nothing_is_said_when_no_test_uses_the_fixture(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(UNUSED)
+
+    output = pytester.runpytest()
+
+    output.assert_outcomes(passed=1)
+    assert "gradcheck" not in output.stdout.str().replace("plugins: gradcheck", "")
+
+
+def test_collection_says_the_seed_when_a_test_uses_the_fixture(pytester: pytest.Pytester) -> None:
+    make(pytester, PASSING)
+
+    pytester.runpytest("--gradcheck-seed=7").stdout.fnmatch_lines(["gradcheck: seed 7"])
+
+
+def test_summary_counts_the_verdicts(pytester: pytest.Pytester) -> None:
+    make(pytester, PASSING, FAILING, IGNORED)
+
+    output = pytester.runpytest().stdout
+
+    output.fnmatch_lines(["*= gradcheck =*", "3 checks in 3 tests: 2 fail, 1 pass; seed 0"])
+
+
+def test_summary_shows_a_failure_that_its_test_ignored(pytester: pytest.Pytester) -> None:
+    make(pytester, IGNORED)
+
+    output = pytester.runpytest()
+
+    output.assert_outcomes(passed=1)
+    output.stdout.fnmatch_lines(
+        [
+            "FAIL  gradient of test_made.py::test_ignored at input*",
+            "*the test passed all the same: it does not assert this result",
+        ]
+    )
+
+
+def test_summary_says_which_test_checked_nothing(pytester: pytest.Pytester) -> None:
+    make(pytester, "def test_idle(gradcheck): assert False")
+
+    output = pytester.runpytest().stdout
+
+    output.fnmatch_lines(
+        [
+            "0 checks in 1 test: nothing was checked; seed 0",
+            "not checked  test_made.py::test_idle: failed without a check",
+        ]
+    )
+
+
+def test_seed_comes_from_the_configuration_file(pytester: pytest.Pytester) -> None:
+    make(pytester, PASSING)
+    pytester.makeini("[pytest]\ngradcheck_seed = 11\n")
+
+    pytester.runpytest().stdout.fnmatch_lines(["*; seed 11"])
+
+
+def test_seed_of_the_command_line_wins(pytester: pytest.Pytester) -> None:
+    make(pytester, PASSING)
+    pytester.makeini("[pytest]\ngradcheck_seed = 11\n")
+
+    pytester.runpytest("--gradcheck-seed=7").stdout.fnmatch_lines(["*; seed 7"])
+
+
+def test_seed_reaches_the_check(pytester: pytest.Pytester) -> None:
+    make(
+        pytester,
+        "def test_seed(gradcheck): assert gradcheck.check(right(gradcheck), POINT).seed == 7",
+    )
+
+    pytester.runpytest("--gradcheck-seed=7").assert_outcomes(passed=1)
+
+
+def test_seed_in_the_call_wins(pytester: pytest.Pytester) -> None:
+    make(
+        pytester,
+        "def test_seed(gradcheck):\n"
+        "    assert gradcheck.check(right(gradcheck), POINT, seed=3).seed == 3",
+    )
+
+    pytester.runpytest("--gradcheck-seed=7").assert_outcomes(passed=1)
+
+
+def test_json_report_names_each_result_after_its_test(pytester: pytest.Pytester) -> None:
+    make(pytester, PASSING, FAILING)
+
+    pytester.runpytest("--gradcheck-report=report.json")
+
+    assert [result["name"] for result in results(pytester.path / "report.json")] == [
+        "test_made.py::test_right",
+        "test_made.py::test_wrong",
+    ]
+
+
+def test_two_results_of_a_test_have_two_names(pytester: pytest.Pytester) -> None:
+    make(
+        pytester,
+        "def test_two(gradcheck):\n"
+        "    gradcheck.check(right(gradcheck), POINT)\n"
+        "    gradcheck.check(right(gradcheck), POINT)\n"
+        "    gradcheck.check(right(gradcheck), POINT, name='third')\n",
+    )
+
+    pytester.runpytest("--gradcheck-report=report.json")
+
+    assert [result["name"] for result in results(pytester.path / "report.json")] == [
+        "test_made.py::test_two",
+        "test_made.py::test_two (2)",
+        "test_made.py::test_two: third",
+    ]
+
+
+def test_both_reports_are_written_when_both_are_asked_for(pytester: pytest.Pytester) -> None:
+    make(pytester, PASSING)
+
+    pytester.runpytest("--gradcheck-report=report.json", "--gradcheck-report=report.html")
+
+    assert len(results(pytester.path / "report.json")) == 1
+    assert "test_made.py::test_right" in (pytester.path / "report.html").read_text()
+
+
+def test_report_is_written_when_no_test_used_the_fixture(pytester: pytest.Pytester) -> None:
+    """A stale file of an earlier session must not pass for this one."""
+    pytester.makepyfile(UNUSED)
+
+    output = pytester.runpytest("--gradcheck-report=report.json")
+
+    assert results(pytester.path / "report.json") == []
+    output.stdout.fnmatch_lines(["0 checks in 0 tests: nothing was checked; seed 0"])
+
+
+@pytest.mark.parametrize(
+    ("path", "why"),
+    [
+        ("report.txt", "expected a path ending in .html or .json"),
+        ("absent/report.html", "does not exist"),
+    ],
+)
+def test_unusable_report_path_is_refused_before_any_test_runs(
+    path: str, why: str, pytester: pytest.Pytester
+) -> None:
+    make(pytester, PASSING)
+
+    output = pytester.runpytest(f"--gradcheck-report={path}")
+
+    assert output.ret == pytest.ExitCode.USAGE_ERROR
+    output.stderr.fnmatch_lines([f"ERROR: --gradcheck-report: *{why}*"])
+    output.stdout.no_fnmatch_line("*collected*")
+
+
+def test_wrong_seed_in_the_configuration_file_is_refused(pytester: pytest.Pytester) -> None:
+    make(pytester, PASSING)
+    pytester.makeini("[pytest]\ngradcheck_seed = lucky\n")
+
+    output = pytester.runpytest()
+
+    assert output.ret == pytest.ExitCode.USAGE_ERROR
+    output.stderr.fnmatch_lines(["ERROR: gradcheck_seed: expected a number; got 'lucky'"])
+
+
+def test_report_that_cannot_be_written_fails_the_session(pytester: pytest.Pytester) -> None:
+    make(
+        pytester,
+        PASSING,
+        "def test_sabotage():\n    import pathlib\n    pathlib.Path('report.json').mkdir()\n",
+    )
+
+    output = pytester.runpytest("--gradcheck-report=report.json")
+
+    assert output.ret == pytest.ExitCode.INTERNAL_ERROR
+    output.stdout.fnmatch_lines(["no report: *report.json*"])
+
+
+def test_rerun_replaces_what_it_reran(pytester: pytest.Pytester) -> None:
+    make(pytester, IGNORED)
+    pytester.makeconftest(
+        "from _pytest.runner import runtestprotocol\n"
+        "def pytest_runtest_protocol(item, nextitem):\n"
+        "    runtestprotocol(item, nextitem=nextitem)\n"
+        "    runtestprotocol(item, nextitem=nextitem)\n"
+        "    return True\n"
+    )
+
+    output = pytester.runpytest("--gradcheck-report=report.json")
+
+    output.assert_outcomes(passed=2)
+    assert len(results(pytester.path / "report.json")) == 1
+
+
+def test_junit_report_stays_free_of_results(pytester: pytest.Pytester) -> None:
+    make(pytester, IGNORED)
+
+    pytester.runpytest("--junitxml=junit.xml")
+
+    assert "property" not in (pytester.path / "junit.xml").read_text()
+
+
+def test_plugin_can_be_switched_off(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PYTEST_PLUGINS")
+    pytester.makepyfile(UNUSED)
+
+    output = pytester.runpytest("-p", "no:gradcheck", "--gradcheck-seed=7")
+
+    assert output.ret == pytest.ExitCode.USAGE_ERROR
+
+
+class TestWorkers:
+    """Under pytest-xdist: what workers find arrives, and one process writes."""
+
+    @pytest.fixture(autouse=True)
+    def xdist(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        pytest.importorskip("xdist")
+        monkeypatch.setenv("PYTEST_PLUGINS", "gradcheck.plugin,xdist")
+
+    def test_report_holds_every_result_once(self, pytester: pytest.Pytester) -> None:
+        make(pytester, SEVERAL, IGNORED)
+
+        output = pytester.runpytest("-n2", "--gradcheck-report=report.json")
+
+        output.assert_outcomes(passed=9)
+        names = [result["name"] for result in results(pytester.path / "report.json")]
+        assert len(names) == 9
+        assert set(names) == {
+            "test_made.py::test_ignored",
+            *(f"test_made.py::test_sizes[{size}]" for size in range(1, 9)),
+        }
+        output.stdout.fnmatch_lines(["9 checks in 9 tests: 1 fail, 8 pass; seed 0"])
+
+    def test_seed_reaches_the_workers(self, pytester: pytest.Pytester) -> None:
+        make(pytester, PASSING)
+        pytester.makeconftest(
+            "def pytest_configure(config):\n"
+            "    if not hasattr(config, 'workerinput'):\n"
+            "        config.option.gradcheck_seed = 7\n"
+        )
+
+        pytester.runpytest("-n1", "--gradcheck-report=report.json")
+
+        assert [result["seed"] for result in results(pytester.path / "report.json")] == [7]
+
+    def test_crashed_worker_is_said(self, pytester: pytest.Pytester) -> None:
+        make(pytester, PASSING, "def test_crash(gradcheck): import os; os._exit(1)")
+
+        output = pytester.runpytest("-n1", "--gradcheck-report=report.json")
+
+        report = json.loads((pytester.path / "report.json").read_text())
+        assert report["not_checked"] == ["test_made.py::test_crash: its worker crashed"]
+        output.stdout.fnmatch_lines(["not checked  test_made.py::test_crash: its worker crashed"])
