@@ -7,11 +7,10 @@ Exit status 0: no divergence (what was inconclusive is said, and accuses nobody)
 import contextlib
 import difflib
 import importlib.util
-import shlex
 import sys
 import traceback
 from collections.abc import Generator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
@@ -29,7 +28,7 @@ SEED = 0  # any number would do; a fixed one makes two runs of one commit agree
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="gradcheck", message="%(prog)s %(version)s")
+@click.version_option(package_name="gradcheck", message="gradcheck %(version)s")
 def main() -> None:
     """Verify gradients, with an error bar on every verdict."""
 
@@ -113,12 +112,12 @@ def run(
     3 something of gradcheck's or the machine's broke.
     """
     with _spoken(debug=debug):
-        present, missing = _split(backends or BACKENDS)
+        plan = _plan(suites, backends or BACKENDS, examples, seed)
         if not quiet:
-            _announce(suites, present, examples, seed)
-        for notice in missing:
+            click.echo(plan.announcement, err=True)
+        for notice in plan.missing:
             click.echo(notice, err=True)
-        report = _campaign(suites, present, missing, examples=examples, seed=seed, quiet=quiet)
+        report = _carried_out(plan, quiet=quiet)
         status = _status(report)
         if not quiet or status != PASS:
             _summarize(report)
@@ -126,46 +125,61 @@ def run(
     sys.exit(status)
 
 
-def _split(backends: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the frameworks that are installed, and a notice for each that is not."""
-    chosen = dict.fromkeys(backends)
-    present = tuple(name for name in chosen if importlib.util.find_spec(name) is not None)
-    missing = tuple(
-        f"{name} is not installed, nothing is compared with it: pip install 'gradcheck[{name}]'"
-        for name in chosen
-        if name not in present
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What will be run, once it is known which frameworks are installed."""
+
+    suites: tuple[str, ...]
+    backends: tuple[str, ...]
+    missing: tuple[str, ...]  # a notice for each framework that was wanted and is not installed
+    examples: int
+    seed: int
+
+    @property
+    def command(self) -> str:
+        """The line that runs this again, with nothing left to defaults."""
+        backends = (f"--backend={name}" for name in self.backends)
+        numbers = (f"--examples={self.examples}", f"--seed={self.seed}")
+        return " ".join(("gradcheck run", *self.suites, *backends, *numbers))
+
+    @property
+    def announcement(self) -> str:
+        sources = ", ".join(("finite differences", *self.backends))
+        return (
+            f"{', '.join(self.suites)}: the NumPy reference against {sources}; "
+            f"{self.examples} examples a suite, seed {self.seed}"
+        )
+
+
+def _plan(suites: Sequence[str], wanted: Sequence[str], examples: int, seed: int) -> Plan:
+    installed = {name: importlib.util.find_spec(name) is not None for name in wanted}
+    return Plan(
+        suites=tuple(suites),
+        backends=tuple(name for name, there in installed.items() if there),
+        missing=tuple(
+            f"{name} is not installed, nothing is compared with it: pip install 'gradcheck[{name}]'"
+            for name, there in installed.items()
+            if not there
+        ),
+        examples=examples,
+        seed=seed,
     )
-    return present, missing
 
 
-def _announce(suites: Sequence[str], present: Sequence[str], examples: int, seed: int) -> None:
-    sources = ", ".join(("finite differences", *present))
-    click.echo(
-        f"{', '.join(suites)} against {sources}: {examples} examples a suite, seed {seed}", err=True
-    )
-
-
-def _campaign(
-    suites: Sequence[str],
-    present: Sequence[str],
-    missing: tuple[str, ...],
-    *,
-    examples: int,
-    seed: int,
-    quiet: bool,
-) -> Report:
-    from gradcheck import suites as campaign
+def _carried_out(plan: Plan, *, quiet: bool) -> Report:
+    from gradcheck import suites
     from gradcheck.progress import shown
 
     with shown(quiet=quiet) as progress:
-        report = campaign.run(
-            suites, backends=present, examples=examples, seed=seed, progress=progress
+        report = suites.run(
+            plan.suites,
+            backends=plan.backends,
+            examples=plan.examples,
+            seed=plan.seed,
+            progress=progress,
         )
-    return replace(
-        report,
-        command=shlex.join(["gradcheck", *sys.argv[1:]]),
-        not_checked=(*missing, *report.not_checked),
-    )
+    not_checked = (*plan.missing, *report.not_checked)
+    return replace(report, command=plan.command, not_checked=not_checked)
 
 
 def _status(report: Report) -> int:

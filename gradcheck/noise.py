@@ -19,9 +19,9 @@ from gradcheck.problem import Array
 
 __all__ = ["SPACINGS", "Reading", "measure", "read"]
 
-# In units of the leaf's scale: about float64's steps of a typical entry, below float32's, above
-# float32's, above float16's, above bfloat16's.
-SPACINGS = (1e-11, 1e-8, 1e-5, 1e-3, 3e-2)
+# In units of the leaf's scale, two for each precision that are well above its steps and far apart:
+# 1e-16 for float64, 1e-7 for float32, 1e-3 for float16 and 8e-3 for bfloat16.
+SPACINGS = (1e-11, 1e-8, 1e-6, 1e-4, 1e-3, 5e-2)
 
 POINTS = 7  # recommended in section 3.2; with fewer, three successive orders cannot agree
 
@@ -36,22 +36,38 @@ class Reading:
     moves: bool  # whether most values differ from their neighbours
     level: float | None = None  # standard deviation of the noise, if there is any
     dominant: bool = False  # whether the noise is as large as the values' changes
+    jumps: bool = False  # whether a single step stands out of an otherwise smooth table
 
 
 def measure(change: Callable[[float], float], unit: float) -> float:
     """Return the noise level of φ, from `change(t)` = φ(t) - φ(0), `unit` the size of a step.
 
-    The largest level at any spacing counts. A dominant one does not where a finer spacing showed
-    a smooth function: that is an oscillation, and finer steps will resolve it.
+    The largest believable level counts. Where no finer spacing showed a smooth function, any is.
+    Where one did, what looks like noise may be structure that the spacing skips. Noise then has
+    the same level at a spacing fifty times finer, or its steps were seen as jumps; and it is a
+    ripple on the slope, where a skipped oscillation is all there is.
     """
-    level, smooth = 0.0, False
-    for spacing in SPACINGS:
-        ticks = [(index - POINTS // 2) * spacing * unit for index in range(POINTS)]
-        reading = read([change(tick) if tick else 0.0 for tick in ticks])
-        if reading.level is not None and not (reading.dominant and smooth):
-            level = max(level, reading.level)
+    readings = [_reading(change, spacing * unit) for spacing in SPACINGS]
+    believable, smooth, jumps = 0.0, False, False
+    for k, reading in enumerate(readings):
+        level = reading.level
+        finer = [r.level for r, s in zip(readings, SPACINGS, strict=True) if 50 * s <= SPACINGS[k]]
+        steady = jumps or any(_is_like(level, other) for other in finer)
+        if level is not None and (not smooth or (steady and not reading.dominant)):
+            believable = max(believable, level)
         smooth |= reading.moves and not reading.dominant
-    return level
+        jumps |= reading.jumps
+    return believable
+
+
+def _reading(change: Callable[[float], float], spacing: float) -> Reading:
+    ticks = [(index - POINTS // 2) * spacing for index in range(POINTS)]
+    return read([change(tick) if tick else 0.0 for tick in ticks])
+
+
+def _is_like(level: float | None, other: float | None) -> bool:
+    """Whether two levels are the same noise: estimates from seven values, so within a decade."""
+    return level is not None and other is not None and level <= 10 * other <= 100 * level
 
 
 def read(values: Sequence[float]) -> Reading:
@@ -66,8 +82,9 @@ def read(values: Sequence[float]) -> Reading:
         return Reading(moves=False)
     first = np.diff(table)
     moves = np.count_nonzero(first) > len(first) / 2
-    if not moves or _is_lone(first, 1) or _is_lone(np.diff(first), 2):
-        return Reading(moves=bool(moves))
+    jumps = _is_lone(first, 1)
+    if not moves or jumps or _is_lone(np.diff(first), 2):
+        return Reading(moves=bool(moves), jumps=jumps)
     gamma, levels, signs = 1.0, [], []
     for order in range(1, len(values)):
         table = np.diff(table)

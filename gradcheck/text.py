@@ -110,6 +110,8 @@ def counted(number: int, noun: str, plural: str = "") -> str:
 
 def plain(text: str) -> str:
     """Return `text` on one line, with what is not printable (escapes, controls) spelled out."""
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
@@ -205,7 +207,7 @@ def _others(findings: Sequence[Finding]) -> list[str]:
 def _passed(findings: Sequence[Finding]) -> list[str]:
     if not findings:
         return []
-    seen = scientific(max(finding.resolution for finding in findings), 1)
+    seen = scientific(largest(finding.resolution for finding in findings), 1)
     return [f"{INDENT}passed: {counted(len(findings), 'finding')}, resolution {seen}"]
 
 

@@ -194,7 +194,7 @@ class FixedPoint:
         environment, IEEE First Int. Conf. on Neural Networks (1987), vol. II, 609-618.
         Pineda, Generalization of back-propagation to recurrent neural networks, Phys. Rev.
         Lett. 59 (1987), 2229-2232.
-        Krantz and Parks, The Implicit Function Theorem (2002), theorem 3.3.1.
+        Krantz and Parks, The Implicit Function Theorem (2002), section 3.3.
     """
 
     transition: Transition

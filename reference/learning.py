@@ -26,7 +26,7 @@ class Momentum:
 
     Sources:
         Polyak, Some methods of speeding up the convergence of iteration methods, USSR
-        Computational Mathematics and Mathematical Physics 4 (1964), 1-17, eq. 9.
+        Computational Mathematics and Mathematical Physics 4 (1964), 1-17.
         Sutskever, Martens, Dahl and Hinton, On the importance of initialization and momentum in
         deep learning, ICML (2013), eqs. 1-2.
     """

@@ -46,8 +46,7 @@ class Recurrent:
         Werbos, Backpropagation through time: what it does and how to do it, Proceedings of the
         IEEE 78 (1990), pp. 1550-1560.
         Williams and Peng, An efficient gradient-based algorithm for on-line training of recurrent
-        network trajectories, Neural Computation 2 (1990), pp. 490-501: BPTT(h; h') for h = h' = k,
-        but with the cotangent of every y_t of the chunk, not of the last alone.
+        network trajectories, Neural Computation 2 (1990), pp. 490-501: BPTT(h; h') at h = h' = k.
         Schuster and Paliwal, Bidirectional recurrent neural networks, IEEE Transactions on Signal
         Processing 45 (1997), pp. 2673-2681.
     """

@@ -93,12 +93,12 @@ class Windows:
         Overlapping windows accumulate; what falls on the padding is dropped.
         """
         lead = u.shape[: -1 - self.axes]
-        padded = np.zeros((*lead, *self._padded(size)), u.dtype)
+        padded: Array = np.zeros((*lead, *self._padded(size)), u.dtype)
         for tap, at in zip(np.moveaxis(u, -1 - self.axes, 0), self._reads(size), strict=True):
             padded[at] += tap
-        within = (slice(p, p + n) for p, n in zip(self.padding, size, strict=True))
-        inside: tuple[Any, ...] = (..., *within)
-        return padded[inside]
+        inside = tuple(slice(p, p + n) for p, n in zip(self.padding, size, strict=True))
+        within: Array = padded[(slice(None),) * len(lead) + inside]
+        return within
 
     def inside(self, size: tuple[int, ...]) -> Array:
         """Return how many taps of each window read the input and not the padding.

@@ -8,7 +8,6 @@ import base64
 import functools
 import hashlib
 import json
-import math
 import os
 import re
 from collections import Counter
@@ -29,8 +28,9 @@ __all__ = ["page", "result_fragment", "write"]
 
 # A page stays under a megabyte for a thousand checks. Beyond these numbers it says what it
 # leaves out; the JSON file leaves out nothing.
-PLOTS = 24  # of about 9 kB
-PASSING_FINDINGS = 1000  # of about 0.5 kB: a table row, and the same in the data inside the page
+PLOTS = 20  # of about 8 kB
+PASSING_FINDINGS = 1000  # rows of about 0.2 kB; above it, one for every check that passed
+DATA = 400_000  # characters of JSON; above it, without the checks that passed
 ENTRIES = 8  # rows of located entries per finding; the pattern is plain by then
 SOURCES = 3  # names behind one reason why something was not checked
 
@@ -53,26 +53,29 @@ class Shown:
 
 def page(report: Report) -> str:
     """Return `report` as one self-contained HTML page; the same record gives the same bytes."""
-    lean, left_out = _lean(report)
+    shown = list(_shown(report))
+    passing, left_out = _cut([check for check in shown if check.verdict is Verdict.PASS])
+    data, complete = _data(report)
     script = Markup(_source("page.js"))
-    shown = list(_shown(lean))
     template = _templates().get_template("page.html.jinja")
     return template.render(
         report=report,
         empty=not (report.suites or report.results),
         failing=[check for check in shown if check.verdict in (Verdict.FAIL, Verdict.ERROR)],
         inconclusive=[check for check in shown if check.verdict is Verdict.INCONCLUSIVE],
-        passing=[check for check in shown if check.verdict is Verdict.PASS],
+        passing=passing,
         statuses=[verdict for verdict in reversed(Verdict) if _any_of(verdict, shown)],
         tables=[(suite, agreements.table(suite)) for suite in report.suites],
         compared=sum(item.compared for suite in report.suites for item in suite.agreements),
         not_checked=_reasons(report),
         left_out=left_out,
-        data=_data(lean),
+        data=data,
+        complete=complete,
         style=Markup(_source("page.css")),
         script=script,
         script_hash=_hash(script),
         ENTRIES=ENTRIES,
+        PLOTS=PLOTS,
         SOURCES=SOURCES,
     )
 
@@ -92,32 +95,6 @@ def result_fragment(result: CheckResult) -> str:
     return template.render(result=result, findings=worst_first(result.findings), ENTRIES=ENTRIES)
 
 
-def _lean(report: Report) -> tuple[Report, int]:
-    """Return `report` with what passed cut to what the page shows, and the findings left out.
-
-    Passing findings lose their steps, since only what is in doubt is drawn. When there are more
-    than PASSING_FINDINGS of them, each passing check keeps its worst one.
-    """
-    passing = [result for result in report.results if result.passed]
-    number = sum(len(result.findings) for result in passing)
-    keep = 1 if number > PASSING_FINDINGS else None
-
-    def cut(result: CheckResult) -> CheckResult:
-        if not result.passed:
-            return result
-        kept = result.findings if keep is None else worst_first(result.findings)[:keep]
-        same = result.environment == report.environment
-        return replace(
-            result,
-            findings=tuple(replace(finding, steps=()) for finding in kept),
-            environment=() if same else result.environment,
-        )
-
-    lean = replace(report, results=tuple(cut(result) for result in report.results))
-    left = sum(len(result.findings) for result in lean.results if result.passed)
-    return lean, number - left
-
-
 def _shown(report: Report) -> Iterator[Shown]:
     """Yield every check, the worst verdict first, otherwise in the order of the record."""
     found = [(suite.name, result) for suite in report.suites for result in suite.failures]
@@ -132,9 +109,19 @@ def _shown(report: Report) -> Iterator[Shown]:
             plot = ""
             if finding.verdict is not Verdict.PASS and finding.steps and drawn < PLOTS:
                 plot = plots.error_against_step(finding, key=f"{anchor}-plot-{number}")
-                drawn += 1
+                drawn += bool(plot)
             rows.append((finding, Markup(plot)))
         yield Shown(anchor=anchor, suite=suite, result=result, findings=tuple(rows))
+
+
+def _cut(passing: list[Shown]) -> tuple[list[Shown], int]:
+    """Return `passing` with only the worst finding of each where there are too many, and how many
+    were left out."""
+    number = sum(len(check.findings) for check in passing)
+    if number <= PASSING_FINDINGS:
+        return passing, 0
+    cut = [replace(check, findings=check.findings[:1]) for check in passing]
+    return cut, number - sum(len(check.findings) for check in cut)
 
 
 def _anchor(name: str, taken: Counter[str]) -> str:
@@ -159,12 +146,23 @@ def _reasons(report: Report) -> list[tuple[str, list[str]]]:
     return [(why, list(names)) for why, names in sources.items()]
 
 
-def _data(report: Report) -> Markup:
-    """Return `report` as JSON in ASCII that no HTML parser takes for markup."""
+def _data(report: Report) -> tuple[Markup, bool]:
+    """Return `report` as JSON in ASCII that no HTML parser takes for markup, and whether all of it.
+
+    Above DATA the checks that passed are left out; the verdict stays the same.
+    """
+    failed = tuple(result for result in report.results if not result.passed)
+    whole = _compact(report)
+    if len(whole) <= DATA or len(failed) == len(report.results):
+        return Markup(whole), True
+    return Markup(_compact(replace(report, results=failed))), False
+
+
+def _compact(report: Report) -> str:
     compact = json.dumps(json.loads(encode(report)), separators=(",", ":"))
     for sign in "<>&":
         compact = compact.replace(sign, f"\\u{ord(sign):04x}")
-    return Markup(compact)
+    return compact
 
 
 def _hash(script: str) -> str:
@@ -211,6 +209,4 @@ def _printable(value: object) -> object:
 
 
 def _seconds(value: float) -> str:
-    if not math.isfinite(value):
-        return "–"
     return f"{value:.1f} s" if value < 60 else f"{value / 60:.1f} min"

@@ -23,16 +23,17 @@ __all__ = ["error_against_step", "explain"]
 SVG = "http://www.w3.org/2000/svg"
 XLINK = "{http://www.w3.org/1999/xlink}href"
 
-# Colours that no theme uses stand for colours that the page decides: the variable of its style
-# sheet where there is one, else a colour that holds on white.
+# Colours that no theme uses stand for those of the page's style sheet.
 INK, SOFT, MISMATCH = "#010101", "#020202", "#030303"
 COLOURS = {
     INK: "currentColor",
-    SOFT: "var(--soft, #565d66)",
-    MISMATCH: "var(--fail, #b3301c)",
+    SOFT: "var(--soft)",
+    MISMATCH: "var(--fail)",
 }
 
 SIZE = (5.2, 3.0)  # inches; drawn at its own size on a telephone, a third larger on a desk
+# Where the axes lie in the picture: labels to the left and below, two rows of legend above.
+ROOM = {"left": 0.14, "right": 0.98, "bottom": 0.17, "top": 0.8}
 FONT = 9.5  # points; one step below the text
 TICKS = 6  # labelled powers of ten per axis; more than this touch each other in SIZE
 MARGIN = 3.0  # the axes reach this factor beyond the outermost point
@@ -108,10 +109,10 @@ def _draw(paint: Callable[["Axes"], None]) -> str:
     text = io.StringIO()
     # Not the user's settings but the shipped ones: a record looks the same on every machine.
     with matplotlib.style.context(["default", RC]):
-        figure = Figure(figsize=SIZE, layout="constrained")
+        figure = Figure(figsize=SIZE)
         FigureCanvasSVG(figure)
-        paint(figure.subplots())
-        figure.legend(loc="outside upper left", ncols=3, frameon=False, handlelength=1.6)
+        paint(figure.subplots(gridspec_kw=ROOM))
+        figure.legend(loc="upper left", ncols=3, frameon=False, handlelength=1.6)
         figure.savefig(
             text,
             format="svg",
@@ -171,15 +172,20 @@ def _logarithmic(axes: "Axes", x: tuple[float, float], y: tuple[float, float]) -
 
     axes.set(xscale="log", yscale="log", xlim=x, ylim=y)
     for axis, limits in ((axes.xaxis, x), (axes.yaxis, y)):
-        axis.set_major_locator(FixedLocator(_powers(limits)))
+        axis.set_major_locator(FixedLocator(_ticks(limits)))
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0e}"))
         axis.set_minor_locator(NullLocator())
 
 
-def _powers(limits: tuple[float, float]) -> list[float]:
-    """Return at most TICKS powers of ten inside `limits`, evenly spaced in the exponent."""
-    first, last = (math.ceil(math.log10(limits[0])), math.floor(math.log10(limits[1])))
-    stride = max(1, math.ceil((last - first + 1) / TICKS))
+def _ticks(limits: tuple[float, float]) -> list[float]:
+    """Return at most TICKS powers of ten inside `limits`, evenly spaced in the exponent; where
+    there are fewer than two, the numbers that begin with 1, 2 or 5."""
+    low, high = limits
+    first, last = math.ceil(math.log10(low)), math.floor(math.log10(high))
+    if last <= first:
+        near = (m * 10.0**e for e in range(first - 1, last + 2) for m in (1, 2, 5))
+        return [tick for tick in near if low <= tick <= high]
+    stride = math.ceil((last - first + 1) / TICKS)
     return [10.0**exponent for exponent in range(first, last + 1, stride)]
 
 
@@ -232,10 +238,10 @@ def _restyle(element: ET.Element) -> None:
     """Give the colours to the page, and the fonts: Matplotlib's are not those of the page."""
     style = element.attrib.get("style", "")
     declared = dict(part.strip().split(": ", 1) for part in style.split(";") if part.strip())
-    if font := declared.pop("font", None):
-        declared["font-size"] = font.split(" ", 1)[0]
+    # Newer versions write the size alone, older ones "font: 9.5px 'DejaVu Sans'".
+    declared.setdefault("font-size", declared.pop("font", "").split(" ", 1)[0])
     declared.pop("font-family", None)
-    kept = {name: COLOURS.get(value, value) for name, value in declared.items()}
+    kept = {name: COLOURS.get(value, value) for name, value in declared.items() if value}
     if kept:
         element.set("style", ";".join(f"{name}:{value}" for name, value in kept.items()))
 

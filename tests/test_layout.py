@@ -1,6 +1,8 @@
 """The checkout and the package agree: rooms, links, packages, public names."""
 
+import ast
 import os
+import sys
 import tomllib
 from pathlib import Path
 
@@ -67,6 +69,26 @@ def test_every_module_lists_what_is_public() -> None:
     ]
 
     assert silent == []
+
+
+def imported(module: Path) -> set[str]:
+    """Return what `module` imports, anywhere in it, as dotted names."""
+    nodes = list(ast.walk(ast.parse(module.read_text())))
+    plain = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    return plain | {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
+
+
+def test_reference_imports_numpy_and_nothing_else() -> None:
+    names = {name for module in (ROOT / "reference").rglob("*.py") for name in imported(module)}
+    foreign = {
+        name
+        for name in names
+        if not name.startswith(("numpy", "gradcheck.reference."))
+        and name.partition(".")[0] not in sys.stdlib_module_names
+    }
+
+    assert "numpy" in names
+    assert foreign == set()
 
 
 def test_public_names_are_the_contract() -> None:

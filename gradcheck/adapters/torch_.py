@@ -148,15 +148,23 @@ def _as_result(argument: Any) -> Any:
 
 @contextmanager
 def _same_randomness(seed: int, devices: list[int]) -> Iterator[None]:
-    """Common random numbers, for PyTorch's generators and NumPy's global one."""
-    state = np.random.get_state()  # noqa: NPY002  (the target may draw from the global generator)
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
-        np.random.seed(seed % 2**32)  # noqa: NPY002
-        try:
-            yield
-        finally:
-            np.random.set_state(state)  # noqa: NPY002
+    """Common random numbers, for PyTorch's generators and NumPy's global one.
+
+    The generators are set one by one: `torch.manual_seed` also visits every device type that
+    this build knows, which takes longer than a small layer.
+    """
+    generators = [torch.default_generator, *(torch.cuda.default_generators[d] for d in devices)]
+    states = [generator.get_state() for generator in generators]
+    numpy_state = np.random.get_state()  # noqa: NPY002  (the target may draw from it)
+    for generator in generators:
+        generator.manual_seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002
+    try:
+        yield
+    finally:
+        for generator, state in zip(generators, states, strict=True):
+            generator.set_state(state)
+        np.random.set_state(numpy_state)  # noqa: NPY002
 
 
 @contextmanager

@@ -207,6 +207,9 @@ def _located(
             f"off by more than {question.tolerance:.0e} of its own size"
         )
         return question.answer(Verdict.PASS, message, probes)
+    if not location.entries and not _repeats(telling, question.tolerance, rng):
+        message = "difference quotients along different directions contradict each other here"
+        return question.answer(Verdict.INCONCLUSIVE, message, probes)
     evidence = [
         Evidence(
             gradient=probe.line.gradient,
@@ -222,6 +225,13 @@ def _located(
         message += "; " + ADVICE[pattern.split(":")[0]]
     shown = location.entries[:SHOWN]
     return question.answer(Verdict.FAIL, message, probes, entries=shown, diagnosis=pattern)
+
+
+def _repeats(probe: Probe, tolerance: float, rng: np.random.Generator) -> bool:
+    """Whether a mismatch that no entry explains shows along another direction as well."""
+    line = replace(probe.line, v=direction(rng, probe.line.leaf))
+    again = Probe(line=line, truth=ladder.estimate(line))
+    return again.is_significant and again.mismatch > tolerance
 
 
 def _where(location: Location, size: int) -> str:

@@ -33,7 +33,8 @@ RUNGS = 4  # three extrapolations; a fourth gains nothing once rounding dominate
 # A flight starts this many halvings below the leaf's scale. The first, 2⁻⁵ to 2⁻⁸, balances a
 # truncation of (2⁻⁶ 2⁻⁷ 2⁻⁸)² = 2e-13 against a rounding of 2⁸ eps = 6e-14. The last ends at 1e-9,
 # where the rounding of a float64 slope is 1e-7: below it no kink can be told from one at the point.
-# Where noise decides, coarser steps divide it by more, up to 2¹⁵ times the leaf for a straight line.
+# Where noise decides, coarser steps divide it by more: up to half the leaf's size, and for a
+# straight line up to 2¹⁵ times it.
 FIRST, FINER, COARSER = 5, (9, 13, 18, 23, 27), (3, 1, -3, -7, -11, -15)
 
 # The bar, relative to the slope's size, at which the ladder stops. A smooth float64 layer is far
@@ -67,6 +68,7 @@ class Flight:
     """What four rungs say."""
 
     samples: tuple[Sample, ...]
+    level: float  # noise of one evaluation
     slope: float
     truncation: float
     rounding: float
@@ -81,6 +83,13 @@ class Flight:
     def is_noise_bound(self) -> bool:
         """Whether finer steps can only make the bar larger."""
         return self.rounding >= 0.5 * self.bar
+
+    @property
+    def is_straight(self) -> bool:
+        """Whether φ is a straight line but for noise: the slopes of all rungs agree."""
+        slopes = [sample.central for sample in self.samples]
+        noises = [AMPLIFICATION * (sample.rounding + self.level / sample.h) for sample in self.samples]
+        return all(abs(a - b) <= e for a, b, e in zip(slopes, slopes[1:], noises[1:], strict=False))
 
     @property
     def bends(self) -> bool:
@@ -101,10 +110,11 @@ def estimate(line: Line, *, floor: float = 0.0) -> Estimate:
     for start in COARSER if coarser else FINER:
         if _suffices(flights[-1], line.size) or (flights[-1].is_noise_bound and not coarser):
             break
-        flights.append(_climb(line, start, level))
-        if coarser and not flights[-1].bar < flights[-2].bar:
+        flight = _climb(line, start, level)
+        if coarser and not (flight.bar < flights[-1].bar and (start > 0 or flight.is_straight)):
             break
-    return _verdict(line, flights, level)
+        flights.append(flight)
+    return _verdict(line, flights)
 
 
 def fold(line: Line) -> float:
@@ -120,9 +130,9 @@ def fold(line: Line) -> float:
     return width if width > SIGNIFICANCE * 8 * narrow.rounding else 0.0
 
 
-def _verdict(line: Line, flights: Sequence[Flight], level: float) -> Estimate:
+def _verdict(line: Line, flights: Sequence[Flight]) -> Estimate:
     """The best flight's slope; or the kink, or the jump, that the finest rungs still show."""
-    steps = tuple(step for flight in flights for step in _steps(flight, line.slope, level))
+    steps = tuple(step for flight in flights for step in _steps(flight, line.slope))
     best, last = min(flights, key=lambda f: f.bar), min(flights, key=lambda f: f.samples[-1].h)
     if _doubles([sample.central for sample in last.samples], last.rounding):
         return Estimate(slope=last.slope, error_bar=inf, jump=True, steps=steps)
@@ -149,7 +159,13 @@ def _read(samples: tuple[Sample, ...], level: float) -> Flight:
     """Extrapolate the central differences (error in h², h⁴, h⁶) and the folds (in h³, h⁵)."""
     if not all(isfinite(sample.central) and isfinite(sample.fold) for sample in samples):
         return Flight(
-            samples=samples, slope=0.0, truncation=inf, rounding=0.0, bend=0.0, bend_error=inf
+            samples=samples,
+            level=level,
+            slope=0.0,
+            truncation=inf,
+            rounding=0.0,
+            bend=0.0,
+            bend_error=inf,
         )
     # `level` is the noise of one evaluation; a central difference has two over 2h.
     noises = [AMPLIFICATION * (sample.rounding + level / sample.h) for sample in samples]
@@ -160,6 +176,7 @@ def _read(samples: tuple[Sample, ...], level: float) -> Flight:
     bend, bend_truncation, bend_rounding = _romberg(bends, [4 * e for e in noises[1:]], order=3)
     return Flight(
         samples=samples,
+        level=level,
         slope=slope,
         truncation=truncation,
         rounding=rounding,
@@ -199,12 +216,12 @@ def _doubles(slopes: Sequence[float], rounding: float) -> bool:
     return grows and abs(slopes[-1]) > SIGNIFICANCE * rounding
 
 
-def _steps(flight: Flight, claimed: float, level: float) -> tuple[Step, ...]:
+def _steps(flight: Flight, claimed: float) -> tuple[Step, ...]:
     return tuple(
         Step(
             h=sample.h,
             mismatch=abs(sample.central - claimed),
-            error_bar=sample.rounding + level / sample.h,
+            error_bar=sample.rounding + flight.level / sample.h,
         )
         for sample in flight.samples
     )

@@ -51,7 +51,7 @@
       const narrowed = wanted !== "" || statuses.size < boxes.length;
       if (passing && narrowed) passing.open = true;
       document.getElementById("shown").textContent = narrowed
-        ? `${shown} of ${checks.length} checks shown` : `${checks.length} checks`;
+        ? `${shown} of ${checks.length} checks shown` : `all ${checks.length} checks shown`;
     }
 
     form.hidden = false;

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -108,9 +109,7 @@ def test_a_hostile_leaf_stays_text(finding: Make) -> None:
     svg = error_against_step(finding(leaf="</svg><script>$x$\x1b", steps=steps(0.5)), key="p")
 
     assert "<script" not in svg
-    assert ET.fromstring(svg)[0].text == (
-        "gradient at </svg><script>$x$\\x1b: error against step"
-    )
+    assert ET.fromstring(svg)[0].text == ("gradient at </svg><script>$x$\\x1b: error against step")
 
 
 def test_the_page_decides_on_colours_and_fonts(wrong: Finding) -> None:
@@ -144,6 +143,26 @@ def test_every_reference_has_its_target(wrong: Finding) -> None:
     assert used | clips <= ids
 
 
+@pytest.mark.parametrize(
+    ("exponents", "labels"),
+    [
+        ((-3.0, -2.7), ["5e-04", "1e-03", "2e-03", "5e-03"]),
+        ((-3.0, -1.0), ["1e-03", "1e-02", "1e-01"]),
+        ((-12.0, 0.0), ["1e-12", "1e-09", "1e-06", "1e-03", "1e+00"]),
+    ],
+    ids=["half a decade", "two decades", "twelve decades"],
+)
+def test_the_steps_have_two_to_six_ticks(
+    exponents: tuple[float, float], labels: list[str], finding: Make
+) -> None:
+    drawn = tuple(Step(h=10**e, mismatch=0.5, error_bar=0.5) for e in exponents)
+
+    root = ET.fromstring(error_against_step(finding(steps=drawn, tolerance=0.5), key="p"))
+
+    texts = [text.text or "" for text in root.iter(f"{SVG}text")]
+    assert texts[: texts.index("step h")] == labels
+
+
 def test_the_picture_is_small(wrong: Finding) -> None:
     assert len(error_against_step(wrong, key="p")) < 10_000
 
@@ -159,10 +178,14 @@ def test_the_readers_settings_change_nothing(wrong: Finding) -> None:
 def test_drawing_leaves_matplotlib_as_it_was(wrong: Finding) -> None:
     import matplotlib
 
-    before = matplotlib.rcParams.copy()
+    def settings() -> dict[str, object]:  # asking for the backend would choose one
+        shared: Any = matplotlib.rcParams
+        return dict(dict.items(shared))
+
+    before = settings()
     error_against_step(wrong, key="p")
 
-    assert matplotlib.rcParams == before
+    assert settings() == before
 
 
 def test_pyplot_is_never_imported_and_matplotlib_only_to_draw() -> None:
