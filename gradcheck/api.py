@@ -1,20 +1,15 @@
 """The public questions: `check`, `assert_gradients`, `compare`."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from time import perf_counter
 from typing import Any
-
-import numpy as np
 
 from gradcheck.adapters import Rule, problem_of
 from gradcheck.checks import CHECKS
-from gradcheck.environment import describe_environment
 from gradcheck.errors import GradcheckError, GradientMismatch, InputError
-from gradcheck.problem import Arrays, Problem
-from gradcheck.results import CheckResult, Evaluations, Finding, Verdict
+from gradcheck.inquiry import check_problem, compare_problems, unposed
+from gradcheck.problem import Problem
+from gradcheck.results import CheckResult
 from gradcheck.settings import Settings
-from gradcheck.triangulate import triangulate
 
 __all__ = ["Rule", "assert_gradients", "check", "compare"]
 
@@ -57,31 +52,15 @@ def check(
         seed=_seed(seed), rtol=_rtol(rtol), wrt=_patterns(wrt), declared=dict(declared or {})
     )
     chosen = _checks(checks)
-    started = perf_counter()
     try:
         problem = problem_of(target, inputs, params=params, name=name, seed=seed)
     except GradcheckError:
         raise
     except Exception as error:  # whatever the target raises is a finding about the target
         label = name or getattr(target, "__name__", type(target).__name__)
-        return _result(label, label, settings, (_raised("value", error),), (0, 0), started)
+        return unposed(label, error, settings)
     _known(settings, problem)
-    counted, counts = _counted(problem)
-    findings: list[Finding] = []
-    for key in chosen:
-        try:
-            findings += CHECKS[key](counted, settings, np.random.default_rng([seed, *key.encode()]))
-        except GradcheckError:
-            raise
-        except Exception as error:  # as above
-            findings.append(_raised(key, error))
-    excepted = tuple(
-        f"{leaf.path}: declared, {reason}"
-        for leaf in problem.leaves
-        if (reason := settings.reason(leaf.path)) is not None
-    )
-    result = _result(problem.name, problem.target, settings, tuple(findings), counts, started)
-    return replace(result, not_checked=(*problem.notes, *excepted))
+    return check_problem(problem, settings, chosen)
 
 
 def assert_gradients(target: Any, *inputs: Any, **options: Any) -> CheckResult:
@@ -126,75 +105,12 @@ def compare(
             f"{len(implementations) if hasattr(implementations, '__len__') else 'no'} entries"
         )
     settings = Settings(seed=_seed(seed), rtol=_rtol(rtol))
-    started = perf_counter()
     problems = {
         key: problem_of(target, inputs, name=key, seed=seed)
         for key, target in implementations.items()
     }
     label = name or " = ".join(implementations)
-    return _compared(problems, settings, label, started)
-
-
-def _compared(
-    problems: Mapping[str, Problem], settings: Settings, label: str, started: float
-) -> CheckResult:
-    counted = {key: _counted(problem) for key, problem in problems.items()}
-    found = triangulate(
-        {key: problem for key, (problem, _) in counted.items()},
-        settings,
-        np.random.default_rng(settings.seed),
-    )
-    counts = tuple(sum(spent[k] for _, spent in counted.values()) for k in (0, 1))
-    target = next(iter(problems.values())).target
-    result = _result(label, target, settings, found.findings, counts, started)
-    return replace(result, odd_one_out=found.odd_one_out)
-
-
-def _result(
-    name: str,
-    target: str,
-    settings: Settings,
-    findings: tuple[Finding, ...],
-    counts: Sequence[int],
-    started: float,
-) -> CheckResult:
-    return CheckResult(
-        name=name,
-        target=target,
-        seed=settings.seed,
-        findings=findings,
-        environment=describe_environment(),
-        evaluations=Evaluations(forward=counts[0], vjp=counts[1]),
-        elapsed_s=perf_counter() - started,
-    )
-
-
-def _counted(problem: Problem) -> tuple[Problem, list[int]]:
-    """The same problem, and a running count of (forward, vjp) evaluations."""
-    counts = [0, 0]
-
-    def value(point: Arrays) -> Arrays:
-        counts[0] += 1
-        return problem.value(point)
-
-    def vjp(point: Arrays, cotangents: Arrays) -> Arrays:
-        counts[1] += 1
-        return problem.vjp(point, cotangents)
-
-    return replace(problem, value=value, vjp=vjp), counts
-
-
-def _raised(stage: str, error: Exception) -> Finding:
-    return Finding(
-        check=stage,
-        leaf="",
-        verdict=Verdict.ERROR,
-        mismatch=float("nan"),
-        resolution=float("nan"),
-        tolerance=float("nan"),
-        oracle="",
-        message=f"the target raised {type(error).__name__}: {error}",
-    )
+    return compare_problems(problems, settings, name=label)[0]
 
 
 def _checks(checks: Sequence[str] | str) -> tuple[str, ...]:

@@ -53,9 +53,16 @@ class Answers:
 
 
 def triangulate(
-    problems: Mapping[str, Problem], settings: Settings, rng: np.random.Generator
+    problems: Mapping[str, Problem],
+    settings: Settings,
+    rng: np.random.Generator,
+    *,
+    alone: bool = False,
 ) -> Triangulation:
     """Compare values and gradients of `problems`, which must have corresponding leaves.
+
+    With `alone`, every output's cotangent is also given alone, the others zero: a rule that
+    ignores the cotangent of one output may be right for the sum of all by accident.
 
     Raises:
         InputError: leaves or outputs differ in number or shape.
@@ -66,9 +73,29 @@ def triangulate(
     found = _at(problems, first.point, u, settings, rng)
     if any("kink" in finding.message for finding in found.findings):
         there = _at(problems, nudged(rng, first.leaves, first.point), u, settings, rng)
-        if any(finding.verdict is Verdict.FAIL for finding in there.findings):
-            return there
+        found = there if _passes(found) and not _passes(there) else found
+    if not alone or len(u) == 1:
+        return found
+    for k, output in enumerate(first.outputs):
+        if not _passes(found):
+            break
+        single = tuple(u_ if k == j else np.zeros_like(u_) for j, u_ in enumerate(u))
+        found = _at(problems, first.point, single, settings, rng)
+        if not _passes(found):
+            found = _noted(found, f"with the cotangent of {output.path} alone")
     return found
+
+
+def _passes(found: Triangulation) -> bool:
+    return all(finding.verdict is Verdict.PASS for finding in found.findings)
+
+
+def _noted(found: Triangulation, note: str) -> Triangulation:
+    findings = tuple(
+        replace(f, message=f"{f.message} ({note})") if f.verdict is not Verdict.PASS else f
+        for f in found.findings
+    )
+    return replace(found, findings=findings)
 
 
 def _at(

@@ -5,7 +5,7 @@ leaves its parameters unchecked. 64-bit inputs run under a scoped `jax.enable_x6
 global configuration is not touched.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -46,7 +46,9 @@ BRIDGE = Bridge(
 )
 
 
-def problem_of_jax(target: Any, inputs: tuple[Any, ...], *, name: str | None) -> Problem:
+def problem_of_jax(
+    target: Any, inputs: tuple[Any, ...], *, name: str | None, constant: Collection[str] = ()
+) -> Problem:
     """Return the problem of `target` at `inputs`.
 
     Leaves are the floating and complex arrays of a callable module (`params`) and of the inputs;
@@ -58,7 +60,11 @@ def problem_of_jax(target: Any, inputs: tuple[Any, ...], *, name: str | None) ->
     module = target if _has_arrays(target) else None
     flat, structure = tree_flatten_with_path({"params": module, "input": inputs})
     values = [leaf for _, leaf in flat]
-    chosen = [k for k, leaf in enumerate(values) if BRIDGE.is_differentiable(leaf)]
+    chosen = [
+        k
+        for k, (keys, leaf) in enumerate(flat)
+        if BRIDGE.is_differentiable(leaf) and _path(keys) not in constant
+    ]
     if not chosen:
         raise InputError(
             f"expected a floating or complex array to differentiate; got inputs "

@@ -1,7 +1,7 @@
 """Which framework a target belongs to, told from the target and its inputs."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,13 @@ __all__ = ["framework_of", "problem_of"]
 
 
 def problem_of(
-    target: Any, inputs: Sequence[Any], *, params: Any = None, name: str | None = None, seed: int = 0
+    target: Any,
+    inputs: Sequence[Any],
+    *,
+    params: Any = None,
+    name: str | None = None,
+    seed: int = 0,
+    constant: Collection[str] = (),
 ) -> Problem:
     """Return the problem that `target` poses at `inputs`.
 
@@ -25,6 +31,7 @@ def problem_of(
         inputs: its positional arguments; nested containers of arrays and anything else.
         params: parameters of a reference layer; drawn from `seed` when left out.
         name: what to call it in results.
+        constant: paths of floating PyTorch and JAX inputs that are no leaves.
         seed: for parameters that must be drawn, and for the target's own randomness.
 
     Raises:
@@ -53,11 +60,13 @@ def problem_of(
         case "torch":
             from gradcheck.adapters import torch_
 
-            return torch_.problem_of_torch(target, tuple(inputs), name=name, seed=seed)
+            return torch_.problem_of_torch(
+                target, tuple(inputs), name=name, seed=seed, constant=constant
+            )
         case "jax":
             from gradcheck.adapters import jax_
 
-            return jax_.problem_of_jax(target, tuple(inputs), name=name)
+            return jax_.problem_of_jax(target, tuple(inputs), name=name, constant=constant)
         case _:
             return _of_plain_inputs(target, tuple(inputs), name=name)
 

@@ -5,7 +5,7 @@ a fixed random state, so that the caller's module, its gradients, its buffers an
 come back as they were, and dropout draws the same mask at every step of a difference.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -43,7 +43,14 @@ BRIDGE = Bridge(
 )
 
 
-def problem_of_torch(target: Any, inputs: tuple[Any, ...], *, name: str | None, seed: int) -> Problem:
+def problem_of_torch(
+    target: Any,
+    inputs: tuple[Any, ...],
+    *,
+    name: str | None,
+    seed: int,
+    constant: Collection[str] = (),
+) -> Problem:
     """Return the problem of `target` at `inputs`.
 
     Leaves are the trainable parameters of a module, shared ones once, and the inputs that require
@@ -54,7 +61,8 @@ def problem_of_torch(target: Any, inputs: tuple[Any, ...], *, name: str | None, 
     """
     call = target.apply if isinstance(target, type) else target
     params = _parameters(target)
-    named = {**{f"params.{path}": tensor for path, tensor in params.items()}, **_leaves(inputs)}
+    own = {f"params.{path}": tensor for path, tensor in params.items()}
+    named = own | {p: leaf for p, leaf in _leaves(inputs).items() if p not in constant}
     if not named:
         raise InputError(
             f"expected a trainable parameter or a floating input to differentiate; got inputs "

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 from jax import Array, lax
 from jax import numpy as jnp
 
@@ -48,7 +49,7 @@ def average_pool(layer: AveragePool, params: Params, x: Array) -> Outputs:
 def _reduce(windows: Windows, x: Array, start: float, operation: Any) -> Array:
     y: Array = lax.reduce_window(
         x,
-        jnp.asarray(start, x.dtype),
+        np.asarray(start, x.dtype),  # a constant: under jit only that is known to be a maximum
         operation,
         window_dimensions=(1, 1, *windows.kernel),
         window_strides=(1, 1, *windows.stride),

@@ -1,6 +1,6 @@
 """Importing this package registers every twin; `apply` is the door."""
 
-from gradcheck.suites.twins.torch_ import attention, equilibrium, pointwise, recurrent, spatial
+from gradcheck.suites.twins.torch_ import attention, chunks, equilibrium, pointwise, recurrent, spatial
 from gradcheck.suites.twins.torch_.registry import apply
 
-__all__ = ["apply", "attention", "equilibrium", "pointwise", "recurrent", "spatial"]
+__all__ = ["apply", "attention", "chunks", "equilibrium", "pointwise", "recurrent", "spatial"]
