@@ -151,5 +151,3 @@ def _seed(seed: int) -> int:
     if not isinstance(seed, int) or seed < 0:
         raise InputError(f"expected seed to be an integer of at least 0; got {seed!r}")
     return seed
-
-

@@ -95,7 +95,12 @@ def _counted(problem: Problem) -> tuple[Problem, list[int]]:
         counts[1] += 1
         return problem.vjp(point, cotangents)
 
-    return replace(problem, value=value, vjp=vjp), counts
+    def both(point: Arrays, cotangents: Arrays) -> tuple[Arrays, Arrays]:
+        counts[0] += 1
+        counts[1] += 1
+        return problem.value_and_vjp(point, cotangents)
+
+    return replace(problem, value=value, vjp=vjp, both=both), counts
 
 
 def _raised(stage: str, error: Exception) -> Finding:

@@ -51,9 +51,7 @@ def locate(line: Line, *, rtol: float, rng: np.random.Generator, floor: float = 
     entries = _location(line, found, rtol, floor, complete=len(found) < MOST)
     merged = {entry.index: entry for entry in (*entries.entries, *sample.entries)}
     read = {entry.index: entry for entry in (*entries.read, *sample.read)}
-    return replace(
-        entries, entries=tuple(merged.values()), read=tuple(read.values()), tested=size
-    )
+    return replace(entries, entries=tuple(merged.values()), read=tuple(read.values()), tested=size)
 
 
 def _location(

@@ -55,7 +55,13 @@ class Problem:
     point: Arrays
     value: Callable[[Arrays], Arrays]
     vjp: Callable[[Arrays, Arrays], Arrays]  # (point, cotangents) -> one gradient a leaf
+    both: Callable[[Arrays, Arrays], tuple[Arrays, Arrays]] | None = None  # in one compiled run
     notes: tuple[str, ...] = ()  # what was left out of the problem, and why
+
+    def value_and_vjp(self, point: Arrays, cotangents: Arrays) -> tuple[Arrays, Arrays]:
+        if self.both is not None:
+            return self.both(point, cotangents)
+        return self.value(point), self.vjp(point, cotangents)
 
 
 EPSILON = {

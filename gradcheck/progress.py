@@ -3,28 +3,20 @@
 import contextlib
 import sys
 from collections.abc import Callable, Generator
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import click
 
-__all__ = ["Step", "shown"]
+if TYPE_CHECKING:
+    from gradcheck.suites import Progress
 
+__all__ = ["shown"]
 
-class Step(Protocol):
-    """What is told: in `suite`, `done` of `total` examples are through; the last drew `layer`."""
-
-    @property
-    def suite(self) -> str: ...
-    @property
-    def done(self) -> int: ...
-    @property
-    def total(self) -> int: ...
-    @property
-    def layer(self) -> str: ...
+Show = Callable[["Progress"], None]
 
 
 @contextlib.contextmanager
-def shown(*, quiet: bool) -> Generator[Callable[[Step], None]]:
+def shown(*, quiet: bool) -> Generator[Show]:
     """Give a function that shows each step it is called with."""
     if quiet:
         yield lambda step: None
@@ -36,21 +28,21 @@ def shown(*, quiet: bool) -> Generator[Callable[[Step], None]]:
 
 
 @contextlib.contextmanager
-def _bars() -> Generator[Callable[[Step], None]]:
+def _bars() -> Generator[Show]:
+    from rich import progress as rich
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (
-        TextColumn("{task.description:<12}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[layer]}", style="dim"),
+        rich.TextColumn("{task.description:<12}"),
+        rich.BarColumn(),
+        rich.MofNCompleteColumn(),
+        rich.TimeElapsedColumn(),
+        rich.TextColumn("{task.fields[layer]}", style="dim"),
     )
-    with Progress(*columns, console=Console(stderr=True)) as bars:
-        tasks = {}
+    with rich.Progress(*columns, console=Console(stderr=True)) as bars:
+        tasks: dict[str, rich.TaskID] = {}
 
-        def show(step: Step) -> None:
+        def show(step: "Progress") -> None:
             if step.suite not in tasks:
                 tasks[step.suite] = bars.add_task(step.suite, total=step.total, layer="")
             finished = step.done >= step.total
@@ -66,10 +58,10 @@ def _bars() -> Generator[Callable[[Step], None]]:
         yield show
 
 
-def _lines() -> Callable[[Step], None]:
+def _lines() -> Show:
     said: dict[str, int] = {}
 
-    def show(step: Step) -> None:
+    def show(step: "Progress") -> None:
         quarter = 4 * step.done // max(step.total, 1)  # a log of CI wants signs of life, not a film
         if said.get(step.suite) != quarter:
             said[step.suite] = quarter

@@ -175,4 +175,5 @@ class Report:
 
     @property
     def verdict(self) -> Verdict:
-        return worst(part.verdict for part in (*self.suites, *self.results))
+        parts: list[SuiteRecord | CheckResult] = [*self.suites, *self.results]
+        return worst(part.verdict for part in parts)

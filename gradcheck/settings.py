@@ -38,7 +38,9 @@ class Settings:
 
     def wants(self, path: str) -> bool:
         """Whether the leaf is asked for and not declared."""
-        asked = not self.wrt or any(path == pattern or fnmatchcase(path, pattern) for pattern in self.wrt)
+        asked = not self.wrt or any(
+            path == pattern or fnmatchcase(path, pattern) for pattern in self.wrt
+        )
         return asked and self.reason(path) is None
 
     def reason(self, path: str) -> str | None:

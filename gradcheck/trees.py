@@ -28,8 +28,10 @@ def rebuild(tree: Any, replace: Callable[[str, Any], Any], path: str = "") -> An
         return replace(path, tree)
     new = [rebuild(child, replace, path + step) for step, child in children]
     if isinstance(tree, dict):
-        return type(tree)(zip(tree, new, strict=True)) if type(tree) is dict else dict(
-            zip(tree, new, strict=True)
+        return (
+            type(tree)(zip(tree, new, strict=True))
+            if type(tree) is dict
+            else dict(zip(tree, new, strict=True))
         )
     if is_dataclass(tree):
         return _copied(tree, new)

@@ -15,7 +15,7 @@ import numpy as np
 
 from gradcheck.errors import InputError
 from gradcheck.oracles import ladder
-from gradcheck.probes import Line, cotangent, disturbed, nudged
+from gradcheck.probes import Line, cotangent, disturbed, nudged, scale
 from gradcheck.problem import Array, Arrays, Leaf, Problem, norm
 from gradcheck.results import Entry, Finding, Verdict
 from gradcheck.settings import SIGNIFICANCE, Settings
@@ -27,6 +27,7 @@ __all__ = ["Difference", "Triangulation", "triangulate"]
 DISTURBED = 4
 
 SHOWN = 8
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
@@ -116,6 +117,9 @@ def _at(
         coarsest = max((_label(p, position) for p in problems.values()), key=lambda l: l.epsilon)
         arrays = {key: answer.arrays[position] for key, answer in answers.items()}
         bar = _bar(coarsest, [answer.unrest[position] for answer in answers.values()], arrays)
+        if position >= len(first.outputs):
+            x = point[position - len(first.outputs)]
+            bar += 8 * coarsest.epsilon * _natural(next(iter(answers.values())), u, x)
         differences += _differences(arrays, label.path)
         tolerance = settings.tolerance(coarsest.dtype)
         wrong = _disagreeing(arrays, bar, tolerance)
@@ -152,7 +156,8 @@ def _corresponding(problems: Mapping[str, Problem]) -> None:
 def _answers(problem: Problem, point: Arrays, around: Sequence[Arrays], u: Arrays) -> Answers:
     def ask(at: Arrays) -> Arrays:
         with np.errstate(all="ignore"):
-            return (*problem.value(at), *problem.vjp(at, u))
+            outputs, gradients = problem.value_and_vjp(at, u)
+            return (*outputs, *gradients)
 
     arrays = ask(point)
     moved = [ask(at) for at in around]
@@ -176,6 +181,17 @@ def _bar(label: Leaf, unrest: Sequence[Array], arrays: Mapping[str, Array]) -> A
         rounding = 4 * label.epsilon * np.nan_to_num(largest, posinf=0.0)
         return np.asarray(restless + np.median(restless) + rounding)
     return np.zeros(label.shape)
+
+
+def _natural(answers: Answers, u: Arrays, x: Array) -> float:
+    """The gradient's size if the value were proportional to the leaf: ‖u ∘ f‖ / |x|.
+
+    A saturated tanh has the derivative 1 - y², and an ulp of y is all that is left of it; moving
+    x by an ulp does not show that. Eight roundings of this size are in every bar.
+    """
+    values = answers.arrays[: len(u)]
+    parts = [norm(np.nan_to_num(u_ * f)) for u_, f in zip(u, values, strict=True)]
+    return norm(np.array(parts)) / scale(x)
 
 
 def _disagreeing(arrays: Mapping[str, Array], bar: Array, tolerance: float) -> Array:

@@ -57,8 +57,8 @@ def examine(
     for backend in backends:
         try:
             problems |= twins(backend, network.layer, params, inputs)
-        except NoTwin as reason:
-            not_checked.append(str(reason))
+        except NoTwin as missing:
+            not_checked.append(str(missing))
     settings = Settings(seed=point.seed, probes=1)
     parts: list[CheckResult] = []
     close: tuple[Difference, ...] = ()
@@ -76,9 +76,7 @@ def examine(
     return Examination(result=replace(result, not_checked=tuple(not_checked)), differences=close)
 
 
-def _relatives(
-    layer: Layer, params: Params, inputs: tuple[Array, ...]
-) -> Mapping[str, Problem]:
+def _relatives(layer: Layer, params: Params, inputs: tuple[Array, ...]) -> Mapping[str, Problem]:
     """The same function written another way in the reference itself."""
     others: dict[str, Layer] = {}
     if isinstance(layer, FixedPoint):

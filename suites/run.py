@@ -43,7 +43,7 @@ class Progress:
     layer: str
 
 
-class Diverged(Exception):  # noqa: N818  (it reports, it is not an error)
+class Diverged(Exception):
     """Carries a failing result out of Hypothesis."""
 
     def __init__(self, result: CheckResult) -> None:
@@ -96,7 +96,7 @@ def run(
     names: Sequence[str] = NAMES,
     *,
     backends: Sequence[str] = BACKENDS,
-    examples: int = 100,
+    examples: int = 60,
     seed: int = 0,
     progress: Callable[[Progress], None] = lambda step: None,
 ) -> Report:
@@ -140,9 +140,7 @@ def _generated(
 
         def tell(done: int, family: str = family, place: int = place) -> None:
             done = min(place * share + done, (place + 1) * share)
-            progress(
-                Progress(suite=name, done=done, total=share * len(families), layer=family)
-            )
+            progress(Progress(suite=name, done=done, total=share * len(families), layer=family))
 
         failure = draw_and_examine(
             family, networks, tally, backends=backends, examples=share, seed=seed, tell=tell

@@ -43,7 +43,10 @@ from gradcheck.reference import (
     TanhTransition,
     Unrolled,
 )
+from gradcheck.reference.cells import Cell
+from gradcheck.reference.fixed_point import Transition
 from gradcheck.reference.layer import Layer
+from gradcheck.reference.losses import Reduction
 from gradcheck.suites.chunks import Chunked
 from gradcheck.suites.networks import (
     FLAVOURS,
@@ -65,6 +68,22 @@ BATCHES = st.sampled_from([1, 2, 3, 0])
 # for -1e-18, and at a logit of -30 the loss is 1 % off. Farther than this they are not comparable.
 TAME = 3.0
 
+ACTIVATIONS: tuple[Layer, ...] = (
+    ReLU(),
+    LeakyReLU(slope=0.1),
+    Tanh(),
+    Sigmoid(),
+    SiLU(),
+    Softplus(),
+    GELU(approximate="none"),
+    GELU(approximate="tanh"),
+    Softmax(),
+    Softmax(axis=0),
+    LogSoftmax(),
+)
+
+REDUCTIONS: tuple[Reduction, ...] = ("sum", "none", "mean")
+
 
 def points() -> SearchStrategy[tuple[Point, ...]]:
     """Draw two or three points; the first at ordinary values, where a fault reads best."""
@@ -83,12 +102,7 @@ def dense(draw: DrawFn) -> Network:
 
 @st.composite
 def activations(draw: DrawFn) -> Network:
-    layer: Layer = draw(
-        st.sampled_from(
-            [ReLU(), LeakyReLU(slope=0.1), SiLU(), Tanh(), Sigmoid(), Softplus(), Softmax()]
-            + [Softmax(axis=0), LogSoftmax(), GELU(approximate="none"), GELU(approximate="tanh")]
-        )
-    )
+    layer = draw(st.sampled_from(ACTIVATIONS))
     reach = TAME if isinstance(layer, GELU) else 20.0
     shape = (draw(SIZES), draw(SIZES))
     return Network(layer=layer, inputs=(Floats(shape, reach),))
@@ -96,7 +110,7 @@ def activations(draw: DrawFn) -> Network:
 
 @st.composite
 def losses(draw: DrawFn) -> Network:
-    reduction = draw(st.sampled_from(["sum", "none", "mean"]))
+    reduction = draw(st.sampled_from(REDUCTIONS))
     batch, classes = draw(SIZES), draw(SIZES)
     logits = Floats((batch, classes))
     match draw(st.sampled_from(["squares", "indices", "probabilities", "binary"])):
@@ -228,20 +242,17 @@ def compositions(draw: DrawFn) -> Network:
     links: list[Layer] = []
     for _ in range(draw(st.integers(1, 4))):
         outputs = draw(SIZES)
-        link, width = draw(
-            st.sampled_from(
-                [
-                    (Dense(inputs=width, outputs=outputs), outputs),
-                    (Tanh(), width),
-                    (ReLU(), width),
-                    (GELU(approximate="tanh"), width),
-                    (LayerNorm(shape=(width,)), width),
-                    (BatchNorm(features=width), width),
-                    (Softmax(), width),
-                    (Residual(inner=_block(width)), width),
-                ]
-            )
-        )
+        choices: list[tuple[Layer, int]] = [
+            (Dense(inputs=width, outputs=outputs), outputs),
+            (Tanh(), width),
+            (ReLU(), width),
+            (GELU(approximate="tanh"), width),
+            (LayerNorm(shape=(width,)), width),
+            (BatchNorm(features=width), width),
+            (Softmax(), width),
+            (Residual(inner=_block(width)), width),
+        ]
+        link, width = draw(st.sampled_from(choices))
         links.append(link)
     layer = Sequential(layers=tuple(links))
     return Network(layer=layer, inputs=(Floats((batch, start), TAME),))
@@ -253,14 +264,14 @@ def _block(width: int) -> Layer:
 
 
 @st.composite
-def recurrents(draw: DrawFn, cells: tuple[object, ...], *, chunked: bool = False) -> Network:
+def recurrents(draw: DrawFn, cells: tuple[Cell, ...], *, chunked: bool = False) -> Network:
     """Draw a sequence layer with its initial states, over lengths from one step."""
     cell = draw(st.sampled_from(cells))
     kind = draw(st.sampled_from(["plain", "both ways", "masked", "truncated"]))
     length = draw(st.sampled_from([3, 1, 2, 5])) + chunked
     batch, inputs, hidden = draw(st.sampled_from([2, 1, 3])), draw(SIZES), draw(SIZES)
     layer = Recurrent(
-        cell=cell,  # type: ignore[arg-type]  # the strategy's element type is the protocol's
+        cell=cell,
         inputs=inputs,
         hidden=hidden,
         layers=draw(st.sampled_from([1, 2])),
@@ -275,7 +286,9 @@ def recurrents(draw: DrawFn, cells: tuple[object, ...], *, chunked: bool = False
     lengths = (Integers((batch,), length + 1, 1),) if layer.masked else ()
     given = (Floats((length, batch, inputs), 5.0), *states, *lengths)
     if chunked:
-        return Network(layer=Chunked(inner=layer, at=draw(st.integers(1, length - 1))), inputs=given)
+        return Network(
+            layer=Chunked(inner=layer, at=draw(st.integers(1, length - 1))), inputs=given
+        )
     return Network(layer=layer, inputs=given)
 
 
@@ -285,14 +298,14 @@ def fixed_points(draw: DrawFn) -> Network:
     inputs, hidden = draw(SIZES), draw(st.sampled_from([3, 2, 1, 4]))
     gain = draw(st.sampled_from([0.5, 0.9, 0.1]))
     inner = TanhTransition(inputs=inputs, hidden=hidden, gain=gain)
-    transition = draw(st.sampled_from([inner, Damped(transition=inner, rate=0.7)]))
-    shape = Floats((draw(st.sampled_from([2, 1, 3])), inputs), 3.0)
-    layer = draw(
-        st.sampled_from(
-            [FixedPoint(transition=transition), Unrolled(transition=transition, steps=3)]
-        )
-    )
-    return Network(layer=layer, inputs=(shape,))
+    transitions: list[Transition] = [inner, Damped(transition=inner, rate=0.7)]
+    transition = draw(st.sampled_from(transitions))
+    layers: list[Layer] = [
+        FixedPoint(transition=transition),
+        Unrolled(transition=transition, steps=3),
+    ]
+    x = Floats((draw(st.sampled_from([2, 1, 3])), inputs), 3.0)
+    return Network(layer=draw(st.sampled_from(layers)), inputs=(x,))
 
 
 STATIC: dict[str, SearchStrategy[Network]] = {

@@ -6,6 +6,7 @@ from typing import cast
 
 from gradcheck.environment import describe_environment
 from gradcheck.errors import MissingFrameworkError
+from gradcheck.reference.layer import Layer
 from gradcheck.results import (
     Agreement,
     CheckResult,
@@ -34,7 +35,7 @@ def trajectories(
     backends: Sequence[str], seed: int, tell: Callable[[int, int, str], None]
 ) -> SuiteRecord:
     """Train each network with each backend and compare the paths pairwise."""
-    networks = {"pixels": pixel_reader(), "rows": RowReader()}
+    networks: dict[str, Layer] = {"pixels": pixel_reader(), "rows": RowReader()}
     sources = [cast(Backend, name) for name in ("reference", *backends)]
     total = len(networks) * len(sources)
     agreements: list[Agreement] = []

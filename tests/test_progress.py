@@ -4,29 +4,21 @@ import os
 import pty
 import subprocess
 import sys
-from dataclasses import dataclass
 
 import pytest
 
 from gradcheck.progress import shown
+from gradcheck.suites import Progress
 
 
-@dataclass(frozen=True)
-class Step:
-    suite: str
-    done: int
-    total: int
-    layer: str = "Dense"
-
-
-def steps(*, total: int) -> list[Step]:
-    return [Step("static", done, total) for done in range(1, total + 1)]
+def step(suite: str, done: int, total: int) -> Progress:
+    return Progress(suite=suite, done=done, total=total, layer="Dense")
 
 
 def test_log_gets_a_line_for_each_quarter(capsys: pytest.CaptureFixture[str]) -> None:
     with shown(quiet=False) as show:
-        for step in steps(total=100):
-            show(step)
+        for done in range(1, 101):
+            show(step("static", done, 100))
 
     assert capsys.readouterr().err.splitlines() == [
         "static: 1 of 100",
@@ -39,22 +31,22 @@ def test_log_gets_a_line_for_each_quarter(capsys: pytest.CaptureFixture[str]) ->
 
 def test_log_gets_lines_for_each_suite(capsys: pytest.CaptureFixture[str]) -> None:
     with shown(quiet=False) as show:
-        show(Step("static", 1, 1))
-        show(Step("recurrent", 1, 1))
+        show(step("static", 1, 1))
+        show(step("recurrent", 1, 1))
 
     assert capsys.readouterr().err.splitlines() == ["static: 1 of 1", "recurrent: 1 of 1"]
 
 
 def test_suite_without_examples_is_no_division_by_zero(capsys: pytest.CaptureFixture[str]) -> None:
     with shown(quiet=False) as show:
-        show(Step("static", 0, 0))
+        show(step("static", 0, 0))
 
     assert capsys.readouterr().err == "static: 0 of 0\n"
 
 
 def test_quiet_shows_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     with shown(quiet=True) as show:
-        show(Step("static", 1, 1))
+        show(step("static", 1, 1))
 
     assert capsys.readouterr() == ("", "")
 

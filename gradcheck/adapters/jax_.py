@@ -7,6 +7,7 @@ global configuration is not touched.
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 
 import jax
@@ -94,8 +95,19 @@ def problem_of_jax(
             us = [BRIDGE.into(u.conj(), y) for u, y in zip(cotangents, outputs, strict=True)]
             return tuple(BRIDGE.out(gradient).conj() for gradient in pullback(us))
 
+    def both(point: Arrays, cotangents: Arrays) -> tuple[Arrays, Arrays]:
+        with _precision(wide):
+            # NumPy arrays go in as they are: an operation to convert one would be compiled too.
+            xs = [x.astype(values[k].dtype) for x, k in zip(point, chosen, strict=True)]
+            us = [u.conj().astype(y.dtype) for u, (_, y) in zip(cotangents, outputs, strict=True)]
+            constants = [leaf for k, leaf in enumerate(values) if k not in chosen]
+            ys, gradients = _compiled(target, structure, tuple(chosen))(xs, constants, us)
+            return tuple(map(BRIDGE.out, ys)), tuple(BRIDGE.out(g).conj() for g in gradients)
+
+    is_compiled = hasattr(target, "lower") and all(_is_array(leaf) for leaf in values)
     with _precision(wide):
-        outputs = _floating((target if module is None else module)(*inputs))
+        shapes = jax.eval_shape if is_compiled else _called
+        outputs = _floating(shapes(target if module is None else module, *inputs))
         if not outputs:
             raise InputError("expected the target to return at least one floating or complex array")
         described = tuple(BRIDGE.leaf(path, leaf) for path, leaf in outputs)
@@ -109,7 +121,30 @@ def problem_of_jax(
         point=tuple(BRIDGE.out(values[k]) for k in chosen),
         value=value,
         vjp=vjp,
+        both=both if is_compiled else None,
     )
+
+
+def _called(target: Any, *inputs: Any) -> Any:
+    return target(*inputs)
+
+
+@lru_cache(maxsize=64)  # checks of one jitted function at many points share its compilation
+def _compiled(target: Any, structure: Any, chosen: tuple[int, ...]) -> Any:
+    """Value and VJP of a jitted `target` as one jitted function."""
+
+    def run(leaves: Any, constants: Any, us: Any) -> tuple[Any, Any]:
+        def f(*xs: Any) -> list[Any]:
+            moving, still = iter(xs), iter(constants)
+            count = structure.num_leaves
+            filled = [next(moving) if k in chosen else next(still) for k in range(count)]
+            tree = tree_unflatten(structure, filled)
+            return [leaf for _, leaf in _floating(target(*tree["input"]))]
+
+        outputs, pullback = jax.vjp(f, *leaves)
+        return outputs, pullback(us)
+
+    return jax.jit(run)
 
 
 def _has_arrays(target: Any) -> bool:

@@ -99,7 +99,9 @@ def _walk(inputs: tuple[Any, ...]) -> list[tuple[str, Any]]:
 
 
 def _floating(outputs: Any, bridge: Bridge) -> list[tuple[str, Any]]:
-    return [(p, leaf) for p, leaf in trees.leaves(outputs, "output") if bridge.is_differentiable(leaf)]
+    return [
+        (p, leaf) for p, leaf in trees.leaves(outputs, "output") if bridge.is_differentiable(leaf)
+    ]
 
 
 def _pair(returned: Any) -> tuple[Any, Any]:

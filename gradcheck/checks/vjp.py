@@ -285,5 +285,3 @@ def _telling(probe: Probe) -> float:
     if probe.bar:
         return probe.excess / probe.bar
     return float("inf") if probe.excess else 0.0
-
-

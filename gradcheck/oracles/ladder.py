@@ -88,7 +88,9 @@ class Flight:
     def is_straight(self) -> bool:
         """Whether φ is a straight line but for noise: the slopes of all rungs agree."""
         slopes = [sample.central for sample in self.samples]
-        noises = [AMPLIFICATION * (sample.rounding + self.level / sample.h) for sample in self.samples]
+        noises = [
+            AMPLIFICATION * (sample.rounding + self.level / sample.h) for sample in self.samples
+        ]
         return all(abs(a - b) <= e for a, b, e in zip(slopes, slopes[1:], noises[1:], strict=False))
 
     @property
@@ -141,7 +143,11 @@ def _verdict(line: Line, flights: Sequence[Flight]) -> Estimate:
         sharp = min(at_kink, key=lambda f: f.truncation + f.rounding + f.bend_error)
         bar = sharp.truncation + sharp.rounding + sharp.bend_error
         return Estimate(
-            slope=sharp.slope, error_bar=bar, noise=sharp.rounding, kink=abs(sharp.bend), steps=steps
+            slope=sharp.slope,
+            error_bar=bar,
+            noise=sharp.rounding,
+            kink=abs(sharp.bend),
+            steps=steps,
         )
     return Estimate(slope=best.slope, error_bar=best.bar, noise=best.rounding, steps=steps)
 

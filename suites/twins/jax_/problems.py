@@ -1,8 +1,8 @@
 """Reference layers as problems of JAX."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -31,13 +31,15 @@ def problems(layer: Layer, params: Params, inputs: tuple[Array, ...]) -> dict[st
     flat = [leaf for _, leaf in trees.leaves(params)]
     constant = constant_paths(layer)
     return {
-        name: problem_of(_compiled(twin, layer), (flat, *inputs), name=name, constant=constant)
+        name: problem_of(
+            _compiled(twin, cast(Hashable, layer)), (flat, *inputs), name=name, constant=constant
+        )
         for name, twin in twins.items()
     }
 
 
 @lru_cache(maxsize=64)  # the points of one network share one compilation
-def _compiled(twin: Callable[..., Any], layer: Layer) -> Any:
+def _compiled(twin: Callable[..., Any], layer: Any) -> Any:
     structure = layer.parameters(np.random.default_rng(0), np.float64)
 
     def run(flat: list[jax.Array], *inputs: jax.Array) -> Any:
