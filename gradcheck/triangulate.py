@@ -120,7 +120,7 @@ def _at(
         if position >= len(first.outputs):
             x = point[position - len(first.outputs)]
             bar += 8 * coarsest.epsilon * _natural(next(iter(answers.values())), u, x)
-        differences += _differences(arrays, label.path)
+        differences += _differences(arrays, bar, label.path)
         tolerance = settings.tolerance(coarsest.dtype)
         wrong = _disagreeing(arrays, bar, tolerance)
         finding = _finding(label, arrays, bar, wrong, tolerance)
@@ -206,12 +206,13 @@ def _disagreeing(arrays: Mapping[str, Array], bar: Array, tolerance: float) -> A
     return wrong
 
 
-def _differences(arrays: Mapping[str, Array], leaf: str) -> list[Difference]:
+def _differences(arrays: Mapping[str, Array], bar: Array, leaf: str) -> list[Difference]:
     found = []
     for (one, a), (other, b) in combinations(arrays.items(), 2):
         finite = np.isfinite(a) & np.isfinite(b)
         size = max(norm(a[finite]), norm(b[finite]))
-        relative = norm(a[finite] - b[finite]) / size if size else 0.0
+        is_zero = size <= SIGNIFICANCE * norm(bar)  # what is left of it is rounding
+        relative = 0.0 if is_zero else norm(a[finite] - b[finite]) / size
         found.append(Difference(pair=(one, other), leaf=leaf, relative=relative))
     return found
 
@@ -221,7 +222,7 @@ def _finding(
 ) -> Finding:
     size = max(norm(np.where(np.isfinite(array), array, 0)) for array in arrays.values())
     kinked = size > 0 and norm(bar) > np.sqrt(label.epsilon) * size
-    differences = [difference.relative for difference in _differences(arrays, label.path)]
+    differences = [difference.relative for difference in _differences(arrays, bar, label.path)]
     return Finding(
         check="agreement",
         leaf=label.path,

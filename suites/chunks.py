@@ -1,4 +1,4 @@
-"""The chunk law: a sequence run in two parts, the state handed over, is the sequence run at once."""
+"""The chunk law: a sequence run in two parts, state handed over, is the sequence run at once."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -34,12 +34,19 @@ class Chunked:
     def backward(
         self, params: Params, cache: Any, u: Array, *state_us: Array
     ) -> tuple[Params, Cotangents]:
-        grads2, (x2, *between) = self.inner.backward(params, cache[1], u[self.at :], *state_us)
-        grads1, (x1, *states) = self.inner.backward(params, cache[0], u[: self.at], *between)
+        later, early = u[self.at :], u[: self.at]
+        grads2, (x2, *between) = _pull(self.inner, params, cache[1], (later, *state_us))
+        grads1, (x1, *states) = _pull(self.inner, params, cache[0], (early, *between))
         total = {name: grads1[name] + grads2[name] for name in grads1}
-        assert x1 is not None  # x always carries a gradient
-        assert x2 is not None
         return total, (np.concatenate([x1, x2]), *states)
+
+
+def _pull(
+    layer: Recurrent, params: Params, cache: Any, cotangents: tuple[Array, ...]
+) -> tuple[Params, tuple[Array, ...]]:
+    """The VJP of a layer whose inputs all carry a gradient."""
+    grads, inputs = layer.backward(params, cache, *cotangents)
+    return grads, tuple(x for x in inputs if x is not None)
 
 
 def halves(apply: Any, concatenate: Any, layer: Chunked, params: Any, x: Any, states: Any) -> Any:

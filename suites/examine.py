@@ -8,14 +8,14 @@ from typing import Any
 from gradcheck.adapters import problem_of
 from gradcheck.environment import describe_environment
 from gradcheck.inquiry import check_problem, compare_problems
-from gradcheck.problem import Problem
 from gradcheck.reference.embedding import Embedding
 from gradcheck.reference.fixed_point import FixedPoint, Unrolled
-from gradcheck.reference.layer import Array, Layer, Params
+from gradcheck.reference.layer import Layer
 from gradcheck.reference.recurrent import Recurrent
 from gradcheck.results import CheckResult, Evaluations, Verdict
 from gradcheck.settings import Settings
 from gradcheck.suites.chunks import Chunked
+from gradcheck.suites.layouts import Strided
 from gradcheck.suites.networks import Network, Point, arrays
 from gradcheck.suites.twins import twins
 from gradcheck.suites.twins.missing import NoTwin
@@ -52,11 +52,15 @@ def examine(
     started = perf_counter()
     params, inputs = arrays(network, point)
     problems = {REFERENCE: problem_of(network.layer, inputs, params=params, name=REFERENCE)}
-    problems |= _relatives(network.layer, params, inputs)
+    for name, other in _relatives(network.layer).items():
+        problems[name] = problem_of(other, inputs, params=params, name=name)
     not_checked: list[str] = []
     for backend in backends:
         try:
             problems |= twins(backend, network.layer, params, inputs)
+            if backend == "torch":  # an array of JAX has no strides to choose
+                apart = twins(backend, Strided(inner=network.layer), params, inputs)
+                problems["torch, strided"] = apart[backend]
         except NoTwin as missing:
             not_checked.append(str(missing))
     settings = Settings(seed=point.seed, probes=1)
@@ -64,6 +68,7 @@ def examine(
     close: tuple[Difference, ...] = ()
     if len(problems) > 1:
         agreement, close = compare_problems(problems, settings, name="agreement", alone=True)
+        close = tuple(difference for difference in close if _is_telling(difference.pair))
         parts.append(agreement)
     reason = next(_surrogates(network.layer), None)
     if reason is not None:
@@ -76,16 +81,20 @@ def examine(
     return Examination(result=replace(result, not_checked=tuple(not_checked)), differences=close)
 
 
-def _relatives(layer: Layer, params: Params, inputs: tuple[Array, ...]) -> Mapping[str, Problem]:
-    """The same function written another way in the reference itself."""
-    others: dict[str, Layer] = {}
+def _relatives(layer: Layer) -> Mapping[str, Layer]:
+    """The same function in the reference, written or laid out in another way."""
+    others: dict[str, Layer] = {"reference, strided": Strided(inner=layer)}
     if isinstance(layer, FixedPoint):
         others["unrolled"] = Unrolled(transition=layer.transition, steps=UNROLLED)
     if isinstance(layer, Chunked):
         others["unchunked"] = layer.inner
-    return {
-        name: problem_of(other, inputs, params=params, name=name) for name, other in others.items()
-    }
+    return others
+
+
+def _is_telling(pair: tuple[str, str]) -> bool:
+    """Whether a pair is worth a column: a strided source only beside its own contiguous one."""
+    one, other = pair
+    return "strided" not in one + other or other == f"{one}, strided"
 
 
 def _surrogates(layer: Any) -> Iterator[str]:

@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 # ordinary: standard normal. ties: multiples of ½, so that maxima tie and kinks are hit. zeros: all
-# of them. large: `reach` times larger. small: a millionth, where an absolute tolerance sees nothing.
+# of them. large: `reach` times larger. small: a millionth, where an absolute tolerance is blind.
 Flavour = Literal["ordinary", "ties", "zeros", "large", "small"]
 FLAVOURS: tuple[Flavour, ...] = get_args(Flavour)
 
@@ -89,8 +89,9 @@ class Probabilities:
     shape: tuple[int, ...]
 
     def draw(self, rng: np.random.Generator, flavour: Flavour) -> Array:
-        weights = rng.random(self.shape) + 0.1
-        return weights / weights.sum(axis=-1, keepdims=True)
+        weights: Array = rng.random(self.shape) + 0.1
+        normalized: Array = weights / weights.sum(axis=-1, keepdims=True)
+        return normalized
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,8 +117,8 @@ def run(
         else:
             records.append(_training(backends, seed, progress))
     return Report(
-        title="gradcheck",
-        command="",
+        title=f"The NumPy reference against {', '.join(('finite differences', *backends))}",
+        command=f"gradcheck run {' '.join(names)} --examples={examples} --seed={seed}",
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         seed=seed,
         elapsed_s=perf_counter() - started,

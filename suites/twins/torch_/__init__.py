@@ -4,10 +4,20 @@ from gradcheck.suites.twins.torch_ import (
     attention,
     chunks,
     equilibrium,
+    layouts,
     pointwise,
     recurrent,
     spatial,
 )
 from gradcheck.suites.twins.torch_.registry import apply
 
-__all__ = ["apply", "attention", "chunks", "equilibrium", "pointwise", "recurrent", "spatial"]
+__all__ = [
+    "apply",
+    "attention",
+    "chunks",
+    "equilibrium",
+    "layouts",
+    "pointwise",
+    "recurrent",
+    "spatial",
+]
