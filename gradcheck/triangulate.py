@@ -111,7 +111,7 @@ def _at(
     answers = {key: _answers(problem, point, around, u) for key, problem in problems.items()}
     findings: list[Finding] = []
     differences: list[Difference] = []
-    suspects: list[str] = []
+    suspects: set[str] = set()
     labels = (*first.outputs, *first.leaves)
     for position, label in enumerate(labels):
         coarsest = max((_label(p, position) for p in problems.values()), key=lambda l: l.epsilon)
@@ -131,13 +131,19 @@ def _at(
                 if index >= 0 and not _values_differ(findings)
                 else _outvoted(arrays, wrong)
             )
-            suspects += odd
+            suspects.add(_accused(odd))
             finding = _named(finding, arrays, wrong, bar, odd, why)
         findings.append(finding)
-    unanimous = suspects[0] if suspects and len(set(suspects)) == 1 else None
+    unanimous = suspects.pop() if len(suspects) == 1 else ""
     return Triangulation(
-        findings=tuple(findings), odd_one_out=unanimous, differences=tuple(differences)
+        findings=tuple(findings), odd_one_out=unanimous or None, differences=tuple(differences)
     )
+
+
+def _accused(odd: Sequence[str]) -> str:
+    """Who is named: a variant ("torch, strided") of one that is accused is not named apart."""
+    own = [key for key in odd if not any(key.startswith(f"{other}, ") for other in odd)]
+    return " and ".join(own)
 
 
 def _corresponding(problems: Mapping[str, Problem]) -> None:
@@ -302,6 +308,6 @@ def _named(
         )
         for index in np.argwhere(wrong)[:SHOWN]
     )
-    who = f"{' and '.join(odd)} differs" if odd else f"{' and '.join(keys)} differ"
+    who = f"{_accused(odd)} differs" if odd else f"{' and '.join(keys)} differ"
     message = f"{who} in {int(wrong.sum())} of {wrong.size} entries; {why}"
     return replace(finding, entries=entries, message=message)

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, Phase, Verbosity
 from hypothesis.strategies import SearchStrategy
 
 from gradcheck.environment import describe_environment
+from gradcheck.errors import InputError
 from gradcheck.results import Agreement, CheckResult, Report, SuiteRecord, Verdict
 from gradcheck.settings import TOLERANCE
 from gradcheck.suites.examine import BACKENDS, Examination, examine
@@ -108,7 +109,11 @@ def run(
         examples: networks to draw in each suite, shared out among its families of layers.
         seed: the same seed draws the same networks.
         progress: told after every network.
+
+    Raises:
+        InputError: an argument cannot be used; the message names it.
     """
+    _usable(names, backends, examples, seed)
     started = perf_counter()
     records = []
     for name in names:
@@ -125,6 +130,17 @@ def run(
         environment=describe_environment(),
         suites=tuple(records),
     )
+
+
+def _usable(names: Sequence[str], backends: Sequence[str], examples: int, seed: int) -> None:
+    for option, given, known in (("names", names, NAMES), ("backends", backends, BACKENDS)):
+        unknown = [name for name in given if name not in known]
+        if unknown:
+            raise InputError(f"expected {option} among {', '.join(known)}; got {unknown}")
+    if examples < 1 or seed < 0:
+        raise InputError(
+            f"expected examples of at least 1 and seed of at least 0; got {examples=} and {seed=}"
+        )
 
 
 def _generated(
