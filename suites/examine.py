@@ -1,9 +1,8 @@
 """One network at one point: do all sources agree, in value and in every gradient?"""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, replace
 from time import perf_counter
-from typing import Any
 
 from gradcheck.adapters import problem_of
 from gradcheck.environment import describe_environment
@@ -16,7 +15,7 @@ from gradcheck.results import CheckResult, Evaluations, Verdict
 from gradcheck.settings import Settings
 from gradcheck.suites.chunks import Chunked
 from gradcheck.suites.layouts import Strided
-from gradcheck.suites.networks import Network, Point, arrays
+from gradcheck.suites.networks import Network, Point, arrays, parts
 from gradcheck.suites.twins import twins
 from gradcheck.suites.twins.missing import NoTwin
 from gradcheck.triangulate import Difference
@@ -97,17 +96,13 @@ def _is_telling(pair: tuple[str, str]) -> bool:
     return "strided" not in one + other or other == f"{one}, strided"
 
 
-def _surrogates(layer: Any) -> Iterator[str]:
+def _surrogates(layer: Layer) -> Iterator[str]:
     """Yield why, by declaration, the gradient of a part of `layer` is not its derivative."""
-    if isinstance(layer, Recurrent) and layer.truncation is not None:
-        yield "truncated backpropagation through time is not the derivative, on purpose"
-    if isinstance(layer, Embedding) and layer.padding_index is not None:
-        yield "the padding row of an embedding is constant, on purpose"
-    if is_dataclass(layer):
-        for field in fields(layer):
-            value = getattr(layer, field.name)
-            for part in value if isinstance(value, tuple) else (value,):
-                yield from _surrogates(part)
+    for part in parts(layer):
+        if isinstance(part, Recurrent) and part.truncation is not None:
+            yield "truncated backpropagation through time is not the derivative, on purpose"
+        if isinstance(part, Embedding) and part.padding_index is not None:
+            yield "the padding row of an embedding is constant, on purpose"
 
 
 def _as_differences(result: CheckResult) -> tuple[Difference, ...]:

@@ -4,7 +4,8 @@ The architecture is drawn outside and the values inside, so that a framework whi
 so once a network and not once a point.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
@@ -22,6 +23,7 @@ __all__ = [
     "Probabilities",
     "Variances",
     "arrays",
+    "parts",
 ]
 
 # ordinary: standard normal. ties: multiples of ½, so that maxima tie and kinks are hit. zeros: all
@@ -118,6 +120,17 @@ class Point:
 
     seed: int
     flavour: Flavour = "ordinary"
+
+
+def parts(layer: Any) -> Iterator[Any]:
+    """Yield `layer` and every record inside it."""
+    if not is_dataclass(layer) or isinstance(layer, type):
+        return
+    yield layer
+    for field in fields(layer):
+        value = getattr(layer, field.name)
+        for part in value if isinstance(value, tuple) else (value,):
+            yield from parts(part)
 
 
 def arrays(network: Network, point: Point) -> tuple[Params, tuple[Array, ...]]:

@@ -10,7 +10,7 @@ from gradcheck.reference.layer import Layer
 from gradcheck.suites.networks import Network
 from gradcheck.suites.strategies import FIXED_POINT, RECURRENT, STATIC
 
-__all__ = ["FAMILIES", "Fault", "faulty_networks", "planted"]
+__all__ = ["FAMILIES", "Fault", "faultless", "faulty_networks", "planted"]
 
 FAMILIES: Mapping[str, SearchStrategy[Network]] = {**STATIC, **RECURRENT, **FIXED_POINT}
 
@@ -56,6 +56,12 @@ def planted(layer: Layer, right: type[Any], wrong: type[Any]) -> Layer:
     """Return `layer` with `wrong` for every `right`, in it and in the layers it is made of."""
     result: Layer = _exchanged(layer, right, wrong)
     return result
+
+
+def faultless(layer: Any) -> Any:
+    """Return the same layer without its fault: the record it inherits from."""
+    right = type(layer).__mro__[1]
+    return right(**{field.name: getattr(layer, field.name) for field in fields(right)})
 
 
 def _exchanged(value: Any, right: type[Any], wrong: type[Any]) -> Any:

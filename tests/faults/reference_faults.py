@@ -1,6 +1,6 @@
 """Slips in the NumPy reference: one wrong term, factor, index or sign in each."""
 
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -36,7 +36,7 @@ from gradcheck.reference.normalization import BatchNorm, LayerNorm, RMSNorm
 from gradcheck.reference.pooling import AveragePool, MaxPool
 from gradcheck.reference.recurrent import Recurrent
 from gradcheck.suites.chunks import Chunked
-from tests.faults.planting import Fault
+from tests.faults.planting import Fault, faultless
 
 __all__ = ["FAULTS"]
 
@@ -498,7 +498,7 @@ class CutShort(Recurrent):
 
     def backward(self, params: Params, caches: Cache, u: Array, *last: Array) -> Backward:
         truncation = None if self.bidirectional else self.truncation or 2
-        short = replace(_plain(self), truncation=truncation)
+        short = replace(faultless(self), truncation=truncation)
         return short.backward(params, caches, u, *last)
 
 
@@ -506,7 +506,7 @@ class TruncationIgnored(Recurrent):
     """The walk back crosses the states that were declared constant."""
 
     def backward(self, params: Params, caches: Cache, u: Array, *last: Array) -> Backward:
-        return replace(_plain(self), truncation=None).backward(params, caches, u, *last)
+        return replace(faultless(self), truncation=None).backward(params, caches, u, *last)
 
 
 class ReturnedStateIgnored(Recurrent):
@@ -651,11 +651,6 @@ def _zeros(value: Array | None) -> Array:
 
 def _channelwise(x: Array) -> tuple[int, ...]:
     return (0, *range(2, x.ndim))
-
-
-def _plain(layer: Recurrent) -> Recurrent:
-    """The same layer without the fault."""
-    return Recurrent(**{field.name: getattr(layer, field.name) for field in fields(Recurrent)})
 
 
 BOTH = ("torch", "jax")
