@@ -100,7 +100,14 @@ def _counted(problem: Problem) -> tuple[Problem, list[int]]:
         counts[1] += 1
         return problem.value_and_vjp(point, cotangents)
 
-    return replace(problem, value=value, vjp=vjp, both=both), counts
+    def wide(point: Arrays) -> Arrays:
+        counts[0] += 1
+        assert problem.wide is not None
+        return problem.wide(point)
+
+    return replace(
+        problem, value=value, vjp=vjp, both=both, wide=None if problem.wide is None else wide
+    ), counts
 
 
 def _raised(stage: str, error: Exception) -> Finding:

@@ -9,13 +9,13 @@ another convention for complex cotangents (JAX) conjugates on the way in and out
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Array", "Arrays", "Leaf", "Problem", "inner", "norm"]
+__all__ = ["Array", "Arrays", "Leaf", "Problem", "inner", "norm", "widened"]
 
 Array = NDArray[Any]
 Arrays = tuple[Array, ...]
@@ -56,6 +56,7 @@ class Problem:
     value: Callable[[Arrays], Arrays]
     vjp: Callable[[Arrays, Arrays], Arrays]  # (point, cotangents) -> one gradient a leaf
     both: Callable[[Arrays, Arrays], tuple[Arrays, Arrays]] | None = None  # in one compiled run
+    wide: Callable[[Arrays], Arrays] | None = None  # the value at float64 arrays, in float64
     notes: tuple[str, ...] = ()  # what was left out of the problem, and why
 
     def value_and_vjp(self, point: Arrays, cotangents: Arrays) -> tuple[Arrays, Arrays]:
@@ -63,6 +64,47 @@ class Problem:
             return self.both(point, cotangents)
         return self.value(point), self.vjp(point, cotangents)
 
+
+def widened(problem: Problem, centre: Arrays) -> tuple[Problem, Arrays] | None:
+    """Return `problem` computed in float64 and its value there, or None where it cannot be.
+
+    A point of a narrow dtype is exact in a wide one, so both are the same function up to the
+    rounding of one of them, and a difference of the wide one has 1e-9 of its noise. That they are
+    the same function is not believed but seen: half of the narrow digits of `centre` must agree.
+    They do not where the target draws random numbers or asks for the dtype.
+    """
+    narrow = (*problem.leaves, *problem.outputs)
+    if problem.wide is None or not any(leaf.dtype in WIDER for leaf in narrow):
+        return None
+    leaves = tuple(replace(leaf, dtype=WIDER.get(leaf.dtype, leaf.dtype)) for leaf in problem.leaves)
+    point = tuple(leaf.rounded(x) for leaf, x in zip(leaves, problem.point, strict=True))
+    try:
+        values = problem.wide(point)
+    except Exception:  # a kernel that takes float32 only, an attribute that stayed narrow
+        return None
+    if [value.shape for value in values] != [value.shape for value in centre]:
+        return None
+    epsilon = max(leaf.epsilon for leaf in narrow)
+    off = norm(np.array([norm(a - b) for a, b in zip(values, centre, strict=True)]))
+    size = norm(np.array([norm(value) for value in values]))
+    if not off <= epsilon**0.5 * size:
+        return None
+    outputs = tuple(
+        replace(leaf, dtype=value.dtype.name)
+        for leaf, value in zip(problem.outputs, values, strict=True)
+    )
+    wide = replace(
+        problem, leaves=leaves, outputs=outputs, point=point, value=problem.wide, wide=None, both=None
+    )
+    return wide, values
+
+
+WIDER = {
+    "float32": "float64",
+    "float16": "float64",
+    "bfloat16": "float64",
+    "complex64": "complex128",
+}
 
 EPSILON = {
     "float64": 2.0**-52,

@@ -14,7 +14,8 @@ class Bridge:
     """The crossing for one framework.
 
     `out` gives the engine's array for a framework's, `into(array, like)` an array of the framework
-    with the dtype, device and strides convention of `like`.
+    with the dtype and on the device of `like`, `wide(array, like)` one that keeps the dtype of
+    `array`.
     """
 
     framework: str
@@ -22,6 +23,7 @@ class Bridge:
     dtype_of: Callable[[Any], str]  # "float32", "int64", ...
     out: Callable[[Any], Array]
     into: Callable[[Array, Any], Any]
+    wide: Callable[[Array, Any], Any]
 
     def is_differentiable(self, value: Any) -> bool:
         return self.is_array(value) and self.dtype_of(value) in EPSILON

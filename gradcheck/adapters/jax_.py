@@ -44,6 +44,7 @@ BRIDGE = Bridge(
     dtype_of=lambda value: value.dtype.name,
     out=_out,
     into=_into,
+    wide=lambda array, like: jax.numpy.asarray(array),
 )
 
 
@@ -88,6 +89,11 @@ def problem_of_jax(
         with _precision(wide):
             return tuple(BRIDGE.out(output) for output in f(*arrays(point)))
 
+    def in_float64(point: Arrays) -> Arrays:
+        with _precision(True):
+            xs = [BRIDGE.wide(x, values[k]) for x, k in zip(point, chosen, strict=True)]
+            return tuple(BRIDGE.out(output) for output in f(*xs))
+
     def vjp(point: Arrays, cotangents: Arrays) -> Arrays:
         # JAX's cotangents are those of the bilinear product Σ u f; the engine's of Re Σ ū f.
         with _precision(wide):
@@ -122,6 +128,7 @@ def problem_of_jax(
         value=value,
         vjp=vjp,
         both=both if is_compiled else None,
+        wide=in_float64,
     )
 
 

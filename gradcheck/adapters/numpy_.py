@@ -29,4 +29,5 @@ BRIDGE = Bridge(
     dtype_of=lambda value: value.dtype.name,
     out=_out,
     into=_into,
+    wide=lambda array, like: array.copy(),
 )

@@ -30,6 +30,12 @@ def problem_of_layer(
         dtypes = [x.dtype for x in inputs if BRIDGE.is_differentiable(x)]
         dtype = dtypes[0] if dtypes else np.dtype(np.float64)
         params = layer.parameters(np.random.default_rng(seed), dtype)
+    for position, given in enumerate(inputs):
+        if isinstance(given, (list, dict)):
+            raise InputError(
+                f"expected the inputs of {layer} to be arrays, one argument each; got a "
+                f"{type(given).__name__} as input[{position}]. Unpack it: check(layer, *inputs)."
+            )
     constant = getattr(layer, "constant_inputs", ())
     tree = {"params": params, "input": inputs}
     named = {
@@ -70,6 +76,7 @@ def problem_of_layer(
         point=point,
         value=value,
         vjp=vjp,
+        wide=value,
     )
 
 

@@ -50,12 +50,11 @@ def problem_of_rule(
             f"{[type(value).__name__ for value in inputs]}"
         )
 
-    def run(point: Arrays) -> tuple[tuple[Any, ...], Any, Any]:
+    def run(point: Arrays, *, wide: bool = False) -> tuple[tuple[Any, ...], Any, Any]:
         moved = dict(zip(named, point, strict=True))
+        cross = bridge.wide if wide else bridge.into
         arguments = trees.rebuild(
-            inputs,
-            lambda path, leaf: bridge.into(moved[path], leaf) if path in moved else leaf,
-            "input",
+            inputs, lambda path, leaf: cross(moved[path], leaf) if path in moved else leaf, "input"
         )
         outputs = rule.forward(*arguments)
         if rule.cached:
@@ -65,6 +64,9 @@ def problem_of_rule(
 
     def value(point: Arrays) -> Arrays:
         return tuple(bridge.out(leaf) for _, leaf in _floating(run(point)[1], bridge))
+
+    def wide(point: Arrays) -> Arrays:
+        return tuple(bridge.out(leaf) for _, leaf in _floating(run(point, wide=True)[1], bridge))
 
     def vjp(point: Arrays, cotangents: Arrays) -> Arrays:
         arguments, outputs, known = run(point)
@@ -91,6 +93,7 @@ def problem_of_rule(
         point=point,
         value=value,
         vjp=vjp,
+        wide=None if bridge.framework == "jax" else wide,  # float64 is not ours to switch on
     )
 
 

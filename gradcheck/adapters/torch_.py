@@ -7,6 +7,7 @@ come back as they were, and dropout draws the same mask at every step of a diffe
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -30,8 +31,12 @@ def _out(tensor: torch.Tensor) -> Array:
 
 
 def _into(array: Array, like: torch.Tensor) -> torch.Tensor:
+    return _wide(array, like).to(like.dtype)
+
+
+def _wide(array: Array, like: torch.Tensor) -> torch.Tensor:
     tensor = torch.from_numpy(np.ascontiguousarray(array).reshape(array.shape))
-    return tensor.to(dtype=like.dtype, device=like.device, copy=True)
+    return tensor.to(device=like.device, copy=True)
 
 
 BRIDGE = Bridge(
@@ -40,6 +45,7 @@ BRIDGE = Bridge(
     dtype_of=lambda tensor: str(tensor.dtype).removeprefix("torch."),
     out=_out,
     into=_into,
+    wide=_wide,
 )
 
 
@@ -70,25 +76,33 @@ def problem_of_torch(
         )
     devices = sorted({t.device.index or 0 for t in named.values() if t.device.type == "cuda"})
 
-    def run(point: Arrays, *, grad: bool) -> tuple[list[torch.Tensor], list[tuple[str, Any]]]:
+    def run(
+        point: Arrays, *, grad: bool = False, wide: bool = False
+    ) -> tuple[list[torch.Tensor], list[tuple[str, Any]]]:
+        cross = BRIDGE.wide if wide else BRIDGE.into
         moved = {
-            path: BRIDGE.into(array, like).requires_grad_(grad)
+            path: cross(array, like).requires_grad_(grad)
             for array, (path, like) in zip(point, named.items(), strict=True)
         }
-        arguments = trees.rebuild(inputs, lambda path, leaf: moved.get(path, leaf), "input")
         with _same_randomness(seed, devices), torch.set_grad_enabled(grad):
+            arguments = trees.rebuild(
+                inputs, lambda path, leaf: _copied(moved.get(path, leaf), wide=wide), "input"
+            )
             if isinstance(target, torch.nn.Module):
-                state = {path: moved[f"params.{path}"] for path in params}
-                state |= {path: buffer.clone() for path, buffer in target.named_buffers()}
+                state = dict(chain(target.named_parameters(), target.named_buffers()))
+                state = {path: _copied(tensor.detach(), wide=wide) for path, tensor in state.items()}
+                state |= {path: moved[f"params.{path}"] for path in params}
                 with _attributes_kept(target):
                     outputs = torch.func.functional_call(target, state, arguments)
             else:
-                # Some functions write into their arguments; they get views of no one else's data.
-                outputs = call(*(_as_result(leaf) for leaf in arguments) if grad else arguments)
+                outputs = call(*arguments)
         return list(moved.values()), _floating(outputs)
 
     def value(point: Arrays) -> Arrays:
-        return tuple(BRIDGE.out(tensor) for _, tensor in run(point, grad=False)[1])
+        return tuple(BRIDGE.out(tensor) for _, tensor in run(point)[1])
+
+    def wide(point: Arrays) -> Arrays:
+        return tuple(BRIDGE.out(tensor) for _, tensor in run(point, wide=True)[1])
 
     def vjp(point: Arrays, cotangents: Arrays) -> Arrays:
         leaves, outputs = run(point, grad=True)
@@ -100,7 +114,8 @@ def problem_of_torch(
         if not pairs:
             return tuple(np.zeros_like(array) for array in point)
         tensors, us = zip(*pairs, strict=True)
-        with _same_randomness(seed, devices):
+        # Other random numbers than the forward pass had: a rule that draws its mask again is wrong.
+        with _same_randomness(seed + 1, devices):
             grads = torch.autograd.grad(tensors, leaves, us, allow_unused=True)
         return tuple(
             np.zeros_like(array) if grad is None else BRIDGE.out(grad)
@@ -108,7 +123,7 @@ def problem_of_torch(
         )
 
     point = tuple(BRIDGE.out(tensor) for tensor in named.values())
-    outputs = run(point, grad=False)[1]
+    outputs = run(point)[1]
     if not outputs:
         raise InputError("expected the target to return at least one floating or complex tensor")
     label = name or getattr(target, "__name__", type(target).__name__)
@@ -121,6 +136,7 @@ def problem_of_torch(
         point=point,
         value=value,
         vjp=vjp,
+        wide=wide,
     )
 
 
@@ -147,11 +163,13 @@ def _floating(outputs: Any) -> list[tuple[str, torch.Tensor]]:
     ]
 
 
-def _as_result(argument: Any) -> Any:
-    """A leaf that requires a gradient may not be written in place; the result of a view may."""
-    if isinstance(argument, torch.Tensor) and argument.requires_grad:
-        return argument.view_as(argument)
-    return argument
+def _copied(value: Any, *, wide: bool) -> Any:
+    """A tensor that the target may write into; in float64 if `wide`, constants too."""
+    if not isinstance(value, torch.Tensor):
+        return value
+    if wide and (value.is_floating_point() or value.is_complex()):
+        return value.to(torch.complex128 if value.is_complex() else torch.float64, copy=True)
+    return value.clone()
 
 
 @contextmanager
