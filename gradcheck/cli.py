@@ -1,7 +1,7 @@
 """The command line: words in, words and an exit status out.
 
-Exit status 0: no divergence (what was inconclusive is said, and accuses nobody). 1: a divergence.
-2: wrong usage or input. 3: gradcheck or the machine broke, or nothing could be checked.
+Exit status 0: no divergence (what was inconclusive is said, and accuses nobody). 1: a divergence,
+whatever else happened. 2: wrong usage or input. 3: something raised, or nothing could be checked.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ __all__ = ["main"]
 PASS, DIVERGENCE, MISUSE, BROKEN, INTERRUPTED = 0, 1, 2, 3, 130
 
 BACKENDS = ("torch", "jax")
-EXAMPLES = 40  # networks a suite: all suites in two to three minutes, most of it XLA compiling
+EXAMPLES = 60  # networks a suite: all suites in two to three minutes, most of it XLA compiling
 SEED = 0  # any number would do; a fixed one makes two runs of one commit agree
 
 
@@ -183,23 +183,32 @@ def _carried_out(plan: Plan, *, quiet: bool) -> Report:
 
 
 def _status(report: Report) -> int:
-    if report.verdict in (Verdict.FAIL, Verdict.ERROR):
-        return DIVERGENCE
+    verdicts = _verdicts(report)
     compared = sum(agreement.compared for suite in report.suites for agreement in suite.agreements)
-    return PASS if compared else BROKEN  # nothing compared must not look like nothing wrong
+    if Verdict.FAIL in verdicts:
+        return DIVERGENCE
+    if Verdict.ERROR in verdicts or not compared:
+        return BROKEN  # what raised, or was never compared, neither agrees nor diverges
+    return PASS
+
+
+def _verdicts(report: Report) -> set[Verdict]:
+    failures = (result for suite in report.suites for result in suite.failures)
+    findings = (finding for result in (*failures, *report.results) for finding in result.findings)
+    return {finding.verdict for finding in findings}
 
 
 def _summarize(report: Report) -> None:
     from gradcheck.text import summarize
 
     click.echo(summarize(report))
-    if _status(report) == BROKEN:
+    verdicts = _verdicts(report)
+    if Verdict.ERROR in verdicts:
+        click.echo("an error is no divergence: a layer, a framework or gradcheck raised", err=True)
+    elif _status(report) == BROKEN:
         click.echo("nothing was checked; see above for what is missing", err=True)
-    elif report.verdict is Verdict.INCONCLUSIVE:
-        click.echo(
-            "inconclusive is no divergence: an oracle was too noisy to tell; exit status 0",
-            err=True,
-        )
+    if Verdict.INCONCLUSIVE in verdicts:
+        click.echo("inconclusive is no divergence: an oracle was too noisy to tell", err=True)
 
 
 def _write(report: Report, paths: Sequence[Path], *, quiet: bool) -> None:

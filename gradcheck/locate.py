@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from gradcheck.oracles import ladder
-from gradcheck.probes import Line, direction
+from gradcheck.probes import Line, scale
 from gradcheck.problem import Array
 from gradcheck.results import Entry
 from gradcheck.settings import SIGNIFICANCE
@@ -22,6 +22,7 @@ __all__ = ["Location", "locate"]
 EVERY = 48  # up to here reading every entry is cheaper than searching
 SAMPLE = 16  # a fault in a quarter of the entries escapes the sample with probability 1 %
 MOST = 24  # as many entries as anybody reads; more is "in many entries"
+GOOD = 1e-7  # a bar, relative to the slope, that needs no second reading with smaller steps
 DIRECTIONS = 400  # ends a search among noise; ten wrong entries of 10⁶ need 2 · 10 · log₂ 10⁶ = 400
 
 
@@ -35,54 +36,65 @@ class Location:
     complete: bool  # whether every entry was read or cleared
 
 
-def locate(line: Line, *, rtol: float, rng: np.random.Generator, floor: float = 0.0) -> Location:
-    """Return the wrong entries of the leaf that `line` moves.
+def locate(
+    line: Line, *, rtol: float, rng: np.random.Generator, careful: bool = False
+) -> Location:
+    """Return the wrong entries of the leaf that `line` moves; `careful`, if its value is noisy.
 
     An entry is wrong when it differs by more than `SIGNIFICANCE` error bars and by more than
     `rtol` of the larger of both values.
     """
     size = line.gradient.size
     if size <= EVERY:
-        return _location(line, range(size), rtol, floor, complete=True)
-    sample = _location(line, _sampled(line.gradient, rng), rtol, floor, complete=False)
+        return _location(line, range(size), rtol, careful, complete=True)
+    sample = _location(line, _sampled(line.gradient, rng), rtol, careful, complete=False)
     if 4 * len(sample.entries) >= SAMPLE:
         return sample
-    found = list(_search(line, rng, floor))
-    entries = _location(line, found, rtol, floor, complete=len(found) < MOST)
+    found = list(_search(line, careful))
+    entries = _location(line, found, rtol, careful, complete=len(found) < MOST)
     merged = {entry.index: entry for entry in (*entries.entries, *sample.entries)}
     read = {entry.index: entry for entry in (*entries.read, *sample.read)}
     return replace(entries, entries=tuple(merged.values()), read=tuple(read.values()), tested=size)
 
 
 def _location(
-    line: Line, flat: "range | list[int]", rtol: float, floor: float, *, complete: bool
+    line: Line, flat: "range | list[int]", rtol: float, careful: bool, *, complete: bool
 ) -> Location:
-    read = [_entry(line, index, floor) for index in flat]
+    read = [_entry(line, index, careful) for index in flat]
     wrong = [entry for entry in read if _is_wrong(entry, rtol)]
     wrong.sort(key=lambda entry: -_relative(entry))
     return Location(entries=tuple(wrong), read=tuple(read), tested=len(read), complete=complete)
 
 
-def _entry(line: Line, flat: int, floor: float) -> Entry:
+def _entry(line: Line, flat: int, careful: bool) -> Entry:
     """Read one entry: a direction of length one along its axis."""
     index = np.unravel_index(flat, line.v.shape)
     v = np.zeros_like(line.v)
     v[index] = 1.0 if abs(line.v[index]) == 0 else line.v[index] / abs(line.v[index])
     alone = replace(line, v=v)
-    truth = ladder.estimate(alone, floor=floor)
+    truth = ladder.estimate(alone, careful=careful)
+    own = scale(line.problem.point[line.index][index])
+    if own < line.unit and truth.error_bar > GOOD * abs(alone.slope):
+        closer = ladder.estimate(replace(alone, span=own), careful=careful)
+        truth = min(truth, closer, key=lambda estimate: estimate.error_bar)
     got = alone.slope
     if abs(truth.excess(got)) > SIGNIFICANCE * truth.error_bar:
         truth = replace(truth, kink=max(truth.kink, ladder.fold(alone)))
     # Where the slope jumps, the nearest value of its interval is what the entry is held to.
     wanted = got - truth.excess(got)
-    bar = truth.error_bar + alone.doubt
-    return Entry(index=tuple(int(i) for i in index), got=got, wanted=wanted, error_bar=bar)
+    return Entry(
+        index=tuple(int(i) for i in index), got=got, wanted=wanted, error_bar=_bar(alone, truth)
+    )
 
 
-def _search(line: Line, rng: np.random.Generator, floor: float) -> Iterator[int]:
+def _bar(line: Line, truth: ladder.Estimate) -> float:
+    return truth.error_bar + line.doubt + line.reuse * truth.weight
+
+
+def _search(line: Line, careful: bool) -> Iterator[int]:
     """Yield flat indices of entries in whose company the error stays significant."""
-    v = direction(rng, line.leaf).ravel()
-    stack = [(0, v.size, _error(line, v, 0, v.size, floor))]
+    v = line.v.ravel()
+    stack = [(0, v.size, _error(line, v, 0, v.size, careful))]
     directions, found = 1, 0
     while stack and directions < DIRECTIONS and found < MOST:
         start, stop, (error, bar) = stack.pop()
@@ -93,24 +105,24 @@ def _search(line: Line, rng: np.random.Generator, floor: float) -> Iterator[int]
             yield start
             continue
         middle = (start + stop) // 2
-        left = _error(line, v, start, middle, floor)
+        left = _error(line, v, start, middle, careful)
         directions += 1
         right = error - left[0], bar + left[1]
         if not abs(right[0]) > SIGNIFICANCE * right[1]:
             # The difference of two bars may hide what the right half alone would show.
-            right = _error(line, v, middle, stop, floor)
+            right = _error(line, v, middle, stop, careful)
             directions += 1
         halves = [(start, middle, left), (middle, stop, right)]
         stack += sorted(halves, key=lambda half: abs(half[2][0]))
 
 
-def _error(line: Line, v: Array, start: int, stop: int, floor: float) -> tuple[float, float]:
+def _error(line: Line, v: Array, start: int, stop: int, careful: bool) -> tuple[float, float]:
     """The error of the slope along `v` restricted to a range of entries, and its bar."""
     part = np.zeros_like(v)
     part[start:stop] = v[start:stop]
     alone = replace(line, v=part.reshape(line.v.shape))
-    truth = ladder.estimate(alone, floor=floor)
-    return truth.excess(alone.slope), truth.error_bar + alone.doubt
+    truth = ladder.estimate(alone, careful=careful)
+    return truth.excess(alone.slope), _bar(alone, truth)
 
 
 def _sampled(gradient: Array, rng: np.random.Generator) -> list[int]:

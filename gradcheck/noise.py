@@ -37,6 +37,7 @@ class Reading:
     level: float | None = None  # standard deviation of the noise, if there is any
     dominant: bool = False  # whether the noise is as large as the values' changes
     jumps: bool = False  # whether a single step stands out of an otherwise smooth table
+    stairs: float = 0.0  # the noise of a staircase with the steps that are seen on a flat table
 
 
 def measure(change: Callable[[float], float], unit: float) -> float:
@@ -55,6 +56,8 @@ def measure(change: Callable[[float], float], unit: float) -> float:
         steady = jumps or any(_is_like(level, other) for other in finer)
         if level is not None and (not smooth or (steady and not reading.dominant)):
             believable = max(believable, level)
+        if reading.moves and not smooth:  # flat at finer spacings, but for steps
+            believable = max(believable, *(r.stairs for r in readings[:k]), 0.0)
         smooth |= reading.moves and not reading.dominant
         jumps |= reading.jumps
     return believable
@@ -83,6 +86,10 @@ def read(values: Sequence[float]) -> Reading:
     first = np.diff(table)
     moves = np.count_nonzero(first) > len(first) / 2
     jumps = _is_lone(first, 1)
+    if not moves and np.any(first):
+        # A staircase: flat but for its steps. Rounding to a multiple of q has deviation q/√12.
+        typical = float(np.sqrt(np.mean(first[first != 0] ** 2)))
+        return Reading(moves=False, stairs=typical / sqrt(12), jumps=jumps)
     if not moves or jumps or _is_lone(np.diff(first), 2):
         return Reading(moves=bool(moves), jumps=jumps)
     gamma, levels, signs = 1.0, [], []

@@ -7,12 +7,13 @@ oracle can estimate in its own way.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import hypot
 
 import numpy as np
 
 from gradcheck.problem import Array, Arrays, Leaf, Problem, inner, norm
 
-__all__ = ["Line", "Sample", "cotangent", "direction", "disturbed", "nudged", "scale"]
+__all__ = ["Line", "Sample", "cotangent", "direction", "disturbed", "nudged", "relative", "scale"]
 
 
 def cotangent(rng: np.random.Generator, outputs: tuple[Leaf, ...]) -> Arrays:
@@ -32,6 +33,18 @@ def direction(rng: np.random.Generator, leaf: Leaf) -> Array:
     power-of-two multiple of the direction is exact in every dtype but bfloat16.
     """
     return _signed(rng, leaf) * (rng.integers(512, 1537, leaf.shape) / 1024.0)
+
+
+def relative(v: Array, x: Array) -> Array:
+    """Return `v` scaled to the size of each entry of `x`; a zero counts as the smallest other.
+
+    A step that suits the large entries of a leaf may leave the domain of a small one.
+    """
+    sizes = np.abs(x).astype(np.float64)
+    smallest = np.min(sizes, initial=np.inf, where=sizes > 0)
+    if not np.isfinite(smallest):
+        return v
+    return v * (np.maximum(sizes, smallest) / scale(x))
 
 
 def disturbed(rng: np.random.Generator, leaves: Sequence[Leaf], point: Arrays) -> Arrays:
@@ -75,6 +88,8 @@ class Sample:
     fold: float  # (φ(h) + φ(-h) - 2 φ(0)) / h: vanishes with h, or is the jump of the slope
     crease: float  # the same without cancellation: Σ |u| |f(h) + f(-h) - 2 f(0)| / h
     rounding: float  # what rounding the outputs to their dtype does to `central`
+    weight: float  # the size ‖u ∘ f‖ of the outputs that move
+    moving: int  # how many entries of the outputs that is
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +108,9 @@ class Line:
     gradient: Array
     centre: Arrays  # f at the point
     unrest: Array | float = 0.0  # of each entry of `gradient`, when the point moves by an ulp
+    reuse: float = 0.0  # the same, for a size of one of the outputs that move
+    floor: float = 0.0  # noise of φ that is known beforehand: the spread of repeated evaluations
+    span: float | None = None  # what steps are measured in; the leaf's typical size if None
 
     @property
     def leaf(self) -> Leaf:
@@ -101,7 +119,7 @@ class Line:
     @property
     def unit(self) -> float:
         """One step of the leaf's typical size."""
-        return scale(self.problem.point[self.index])
+        return scale(self.problem.point[self.index]) if self.span is None else self.span
 
     @property
     def size(self) -> float:
@@ -127,6 +145,8 @@ class Line:
         wide = np.complex128 if np.iscomplexobj(moved) else np.float64
         with np.errstate(all="ignore"):  # a step may leave the domain; NaN and infinity say so
             value = self.problem.value(point)
+        if [f.shape for f in value] != [f.shape for f in self.centre]:
+            value = tuple(np.full_like(f, np.nan) for f in self.centre)  # nothing to compare with
         return value, moved.astype(wide) - x.astype(wide)
 
     def change(self, t: float) -> float:
@@ -139,7 +159,8 @@ class Line:
     def sample(self, h: float) -> Sample:
         """Return the central difference at step `h`, and what goes with it."""
         (above, right), (below, left) = self.at(h), self.at(-h)
-        central = fold = crease = variance = 0.0
+        central = fold = crease = rounding = weight = 0.0
+        moving = 0
         parts = zip(self.u, above, below, self.centre, self.problem.outputs, strict=True)
         for u, plus, minus, centre, output in parts:
             change = _difference(plus, minus)
@@ -147,8 +168,11 @@ class Line:
             bend = _difference(plus, centre) + _difference(minus, centre)
             fold += inner(u, bend)
             crease += float(np.sum(np.abs(u) * np.abs(bend)))
-            weight = np.abs(u) * np.where(change != 0, np.abs(plus) + np.abs(minus), 0.0)
-            variance += (output.epsilon * norm(weight)) ** 2
+            moves = change != 0
+            moving += int(np.count_nonzero(moves))
+            size = norm(np.abs(u) * np.where(moves, np.abs(plus) + np.abs(minus), 0.0))
+            weight = hypot(weight, size / 2)
+            rounding = hypot(rounding, output.epsilon * size)
         # Rounding moved the leaf by `right - left` instead of 2 h v.
         central -= inner(self.gradient, (right - left) - 2 * h * self.v)
         return Sample(
@@ -156,7 +180,9 @@ class Line:
             central=central / (2 * h),
             fold=fold / h,
             crease=crease / h,
-            rounding=float(np.sqrt(variance)) / (2 * h),
+            rounding=rounding / (2 * h),
+            weight=weight,
+            moving=moving,
         )
 
 

@@ -23,6 +23,14 @@ TOLERANCE: Mapping[str, float] = {
     "bfloat16": 5e-2,
 }
 
+# The least relative noise that tells of a computation in that dtype: a quarter of the deviation,
+# 2⁻ᵖ/√12, that one rounding to p bits makes.
+RIPPLE: Mapping[str, float] = {
+    "float32": 2.0**-28,
+    "float16": 2.0**-15,
+    "bfloat16": 2.0**-12,
+}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
@@ -50,5 +58,13 @@ class Settings:
                 return reason
         return None
 
-    def tolerance(self, dtype: str) -> float:
-        return TOLERANCE[dtype] if self.rtol is None else self.rtol
+    def tolerance(self, dtype: str, ripple: float = 0.0) -> float:
+        """How wrong an entry may be relative to itself.
+
+        `ripple` is the measured noise of the values, relative to them: a layer that takes float64
+        and computes in a narrower dtype inside is held to what that dtype can do.
+        """
+        if self.rtol is not None:
+            return self.rtol
+        inside = (TOLERANCE[narrow] for narrow, least in RIPPLE.items() if ripple > least)
+        return max(TOLERANCE[dtype], *inside, 0.0)

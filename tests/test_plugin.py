@@ -223,6 +223,21 @@ def test_two_results_of_a_test_have_two_names(pytester: pytest.Pytester) -> None
     ]
 
 
+def test_comparison_is_recorded(pytester: pytest.Pytester) -> None:
+    make(
+        pytester,
+        "def test_three(gradcheck):\n"
+        "    three = {'one': right(gradcheck), 'two': right(gradcheck), 'odd': wrong(gradcheck)}\n"
+        "    assert gradcheck.compare(three, POINT).odd_one_out == 'odd'\n",
+    )
+
+    pytester.runpytest("--gradcheck-report=report.json").assert_outcomes(passed=1)
+
+    (result,) = results(pytester.path / "report.json")
+    assert result["name"] == "test_made.py::test_three"
+    assert result["odd_one_out"] == "odd"
+
+
 def test_both_reports_are_written_when_both_are_asked_for(pytester: pytest.Pytester) -> None:
     make(pytester, PASSING)
 

@@ -1,10 +1,9 @@
 """Which framework a target belongs to, told from the target and its inputs."""
 
+import contextlib
 import sys
 from collections.abc import Collection, Sequence
 from typing import Any
-
-import numpy as np
 
 from gradcheck import trees
 from gradcheck.adapters.rule import Rule, problem_of_rule
@@ -68,7 +67,9 @@ def problem_of(
 
             return jax_.problem_of_jax(target, tuple(inputs), name=name, constant=constant)
         case _:
-            return _of_plain_inputs(target, tuple(inputs), name=name)
+            return _of_plain_inputs(
+                target, tuple(inputs), name=name, seed=seed, constant=constant
+            )
 
 
 def framework_of(target: Any, inputs: Sequence[Any]) -> str | None:
@@ -114,16 +115,29 @@ def _is_array_of(framework: str, leaf: Any) -> bool:
     return isinstance(leaf, module.Tensor if framework == "torch" else module.Array)
 
 
-def _of_plain_inputs(target: Any, inputs: tuple[Any, ...], *, name: str | None) -> Problem:
-    """A callable given NumPy arrays: JAX takes those; NumPy itself has no derivative."""
-    arrays = [
-        leaf for value in inputs for _, leaf in trees.leaves(value) if isinstance(leaf, np.ndarray)
-    ]
-    outputs = target(*inputs) if arrays or inputs else None
+def _of_plain_inputs(
+    target: Any, inputs: tuple[Any, ...], *, name: str | None, seed: int, constant: Collection[str]
+) -> Problem:
+    """A callable given NumPy arrays: JAX takes those, PyTorch after conversion; NumPy has no VJP.
+
+    Which it is shows when it is called.
+    """
+    try:
+        outputs, refusal = target(*inputs), None
+    except Exception as error:  # a function of tensors refuses arrays, each in its own way
+        outputs, refusal = None, error
     if any(_is_array_of("jax", leaf) for _, leaf in trees.leaves(outputs)):
         from gradcheck.adapters import jax_
 
-        return jax_.problem_of_jax(target, inputs, name=name)
+        return jax_.problem_of_jax(target, inputs, name=name, constant=constant)
+    takes_tensors = any(_is_array_of("torch", leaf) for _, leaf in trees.leaves(outputs))
+    if takes_tensors or (refusal is not None and "torch" in sys.modules):
+        from gradcheck.adapters import torch_
+
+        with contextlib.suppress(Exception):  # then it is the first refusal that counts
+            return torch_.problem_of_torch(target, inputs, name=name, seed=seed, constant=constant)
+    if refusal is not None:
+        raise refusal
     raise InputError(
         f"expected target to be a PyTorch or JAX function, or a hand-written derivative; "
         f"{getattr(target, '__name__', type(target).__name__)} of NumPy arrays returned "

@@ -66,6 +66,7 @@ def problem_of_torch(
         InputError: nothing to differentiate, or no output that could be.
     """
     call = target.apply if isinstance(target, type) else target
+    inputs = _as_tensors(inputs)
     params = _parameters(target)
     own = {f"params.{path}": tensor for path, tensor in params.items()}
     named = own | {p: leaf for p, leaf in _leaves(inputs).items() if p not in constant}
@@ -90,8 +91,10 @@ def problem_of_torch(
             )
             if isinstance(target, torch.nn.Module):
                 state = dict(chain(target.named_parameters(), target.named_buffers()))
-                state = {path: _copied(tensor.detach(), wide=wide) for path, tensor in state.items()}
-                state |= {path: moved[f"params.{path}"] for path in params}
+                state = {
+                    path: moved[f"params.{path}"] if path in params else _copied(tensor, wide=wide)
+                    for path, tensor in state.items()
+                }
                 with _attributes_kept(target):
                     outputs = torch.func.functional_call(target, state, arguments)
             else:
@@ -138,6 +141,17 @@ def problem_of_torch(
         vjp=vjp,
         wide=wide,
     )
+
+
+def _as_tensors(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """NumPy arrays as tensors, if there is no tensor among the inputs: else they are meant."""
+    if any(BRIDGE.is_array(leaf) for _, leaf in trees.leaves(inputs)):
+        return inputs
+    converted: tuple[Any, ...] = trees.rebuild(
+        inputs,
+        lambda _, leaf: torch.from_numpy(np.array(leaf)) if isinstance(leaf, np.ndarray) else leaf,
+    )
+    return converted
 
 
 def _parameters(target: Any) -> dict[str, torch.Tensor]:

@@ -13,14 +13,18 @@ import numpy as np
 from gradcheck.diagnose import ADVICE, Evidence, diagnose
 from gradcheck.locate import Location, locate
 from gradcheck.oracles import ladder
-from gradcheck.probes import Line, cotangent, direction, disturbed, nudged
-from gradcheck.problem import Array, Leaf, Problem, norm
+from gradcheck.probes import Line, cotangent, direction, disturbed, nudged, relative
+from gradcheck.problem import Array, Leaf, Problem, norm, widened
 from gradcheck.results import Entry, Finding, Verdict, worst
 from gradcheck.settings import SIGNIFICANCE, Settings
 
 __all__ = ["check_vjp"]
 
 DISTURBED = 3  # points an ulp away, at which a suspected gradient's own rounding is measured
+
+# Ulps of the value over the leaf's size that a gradient's own rounding may be. A tanh that
+# saturates is at 16 times its scale in float64, where 1 - y² is off by an ulp of one.
+REUSE = 2.0
 
 SHOWN = 8  # wrong entries in a finding: what a reader looks at; the message says how many more
 
@@ -29,6 +33,7 @@ SHOWN = 8  # wrong entries in a finding: what a reader looks at; the message say
 class Probe:
     """One direction: what the target claims along it, and what is true."""
 
+    leaf: Leaf
     line: Line
     truth: ladder.Estimate
 
@@ -43,9 +48,13 @@ class Probe:
 
     @property
     def bar(self) -> float:
-        """The oracle's error bar, and the rounding of the target's own gradient."""
-        rounding = 4 * self.line.leaf.epsilon * self.line.size
-        return self.truth.error_bar + rounding + self.line.doubt
+        """The oracle's error bar, and the rounding of the target's own gradient.
+
+        An entry was rounded at least once, by half an ulp at most. What more rounding there is
+        inside the target is measured when a mismatch is suspected.
+        """
+        own = self.leaf.epsilon / 2 * self.line.size + self.line.doubt
+        return self.truth.error_bar + own + self.line.reuse * self.truth.weight
 
     @property
     def is_significant(self) -> bool:
@@ -62,7 +71,7 @@ class Probe:
         value = norm(np.array([norm(u * f) for u, f in zip(line.u, line.centre, strict=True)]))
         claims_zero = line.size <= SIGNIFICANCE * line.doubt
         is_zero = abs(self.truth.slope) <= SIGNIFICANCE * self.bar
-        return claims_zero and is_zero and self.bar * line.unit <= line.leaf.epsilon**0.5 * value
+        return claims_zero and is_zero and self.bar * line.unit <= self.leaf.epsilon**0.5 * value
 
     @property
     def resolution(self) -> float:
@@ -79,6 +88,7 @@ class Question:
 
     leaf: Leaf
     tolerance: float
+    oracle: str = ""  # the dtype of the differences
 
     def answer(
         self,
@@ -98,7 +108,7 @@ class Question:
             mismatch=max((probe.mismatch for probe in seeing), default=0.0),
             resolution=max((probe.resolution for probe in seeing), default=0.0),
             tolerance=self.tolerance,
-            oracle=f"finite differences, {self.leaf.dtype}",
+            oracle=f"finite differences, {self.oracle or self.leaf.dtype}",
             message=message,
             entries=entries,
             diagnosis=diagnosis,
@@ -118,41 +128,69 @@ def check_vjp(
         return findings
     moved = replace(problem, point=nudged(rng, problem.leaves, problem.point))
     beside, _ = _at_point(moved, settings, rng)
-    return tuple(_joined(here, there) for here, there in zip(findings, beside, strict=True))
+    return tuple(
+        _joined(here, there, here.leaf in kinked)
+        for here, there in zip(findings, beside, strict=True)
+    )
 
 
 def _at_point(
     problem: Problem, settings: Settings, rng: np.random.Generator
-) -> tuple[tuple[Finding, ...], bool]:
-    """The findings at the problem's point, and whether it lies on a kink along some probe."""
-    centre, again = problem.value(problem.point), problem.value(problem.point)
-    finite = all(np.all(np.isfinite(output)) for output in centre)
+) -> tuple[tuple[Finding, ...], frozenset[str]]:
+    """The findings at the problem's point, and the leaves along which it lies on a kink."""
+    leaves = [(k, leaf) for k, leaf in enumerate(problem.leaves) if settings.wants(leaf.path)]
+    questions = [Question(leaf=leaf, tolerance=settings.tolerance(leaf.dtype)) for _, leaf in leaves]
+    centre = problem.value(problem.point)
+    if not all(np.all(np.isfinite(output)) for output in centre):
+        message = "the value at this point is not finite: there is no derivative to check"
+        findings = [question.answer(Verdict.INCONCLUSIVE, message) for question in questions]
+        return tuple(findings), frozenset()
+    # Differences are taken in float64 where the target can be run in it: without noise, almost.
+    source, centre = widened(problem, centre) or (problem, centre)
     draws = [cotangent(rng, problem.outputs) for _ in range(settings.probes)]
-    gradients = [problem.vjp(problem.point, u) for u in draws] if finite else []
-    findings: list[Finding] = []
-    kinked = False
-    for index, leaf in enumerate(problem.leaves):
-        if not settings.wants(leaf.path):
-            continue
-        question = Question(leaf=leaf, tolerance=settings.tolerance(leaf.dtype))
+    gradients = [problem.vjp(problem.point, u) for u in draws]
+    again = source.value(source.point)
+    findings, kinked = [], set()
+    for (index, leaf), question in zip(leaves, questions, strict=True):
         own = [gradient[index] for gradient in gradients]
         if 0 in leaf.shape:
             findings.append(question.answer(Verdict.PASS, "the leaf is empty"))
-        elif not finite:
-            message = "the value at this point is not finite: there is no derivative to check"
-            findings.append(question.answer(Verdict.INCONCLUSIVE, message))
-        elif not all(np.all(np.isfinite(gradient)) for gradient in own):
+            continue
+        if not all(np.all(np.isfinite(gradient)) for gradient in own):
             findings.append(_not_finite(question, own))
-        else:
-            probes = []
-            for u, g in zip(draws, own, strict=True):
-                v = direction(rng, leaf)
-                line = Line(problem=problem, index=index, v=v, u=u, gradient=g, centre=centre)
-                floor = sum(norm(u_ * (a - b)) for u_, a, b in zip(u, centre, again, strict=True))
-                probes.append(Probe(line=line, truth=ladder.estimate(line, floor=floor)))
-            kinked |= any(probe.truth.kink > 0 for probe in probes)
-            findings.append(_judge(question, probes, rng))
-    return tuple(findings), kinked
+            continue
+        probes = []
+        for u, g in zip(draws, own, strict=True):
+            v = direction(rng, leaf)
+            floor = sum(norm(u_ * (a - b)) for u_, a, b in zip(u, centre, again, strict=True))
+            line = Line(
+                problem=source, index=index, v=v, u=u, gradient=g, centre=centre, floor=floor
+            )
+            probes.append(_probe(line, leaf, question.tolerance))
+        if any(probe.is_significant or probe.is_vacuous for probe in probes) or _is_coarse(
+            probes, question.tolerance
+        ):
+            probes = [_doubted(probe, problem, rng) for probe in probes]
+            ripple = max(probe.truth.ripple for probe in probes)
+            question = replace(question, tolerance=settings.tolerance(leaf.dtype, ripple))
+        if any(probe.truth.kink > 0 for probe in probes):
+            kinked.add(leaf.path)
+        findings.append(_judge(replace(question, oracle=source.leaves[index].dtype), probes, rng))
+    return tuple(findings), frozenset(kinked)
+
+
+def _probe(line: Line, leaf: Leaf, tolerance: float) -> Probe:
+    """What is true along `line`; or along one that moves each entry by a part of its own size."""
+    probe = Probe(leaf=leaf, line=line, truth=ladder.estimate(line))
+    if probe.resolution <= tolerance or probe.truth.kink or probe.truth.jump:
+        return probe
+    scaled = replace(line, v=relative(line.v, line.problem.point[line.index]))
+    other = Probe(leaf=leaf, line=scaled, truth=ladder.estimate(scaled))
+    return min(probe, other, key=lambda p: p.resolution)
+
+
+def _is_coarse(probes: Sequence[Probe], tolerance: float) -> bool:
+    return min(probe.resolution for probe in probes) > tolerance
 
 
 def _judge(question: Question, probes: Sequence[Probe], rng: np.random.Generator) -> Finding:
@@ -163,9 +201,6 @@ def _judge(question: Question, probes: Sequence[Probe], rng: np.random.Generator
             "move the point, or declare the leaf with the reason"
         )
         return question.answer(Verdict.INCONCLUSIVE, message, probes)
-    coarse = min(probe.resolution for probe in probes) > question.tolerance
-    if coarse or any(probe.is_significant for probe in probes):
-        probes = [_doubted(probe, rng) for probe in probes]
     telling = max(probes, key=_telling)
     if telling.is_significant:
         return _located(question, probes, telling, rng)
@@ -183,21 +218,29 @@ def _judge(question: Question, probes: Sequence[Probe], rng: np.random.Generator
     return question.answer(Verdict.PASS, "", probes)
 
 
-def _doubted(probe: Probe, rng: np.random.Generator) -> Probe:
-    """The same probe, with the rounding inside the target measured: terms may have cancelled."""
-    line, problem = probe.line, probe.line.problem
+def _doubted(probe: Probe, problem: Problem, rng: np.random.Generator) -> Probe:
+    """The same probe, with the noise of the values and of the target's own gradient measured.
+
+    Terms may have cancelled inside the target; moving the point by an ulp shows how much rounding
+    that leaves. It does not show the rounding of a value that the rule uses again (the derivative
+    1 - y² of a saturated tanh): a few ulps of the value over the size of the leaf.
+    """
+    line = probe.line
+    truth = ladder.estimate(line, careful=True)
     unrest = np.zeros(line.gradient.shape)
     for _ in range(DISTURBED):
         other = problem.vjp(disturbed(rng, problem.leaves, problem.point), line.u)[line.index]
         unrest = np.maximum(unrest, np.abs(other - line.gradient))
-    return replace(probe, line=replace(line, unrest=unrest))
+    reuse = REUSE * probe.leaf.epsilon / line.unit
+    return replace(probe, truth=truth, line=replace(line, unrest=unrest, reuse=reuse))
 
 
 def _located(
     question: Question, probes: Sequence[Probe], telling: Probe, rng: np.random.Generator
 ) -> Finding:
     """The finding of a leaf whose mismatch is real: judged by the size of what is wrong."""
-    location = locate(telling.line, rtol=question.tolerance, rng=rng)
+    is_noisy = any(probe.truth.ripple > 0 for probe in probes)
+    location = locate(telling.line, rtol=question.tolerance, rng=rng, careful=is_noisy)
     if not location.entries and (telling.truth.kink or ladder.fold(telling.line)):
         message = "the point lies on a kink; no entry was found outside its subgradients"
         return question.answer(Verdict.PASS, message, probes)
@@ -229,8 +272,8 @@ def _located(
 
 def _repeats(probe: Probe, tolerance: float, rng: np.random.Generator) -> bool:
     """Whether a mismatch that no entry explains shows along another direction as well."""
-    line = replace(probe.line, v=direction(rng, probe.line.leaf))
-    again = Probe(line=line, truth=ladder.estimate(line))
+    line = replace(probe.line, v=probe.line.v * rng.choice([-1.0, 1.0], probe.line.v.shape))
+    again = replace(probe, line=line, truth=ladder.estimate(line, careful=True))
     return again.is_significant and again.mismatch > tolerance
 
 
@@ -272,8 +315,15 @@ def _not_finite(question: Question, gradients: Sequence[Array]) -> Finding:
     return replace(finding, mismatch=float("inf"))
 
 
-def _joined(here: Finding, beside: Finding) -> Finding:
-    """One finding for a leaf that was checked at a kink and beside it."""
+def _joined(here: Finding, beside: Finding, kinked: bool) -> Finding:
+    """One finding for a leaf that was checked at a kink and beside it.
+
+    At a kink the differences leave an interval, blurred by the smallest step. A gradient inside
+    it that is right beside the kink is right.
+    """
+    if kinked and here.verdict is Verdict.INCONCLUSIVE and beside.verdict is Verdict.PASS:
+        message = "the point lies on a kink or next to one; checked beside it"
+        return replace(beside, message=message, mismatch=max(here.mismatch, beside.mismatch))
     verdict = worst((here.verdict, beside.verdict))
     if here.verdict is verdict:
         return replace(here, resolution=min(here.resolution, beside.resolution))

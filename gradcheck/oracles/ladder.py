@@ -10,7 +10,11 @@ symmetric difference lacks. Across a kink a central difference converges beautif
 of both slopes; the fold Δ(h) = (φ(h) + φ(-h) - 2φ(0))/h vanishes with h where φ is smooth and
 stays at the jump of the slope where it is not, and so does 2Δ(h/2) - Δ(h), of third order. It
 enters the bar, so that the ladder walks down below a kink that is near; what persists to the
-finest rung is a kink at the point.
+finest rung is a kink at the point, or nearer than any step can tell.
+
+Noise costs more evaluations to measure than a smooth function needs to be differentiated, so it
+is measured only where the first steps do not settle the slope, where outputs stop moving at the
+finer ones (a staircase), or on demand: by whoever finds that the slope contradicts a claim.
 
 Sources:
     Ridders, Accurate computation of F′(x) and F′(x)F″(x), Adv. Eng. Software 4 (1982).
@@ -18,7 +22,7 @@ Sources:
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf, isfinite
 
 from gradcheck import noise
@@ -30,12 +34,13 @@ __all__ = ["Estimate", "estimate", "fold"]
 
 RUNGS = 4  # three extrapolations; a fourth gains nothing once rounding dominates
 
-# A flight starts this many halvings below the leaf's scale. The first, 2⁻⁵ to 2⁻⁸, balances a
-# truncation of (2⁻⁶ 2⁻⁷ 2⁻⁸)² = 2e-13 against a rounding of 2⁸ eps = 6e-14. The last ends at 1e-9,
-# where the rounding of a float64 slope is 1e-7: below it no kink can be told from one at the point.
+# A flight starts this many halvings below the leaf's scale. The first, 2⁻⁷ to 2⁻¹⁰, has a rounding
+# of 2¹⁰ eps = 2e-13 and a truncation of as much for a function that bends on an eighth of that
+# scale, as a sum over 64 entries does. The last ends at 1e-9, where the rounding of a float64 slope
+# is 1e-7: below it no kink can be told from one at the point.
 # Where noise decides, coarser steps divide it by more: up to half the leaf's size, and for a
 # straight line up to 2¹⁵ times it.
-FIRST, FINER, COARSER = 5, (9, 13, 18, 23, 27), (3, 1, -3, -7, -11, -15)
+FIRST, FINER, COARSER = 7, (12, 17, 22, 27), (5, 3, 1, -3, -7, -11, -15)
 
 # The bar, relative to the slope's size, at which the ladder stops. A smooth float64 layer is far
 # below it after the first flight, eight evaluations; one wrong entry of 10⁶ that is off by 1e-5
@@ -46,6 +51,10 @@ GOAL = 1e-9
 # add up to less than half of that.
 AMPLIFICATION = 2.0
 
+# A part of the outputs this large that moves at the first step and stands still at the last is
+# reason to suspect a staircase. The steps of a bfloat16 are 2⁻⁷, of the order of the first flight.
+STALLED = 0.1
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
@@ -54,7 +63,9 @@ class Estimate:
     slope: float
     error_bar: float  # infinite where φ has no finite values to difference
     noise: float = 0.0  # the part of the bar that rounding and noise make up
-    kink: float = 0.0  # the jump of the slope at the point itself; 0 where φ is smooth
+    ripple: float = 0.0  # measured noise of one evaluation, relative to the moving outputs
+    weight: float = 0.0  # the size ‖u ∘ f‖ of the moving outputs
+    kink: float = 0.0  # width of the interval of slopes that a kink leaves; 0 where φ is smooth
     jump: bool = False  # φ itself jumps at the point: difference quotients grow like 1/h
     steps: tuple[Step, ...] = ()
 
@@ -74,6 +85,18 @@ class Flight:
     rounding: float
     bend: float  # 2Δ(h/2) - Δ(h), extrapolated: the jump of the slope within the finest rung
     bend_error: float
+    bend_rounding: float  # what noise does to the fold at the finest rung
+
+    @property
+    def hull(self) -> tuple[float, float]:
+        """The interval of all one-sided difference quotients of the flight."""
+        ends = [(s.central - abs(s.fold) / 2, s.central + abs(s.fold) / 2) for s in self.samples]
+        return min(low for low, _ in ends), max(high for _, high in ends)
+
+    def agrees(self, low: float, high: float, noise: float) -> bool:
+        """Whether the flight shows the same one-sided slopes, but for noise."""
+        ends = self.slope - abs(self.bend) / 2, self.slope + abs(self.bend) / 2
+        return max(abs(ends[0] - low), abs(ends[1] - high)) <= SIGNIFICANCE * noise
 
     @property
     def bar(self) -> float:
@@ -98,24 +121,22 @@ class Flight:
         return abs(self.bend) > SIGNIFICANCE * self.bend_error
 
 
-def estimate(line: Line, *, floor: float = 0.0) -> Estimate:
+def estimate(line: Line, *, careful: bool = False) -> Estimate:
     """Return the slope of φ at 0 along `line`.
 
-    `floor` is noise of φ known beforehand: the spread of repeated evaluations.
+    With `careful`, noise is measured before any slope is believed.
     """
-    level = floor
-    flights = [_climb(line, FIRST, level)]
-    if not _suffices(flights[0], line.size):
-        level = max(floor, noise.measure(line.change, line.unit))
-        flights = [_read(flights[0].samples, level)]
-    coarser = flights[0].is_noise_bound
-    for start in COARSER if coarser else FINER:
-        if _suffices(flights[-1], line.size) or (flights[-1].is_noise_bound and not coarser):
-            break
-        flight = _climb(line, start, level)
-        if coarser and not (flight.bar < flights[-1].bar and (start > 0 or flight.is_straight)):
-            break
-        flights.append(flight)
+    flights = [_climb(line, FIRST, line.floor)]
+    if not careful:
+        flights = _finer(line, flights)
+        if _suffices(flights[-1], line.size) and not _stalls(flights):
+            return _verdict(line, flights)
+    level = max(line.floor, noise.measure(line.change, line.unit))
+    flights = [_read(flight.samples, level) for flight in flights]
+    if flights[0].is_noise_bound:
+        flights = _coarser(line, flights)
+    elif careful:
+        flights = _finer(line, flights)
     return _verdict(line, flights)
 
 
@@ -132,24 +153,65 @@ def fold(line: Line) -> float:
     return width if width > SIGNIFICANCE * 8 * narrow.rounding else 0.0
 
 
+def _finer(line: Line, flights: Sequence[Flight]) -> list[Flight]:
+    """The flights, and finer ones until the slope is settled or noise decides."""
+    flights = list(flights)
+    for start in FINER:
+        if _suffices(flights[-1], line.size) or flights[-1].is_noise_bound:
+            break
+        flights.append(_climb(line, start, flights[0].level))
+    return flights
+
+
+def _coarser(line: Line, flights: Sequence[Flight]) -> list[Flight]:
+    """The flights, and coarser ones as long as they lower the bar."""
+    flights = list(flights)
+    best = min(flights, key=lambda f: f.bar)
+    for start in COARSER:
+        if _suffices(best, line.size):
+            break
+        flight = _climb(line, start, best.level)
+        if not (flight.bar < best.bar and (start > 0 or flight.is_straight)):
+            break
+        flights.append(flight)
+        best = flight
+    return flights
+
+
+def _stalls(flights: Sequence[Flight]) -> bool:
+    """Whether outputs that moved at the first step stand still at the last."""
+    first, last = flights[0].samples[0].moving, flights[-1].samples[-1].moving
+    return last < (1 - STALLED) * first
+
+
 def _verdict(line: Line, flights: Sequence[Flight]) -> Estimate:
     """The best flight's slope; or the kink, or the jump, that the finest rungs still show."""
-    steps = tuple(step for flight in flights for step in _steps(flight, line.slope))
     best, last = min(flights, key=lambda f: f.bar), min(flights, key=lambda f: f.samples[-1].h)
+    weight = best.samples[0].weight
+    common = Estimate(
+        slope=best.slope,
+        error_bar=best.bar,
+        noise=best.rounding,
+        ripple=best.level / weight if weight else 0.0,
+        weight=weight,
+        steps=tuple(step for flight in flights for step in _steps(flight, line.slope)),
+    )
     if _doubles([sample.central for sample in last.samples], last.rounding):
-        return Estimate(slope=last.slope, error_bar=inf, jump=True, steps=steps)
-    if last.bends and best.bends:
-        at_kink = [f for f in flights if f.bends and 0.5 < f.bend / last.bend < 2]
-        sharp = min(at_kink, key=lambda f: f.truncation + f.rounding + f.bend_error)
+        return replace(common, slope=last.slope, error_bar=inf, jump=True)
+    low, high = last.hull
+    if not (last.bends and best.bends) and best.bar <= (high - low) / 4:
+        return common
+    if high - low <= SIGNIFICANCE * last.bend_rounding:
+        return common
+    at_point = [f for f in flights if f.bends and f.agrees(low, high, last.bend_rounding)]
+    if at_point:  # coarser flights see the same kink, with less noise
+        sharp = min(at_point, key=lambda f: f.truncation + f.rounding + f.bend_error)
         bar = sharp.truncation + sharp.rounding + sharp.bend_error
-        return Estimate(
-            slope=sharp.slope,
-            error_bar=bar,
-            noise=sharp.rounding,
-            kink=abs(sharp.bend),
-            steps=steps,
+        return replace(
+            common, slope=sharp.slope, error_bar=bar, noise=sharp.rounding, kink=abs(sharp.bend)
         )
-    return Estimate(slope=best.slope, error_bar=best.bar, noise=best.rounding, steps=steps)
+    middle, bar = (low + high) / 2, last.bend_rounding
+    return replace(common, slope=middle, error_bar=bar, noise=bar, kink=high - low)
 
 
 def _suffices(flight: Flight, size: float) -> bool:
@@ -172,6 +234,7 @@ def _read(samples: tuple[Sample, ...], level: float) -> Flight:
             rounding=0.0,
             bend=0.0,
             bend_error=inf,
+            bend_rounding=inf,
         )
     # `level` is the noise of one evaluation; a central difference has two over 2h.
     noises = [AMPLIFICATION * (sample.rounding + level / sample.h) for sample in samples]
@@ -188,6 +251,7 @@ def _read(samples: tuple[Sample, ...], level: float) -> Flight:
         rounding=rounding,
         bend=bend,
         bend_error=bend_truncation + bend_rounding,
+        bend_rounding=4 * noises[-1],
     )
 
 

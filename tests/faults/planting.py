@@ -20,7 +20,7 @@ class Fault:
     """One slip, and what a suite must say about it.
 
     `wrong` is a subclass of the right layer, or of the right cell, with the slip and nothing else.
-    Its twins are found through the classes it inherits from, so whatever is not overridden is right.
+    Its twins are found through the classes it inherits from, so what is not overridden is right.
     """
 
     wrong: type[Any]
@@ -28,7 +28,6 @@ class Fault:
     leaf: str  # a pattern: one of the findings that fail is about such an array
     odd: str = "reference"
     backends: tuple[str, ...] = ("torch",)
-    size: int = 200  # characters of the shrunk network, at most
 
     @property
     def right(self) -> type[Any]:

@@ -218,9 +218,7 @@ class UnbiasedVariance(BatchNorm):
             return super().forward(params, x, *statistics)
         axes = _channelwise(x)
         mean = x.mean(axis=axes)
-        return replace(self, mode="inference").forward(
-            params, x, mean, x.var(axis=axes, ddof=1)
-        )
+        return replace(self, mode="inference").forward(params, x, mean, x.var(axis=axes, ddof=1))
 
 
 class GainForgotten(LayerNorm):

@@ -347,9 +347,7 @@ FAULTS = (
         backends=BOTH,
     ),
     Fault(wrong=TorchOneStepGradient, family="fixed points", leaf="input[[]0]", odd="torch"),
-    Fault(
-        wrong=TorchTiesShared, family="pools", leaf="input[[]0]", odd="torch", backends=BOTH
-    ),
+    Fault(wrong=TorchTiesShared, family="pools", leaf="input[[]0]", odd="torch", backends=BOTH),
     Fault(wrong=TorchWeightsDetached, family="attentions", leaf="input[[]0]", odd="torch"),
     Fault(
         wrong=TorchKernelGradientFlipped, family="convolutions", leaf="params.weight", odd="torch"
