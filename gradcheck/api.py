@@ -7,7 +7,7 @@ from gradcheck.adapters import Rule, problem_of
 from gradcheck.checks import CHECKS
 from gradcheck.errors import GradcheckError, GradientMismatch, InputError
 from gradcheck.inquiry import check_problem, compare_problems, unposed
-from gradcheck.problem import Problem
+from gradcheck.problem import Problem, label
 from gradcheck.results import CheckResult
 from gradcheck.settings import Settings
 
@@ -57,8 +57,7 @@ def check(
     except GradcheckError:
         raise
     except Exception as error:  # whatever the target raises is a finding about the target
-        label = name or getattr(target, "__name__", type(target).__name__)
-        return unposed(label, error, settings)
+        return unposed(label(target, name), error, settings)
     _known(settings, problem)
     return check_problem(problem, settings, chosen)
 
@@ -109,8 +108,7 @@ def compare(
         key: problem_of(target, inputs, name=key, seed=seed)
         for key, target in implementations.items()
     }
-    label = name or " = ".join(implementations)
-    return compare_problems(problems, settings, name=label)[0]
+    return compare_problems(problems, settings, name=name or " = ".join(implementations))[0]
 
 
 def _checks(checks: Sequence[str] | str) -> tuple[str, ...]:
@@ -120,7 +118,8 @@ def _checks(checks: Sequence[str] | str) -> tuple[str, ...]:
     unknown = [key for key in chosen if key not in CHECKS]
     if unknown or not chosen:
         raise InputError(
-            f"expected checks to be 'default', 'all' or names among {sorted(CHECKS)}; got {checks!r}"
+            f"expected checks to be 'default', 'all' or names among {sorted(CHECKS)}; "
+            f"got {checks!r}"
         )
     return chosen
 

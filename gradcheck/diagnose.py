@@ -7,6 +7,7 @@ their error bars.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -17,22 +18,28 @@ from gradcheck.settings import SIGNIFICANCE
 
 __all__ = ["ADVICE", "Evidence", "diagnose"]
 
+SAME = (
+    1e-3  # how far ratios may lie apart and be one; a wrong hypothesis gets so near in one of 1e3
+)
+
 ADVICE = {
     "zero": "the gradient is zero where the output does depend on this leaf: it was detached, "
     "overwritten, or its term was never added",
-    "sign": "every entry has the wrong sign",
-    "constant factor": "every entry is off by the same factor: look for a lost ½ or 2, a mean taken "
-    "for a sum (factor N or 1/N), a scale applied twice or not at all",
+    "sign": "the sign is wrong: a difference taken the other way round, a lost minus",
+    "conjugated": "the complex conjugate of this gradient would be right: Jᵀ is taken for Jᴴ",
+    "constant factor": "all that is wrong is off by the same factor: look for a lost ½ or 2, a "
+    "mean taken for a sum (factor N or 1/N), a scale applied twice or not at all",
     "transposed": "the transpose of this gradient would be right: a product in the wrong order, "
     "or J where Jᵀ is meant",
     "shifted": "the gradient is right after a shift by one along an axis: an index or a time step "
     "off by one",
-    "reversed": "the gradient is right when read backwards along an axis: an unflipped kernel or a "
-    "sequence walked in the wrong direction",
-    "part missing": "some entries are zero where the output does depend on them: a slice, a border, "
-    "a step or a repeated index that the rule forgets",
-    "not finite": "the value is finite here but its gradient is not: the classic cause is a `where` "
-    "whose untaken branch has an infinite derivative; guard its argument too (double `where`)",
+    "reversed": "the gradient is right when read backwards along an axis: an unflipped kernel or "
+    "a sequence walked in the wrong direction",
+    "part missing": "some entries are zero where the output does depend on them: a slice, a "
+    "border, a step or a repeated index that the rule forgets",
+    "not finite": "the value is finite here but its gradient is not: the classic cause is a "
+    "`where` whose untaken branch has an infinite derivative; guard its argument too (double "
+    "`where`)",
 }
 
 
@@ -65,14 +72,37 @@ def diagnose(evidence: Sequence[Evidence], entries: Sequence[Entry]) -> str | No
         return "zero"
     factor = _factor(evidence)
     if factor is not None:
-        return "sign" if abs(factor + 1) < 1e-3 else f"constant factor: got / wanted = {factor:.6g}"
+        return _named(factor)
     if len(evidence) > 1:  # one probe fits too many hypotheses
         for name, candidate in _candidates(gradients[0].shape):
             if all(probe.fits(candidate(probe.gradient)) for probe in evidence):
                 return name
     if entries and all(entry.got == 0 for entry in entries):
         return "part missing"
+    part = _part_factor(entries)
+    if part is not None:
+        return _named(part, " in the wrong entries")
+    if np.iscomplexobj(gradients[0]) and all(p.fits(np.conj(p.gradient)) for p in evidence):
+        return "conjugated"
     return None
+
+
+def _named(factor: float, where: str = "") -> str:
+    if abs(factor + 1) < SAME:
+        return "sign" + (f":{where}" if where else "")
+    return f"constant factor: got / wanted = {factor:.6g}{where}"
+
+
+def _part_factor(entries: Sequence[Entry]) -> float | None:
+    """The common ratio got / wanted of the wrong entries, if three of them have one."""
+    if len(entries) < 3 or any(entry.wanted == 0 for entry in entries):
+        return None
+    ratios = np.array([entry.got / entry.wanted for entry in entries])
+    bars = np.array([entry.error_bar / abs(entry.wanted) for entry in entries])
+    middle = float(np.median(ratios))
+    near = SIGNIFICANCE * bars * abs(middle) + SAME * min(abs(middle), abs(middle - 1))
+    tells = float(np.median(bars)) * SIGNIFICANCE < 0.1 * abs(middle - 1)
+    return middle if tells and np.all(np.abs(ratios - middle) <= near) else None
 
 
 def _factor(evidence: Sequence[Evidence]) -> float | None:
@@ -88,12 +118,10 @@ def _factor(evidence: Sequence[Evidence]) -> float | None:
 def _candidates(shape: tuple[int, ...]) -> Iterator[tuple[str, Callable[[Array], Array]]]:
     for (i, rows), (j, columns) in pairwise(enumerate(shape)):
         if rows == columns > 1:
-            yield f"transposed: axes {i} and {j}", lambda g, i=i, j=j: np.swapaxes(g, i, j)
+            yield f"transposed: axes {i} and {j}", partial(np.swapaxes, axis1=i, axis2=j)
     for axis, length in enumerate(shape):
         if length > 1:
-            yield f"reversed: axis {axis}", lambda g, a=axis: np.flip(g, a)
+            yield f"reversed: axis {axis}", partial(np.flip, axis=axis)
             for step in (1, -1):
-                yield (
-                    f"shifted: by {step} along axis {axis}",
-                    lambda g, a=axis, s=step: np.roll(g, s, a),
-                )
+                name = f"shifted: by {step} along axis {axis}"
+                yield name, partial(np.roll, shift=step, axis=axis)

@@ -4,7 +4,13 @@ A wrong gradient is not an error but a finding; only the edges (`assert_gradient
 the command line) turn findings into exceptions or exit codes.
 """
 
-__all__ = ["GradcheckError", "GradientMismatch", "InputError", "MissingFrameworkError"]
+__all__ = [
+    "GradcheckError",
+    "GradientMismatch",
+    "InputError",
+    "MissingFrameworkError",
+    "ShapeMismatch",
+]
 
 
 class GradcheckError(Exception):
@@ -13,6 +19,18 @@ class GradcheckError(Exception):
 
 class InputError(GradcheckError, ValueError):
     """An argument cannot be used; the message names it, says what came and what to do."""
+
+
+class ShapeMismatch(GradcheckError):
+    """A derivative returned a gradient of another shape than its leaf: a finding about the target.
+
+    It leaves the engine only inside a result.
+    """
+
+    def __init__(self, leaf: str, wanted: tuple[int, ...], got: tuple[int, ...]) -> None:
+        hint = ". Is it transposed?" if got == wanted[::-1] else ""
+        super().__init__(f"expected the leaf's shape {wanted}, got a gradient of {got}{hint}")
+        self.leaf = leaf
 
 
 class MissingFrameworkError(GradcheckError, ImportError):

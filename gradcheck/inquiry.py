@@ -8,13 +8,13 @@ import numpy as np
 
 from gradcheck.checks import CHECKS
 from gradcheck.environment import describe_environment
-from gradcheck.errors import GradcheckError
+from gradcheck.errors import GradcheckError, InputError, ShapeMismatch
 from gradcheck.problem import Arrays, Problem
 from gradcheck.results import CheckResult, Evaluations, Finding, Verdict
 from gradcheck.settings import Settings
 from gradcheck.triangulate import Difference, triangulate
 
-__all__ = ["check_problem", "compare_problems", "unposed"]
+__all__ = ["check_problem", "compare_problems", "not_corresponding", "unposed"]
 
 
 def check_problem(
@@ -28,6 +28,8 @@ def check_problem(
         rng = np.random.default_rng([settings.seed, *key.encode()])
         try:
             findings += CHECKS[key](counted, settings, rng)
+        except ShapeMismatch as mismatch:
+            findings.append(_misshapen(mismatch))
         except GradcheckError:
             raise
         except Exception as error:  # whatever the target raises is a finding about the target
@@ -42,19 +44,34 @@ def check_problem(
 
 
 def compare_problems(
-    problems: Mapping[str, Problem], settings: Settings, *, name: str, alone: bool = False
+    problems: Mapping[str, Problem],
+    settings: Settings,
+    *,
+    name: str,
+    alone: bool = False,
+    arbitrate: bool = True,
 ) -> tuple[CheckResult, tuple[Difference, ...]]:
-    """Return where `problems` disagree, and how close every pair came in every array."""
+    """Return where `problems` disagree, and how close every pair came in every array.
+
+    `alone` and `arbitrate` as in `triangulate`.
+
+    Raises:
+        InputError: their leaves or outputs do not correspond.
+    """
     started = perf_counter()
     counted = {key: _counted(problem) for key, problem in problems.items()}
-    found = triangulate(
-        {key: problem for key, (problem, _) in counted.items()},
-        settings,
-        np.random.default_rng(settings.seed),
-        alone=alone,
-    )
-    counts = [sum(spent[k] for _, spent in counted.values()) for k in (0, 1)]
     target = next(iter(problems.values())).target
+    try:
+        found = triangulate(
+            {key: problem for key, (problem, _) in counted.items()},
+            settings,
+            np.random.default_rng(settings.seed),
+            alone=alone,
+            arbitrate=arbitrate,
+        )
+    except ShapeMismatch as mismatch:
+        return _result(name, target, settings, (_misshapen(mismatch),), (0, 0), started), ()
+    counts = [sum(spent[k] for _, spent in counted.values()) for k in (0, 1)]
     result = _result(name, target, settings, found.findings, counts, started)
     return replace(result, odd_one_out=found.odd_one_out), found.differences
 
@@ -108,6 +125,18 @@ def _counted(problem: Problem) -> tuple[Problem, list[int]]:
     return replace(
         problem, value=value, vjp=vjp, both=both, wide=None if problem.wide is None else wide
     ), counts
+
+
+def not_corresponding(name: str, error: InputError, settings: Settings) -> CheckResult:
+    """Return the failure of implementations whose outputs have different shapes."""
+    finding = replace(_raised("shape", error), verdict=Verdict.FAIL, message=str(error))
+    return _result(name, name, settings, (finding,), (0, 0), perf_counter())
+
+
+def _misshapen(mismatch: ShapeMismatch) -> Finding:
+    finding = _raised("shape", mismatch)
+    message = str(mismatch)
+    return replace(finding, leaf=mismatch.leaf, verdict=Verdict.FAIL, message=message)
 
 
 def _raised(stage: str, error: Exception) -> Finding:

@@ -32,19 +32,31 @@ class Location:
 
     entries: tuple[Entry, ...]  # wrong by more than the tolerance, largest relative error first
     read: tuple[Entry, ...]  # all entries whose truth was measured, right ones too
+    kinks: frozenset[tuple[int, ...]]  # which of those lie on a kink
     tested: int  # of how many entries the truth was measured, or a block of them was cleared
     complete: bool  # whether every entry was read or cleared
+    # All wrong entries lie on a kink, and what they move is moved by others as well. Several kinks
+    # inside may then meet and cancel, and the conventions at each need not add up to a
+    # subgradient: relu(x) - relu(-x) is x, and 0 at 0 is what autodiff makes of its derivative.
+    is_composite_kink: bool = False
 
 
-def locate(
-    line: Line, *, rtol: float, rng: np.random.Generator, careful: bool = False
-) -> Location:
+def locate(line: Line, *, rtol: float, rng: np.random.Generator, careful: bool = False) -> Location:
     """Return the wrong entries of the leaf that `line` moves; `careful`, if its value is noisy.
 
     An entry is wrong when it differs by more than `SIGNIFICANCE` error bars and by more than
     `rtol` of the larger of both values.
     """
+    location = _located(line, rtol, rng)
+    wrong = [entry.index for entry in location.entries]
+    if not wrong or not location.kinks.issuperset(wrong) or _moves_its_own(line, wrong[0]):
+        return location
+    return replace(location, is_composite_kink=True)
+
+
+def _located(line: Line, rtol: float, rng: np.random.Generator) -> Location:
     size = line.gradient.size
+    careful = line.ripple > 0
     if size <= EVERY:
         return _location(line, range(size), rtol, careful, complete=True)
     sample = _location(line, _sampled(line.gradient, rng), rtol, careful, complete=False)
@@ -54,27 +66,40 @@ def locate(
     entries = _location(line, found, rtol, careful, complete=len(found) < MOST)
     merged = {entry.index: entry for entry in (*entries.entries, *sample.entries)}
     read = {entry.index: entry for entry in (*entries.read, *sample.read)}
-    return replace(entries, entries=tuple(merged.values()), read=tuple(read.values()), tested=size)
+    return replace(
+        entries,
+        entries=tuple(merged.values()),
+        read=tuple(read.values()),
+        kinks=entries.kinks | sample.kinks,
+        tested=size,
+    )
 
 
 def _location(
     line: Line, flat: "range | list[int]", rtol: float, careful: bool, *, complete: bool
 ) -> Location:
-    read = [_entry(line, index, careful) for index in flat]
+    readings = [_entry(line, index, careful) for index in flat]
+    read = [entry for entry, _ in readings]
     wrong = [entry for entry in read if _is_wrong(entry, rtol)]
     wrong.sort(key=lambda entry: -_relative(entry))
-    return Location(entries=tuple(wrong), read=tuple(read), tested=len(read), complete=complete)
+    return Location(
+        entries=tuple(wrong),
+        read=tuple(read),
+        kinks=frozenset(entry.index for entry, kink in readings if kink > 0),
+        tested=len(read),
+        complete=complete,
+    )
 
 
-def _entry(line: Line, flat: int, careful: bool) -> Entry:
-    """Read one entry: a direction of length one along its axis."""
+def _entry(line: Line, flat: int, careful: bool) -> tuple[Entry, float]:
+    """Read one entry, and the width of its kink: a direction of length one along its axis."""
     index = np.unravel_index(flat, line.v.shape)
     v = np.zeros_like(line.v)
     v[index] = 1.0 if abs(line.v[index]) == 0 else line.v[index] / abs(line.v[index])
     alone = replace(line, v=v)
     truth = ladder.estimate(alone, careful=careful)
     own = scale(line.problem.point[line.index][index])
-    if own < line.unit and truth.error_bar > GOOD * abs(alone.slope):
+    if not careful and own < line.unit and truth.error_bar > GOOD * abs(alone.slope):
         closer = ladder.estimate(replace(alone, span=own), careful=careful)
         truth = min(truth, closer, key=lambda estimate: estimate.error_bar)
     got = alone.slope
@@ -82,9 +107,17 @@ def _entry(line: Line, flat: int, careful: bool) -> Entry:
         truth = replace(truth, kink=max(truth.kink, ladder.fold(alone)))
     # Where the slope jumps, the nearest value of its interval is what the entry is held to.
     wanted = got - truth.excess(got)
-    return Entry(
-        index=tuple(int(i) for i in index), got=got, wanted=wanted, error_bar=_bar(alone, truth)
-    )
+    place = tuple(int(i) for i in index)
+    return Entry(index=place, got=got, wanted=wanted, error_bar=_bar(alone, truth)), truth.kink
+
+
+def _moves_its_own(line: Line, index: tuple[int, ...]) -> bool:
+    """Whether the entry moves outputs that no other entry moves: an elementwise function."""
+    only, others = np.zeros_like(line.v), line.v.copy()
+    only[index], others[index] = line.v[index], 0
+    h = line.unit * 2.0**-10  # far enough for what depends on an entry to move
+    one, rest, both = (replace(line, v=v).sample(h).moving for v in (only, others, line.v))
+    return bool(one + rest == both)
 
 
 def _bar(line: Line, truth: ladder.Estimate) -> float:

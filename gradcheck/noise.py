@@ -10,14 +10,14 @@ Sources:
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import sqrt
 
 import numpy as np
 
 from gradcheck.problem import Array
 
-__all__ = ["SPACINGS", "Reading", "measure", "read"]
+__all__ = ["SPACINGS", "Noise", "Reading", "measure", "read"]
 
 # In units of the leaf's scale, two for each precision that are well above its steps and far apart:
 # 1e-16 for float64, 1e-7 for float32, 1e-3 for float16 and 8e-3 for bfloat16.
@@ -30,6 +30,14 @@ DOMINANT = 0.3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Noise:
+    """How noisy a function is."""
+
+    level: float  # standard deviation
+    throughout: bool  # whether no finer spacing than the noise's own showed a smooth function
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
     """What seven equally spaced values show."""
 
@@ -37,11 +45,14 @@ class Reading:
     level: float | None = None  # standard deviation of the noise, if there is any
     dominant: bool = False  # whether the noise is as large as the values' changes
     jumps: bool = False  # whether a single step stands out of an otherwise smooth table
-    stairs: float = 0.0  # the noise of a staircase with the steps that are seen on a flat table
+    stands: bool = False  # whether nothing moves at all
+    step: float = 0.0  # the largest change, where most values are equal
+    climbs: bool = False  # whether all values but one differ from their neighbours
+    stride: float = 0.0  # by how much, on average
 
 
-def measure(change: Callable[[float], float], unit: float) -> float:
-    """Return the noise level of φ, from `change(t)` = φ(t) - φ(0), `unit` the size of a step.
+def measure(change: Callable[[float], float], unit: float) -> Noise:
+    """Return the noise of φ, from `change(t)` = φ(t) - φ(0), `unit` the size of a step.
 
     The largest believable level counts. Where no finer spacing showed a smooth function, any is.
     Where one did, what looks like noise may be structure that the spacing skips. Noise then has
@@ -49,18 +60,35 @@ def measure(change: Callable[[float], float], unit: float) -> float:
     ripple on the slope, where a skipped oscillation is all there is.
     """
     readings = [_reading(change, spacing * unit) for spacing in SPACINGS]
-    believable, smooth, jumps = 0.0, False, False
+    believable, smooth, jumps, throughout = 0.0, False, False, False
     for k, reading in enumerate(readings):
         level = reading.level
         finer = [r.level for r, s in zip(readings, SPACINGS, strict=True) if 50 * s <= SPACINGS[k]]
         steady = jumps or any(_is_like(level, other) for other in finer)
         if level is not None and (not smooth or (steady and not reading.dominant)):
             believable = max(believable, level)
-        if reading.moves and not smooth:  # flat at finer spacings, but for steps
-            believable = max(believable, *(r.stairs for r in readings[:k]), 0.0)
-        smooth |= reading.moves and not reading.dominant
+            throughout |= not smooth
+        if reading.climbs and not smooth:
+            stairs = _stairs(readings[:k], reading.stride / SPACINGS[k])
+            believable = max(believable, stairs)
+            throughout |= stairs > 0
+        smooth |= reading.climbs and not reading.dominant
         jumps |= reading.jumps
-    return believable
+    return Noise(level=believable, throughout=throughout)
+
+
+def _stairs(finer: Sequence[Reading], slope: float) -> float:
+    """The noise of a function that stands still where its slope says it should move.
+
+    It is rounded to a multiple of a q that is not smaller than the rise it ignored; rounding to a
+    multiple of q has the standard deviation q/√12.
+    """
+    rises = [0.0]
+    for reading, spacing in zip(finer, SPACINGS, strict=False):
+        if reading.stands:
+            rises.append(slope * spacing * (POINTS - 1))
+        rises.append(reading.step)
+    return max(rises) / sqrt(12)
 
 
 def _reading(change: Callable[[float], float], spacing: float) -> Reading:
@@ -85,13 +113,20 @@ def read(values: Sequence[float]) -> Reading:
         return Reading(moves=False)
     first = np.diff(table)
     moves = np.count_nonzero(first) > len(first) / 2
-    jumps = _is_lone(first, 1)
-    if not moves and np.any(first):
-        # A staircase: flat but for its steps. Rounding to a multiple of q has deviation q/√12.
-        typical = float(np.sqrt(np.mean(first[first != 0] ** 2)))
-        return Reading(moves=False, stairs=typical / sqrt(12), jumps=jumps)
+    # A bend within the first or the last interval looks like a jump there.
+    lone = int(np.argmax(np.abs(first - np.median(first))))
+    jumps = _is_lone(first, 1) and 0 < lone < len(first) - 1
+    climbs = bool(np.count_nonzero(first) >= POINTS - 2)
+    plain = Reading(
+        moves=bool(moves),
+        jumps=jumps,
+        stands=not np.any(first),
+        step=0.0 if climbs else float(np.max(np.abs(first))),
+        climbs=climbs,
+        stride=float(np.mean(np.abs(first))),
+    )
     if not moves or jumps or _is_lone(np.diff(first), 2):
-        return Reading(moves=bool(moves), jumps=jumps)
+        return plain
     gamma, levels, signs = 1.0, [], []
     for order in range(1, len(values)):
         table = np.diff(table)
@@ -102,8 +137,8 @@ def read(values: Sequence[float]) -> Reading:
         three = levels[k : k + 3]
         if signs[k] and max(three) <= 4 * min(three):
             typical = float(np.sqrt(np.mean(first**2)))
-            return Reading(moves=True, level=levels[k], dominant=levels[k] > DOMINANT * typical)
-    return Reading(moves=True)
+            return replace(plain, level=levels[k], dominant=levels[k] > DOMINANT * typical)
+    return plain
 
 
 def _is_lone(differences: Array, width: int) -> bool:
@@ -113,6 +148,5 @@ def _is_lone(differences: Array, width: int) -> bool:
     Noise does so in one table of fifty.
     """
     sizes = np.sort(np.abs(differences - np.median(differences)))
-    return bool(sizes[-width:].sum() > 3 * sizes[:-width].sum() > 0) or (
-        sizes[-1] > 0 and sizes[:-width].sum() == 0
-    )
+    lone, others = float(sizes[-width:].sum()), float(sizes[:-width].sum())
+    return lone > 3 * others

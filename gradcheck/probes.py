@@ -44,7 +44,8 @@ def relative(v: Array, x: Array) -> Array:
     smallest = np.min(sizes, initial=np.inf, where=sizes > 0)
     if not np.isfinite(smallest):
         return v
-    return v * (np.maximum(sizes, smallest) / scale(x))
+    scaled: Array = v * (np.maximum(sizes, smallest) / scale(x))
+    return scaled
 
 
 def disturbed(rng: np.random.Generator, leaves: Sequence[Leaf], point: Arrays) -> Arrays:
@@ -110,6 +111,7 @@ class Line:
     unrest: Array | float = 0.0  # of each entry of `gradient`, when the point moves by an ulp
     reuse: float = 0.0  # the same, for a size of one of the outputs that move
     floor: float = 0.0  # noise of φ that is known beforehand: the spread of repeated evaluations
+    ripple: float = 0.0  # noise, relative to the outputs that move, that was found elsewhere
     span: float | None = None  # what steps are measured in; the leaf's typical size if None
 
     @property
@@ -174,7 +176,9 @@ class Line:
             weight = hypot(weight, size / 2)
             rounding = hypot(rounding, output.epsilon * size)
         # Rounding moved the leaf by `right - left` instead of 2 h v.
-        central -= inner(self.gradient, (right - left) - 2 * h * self.v)
+        shift = inner(self.gradient, (right - left) - 2 * h * self.v)
+        central -= shift
+        rounding = hypot(rounding, shift)  # as large as this, if the gradient is wrong
         return Sample(
             h=h,
             central=central / (2 * h),
@@ -198,7 +202,7 @@ def _normal(rng: np.random.Generator, leaf: Leaf) -> Array:
 
 
 def _signed(rng: np.random.Generator, leaf: Leaf) -> Array:
-    signs = rng.choice([-1.0, 1.0], leaf.shape)
+    signs: Array = rng.choice([-1.0, 1.0], leaf.shape)
     if "complex" not in leaf.dtype:
         return signs
     return signs * rng.choice([1.0, 1j, (1 + 1j) / 2**0.5, (1 - 1j) / 2**0.5], leaf.shape)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Array", "Arrays", "Leaf", "Problem", "inner", "norm", "widened"]
+__all__ = ["Array", "Arrays", "Leaf", "Problem", "inner", "label", "norm", "widened"]
 
 Array = NDArray[Any]
 Arrays = tuple[Array, ...]
@@ -76,7 +76,9 @@ def widened(problem: Problem, centre: Arrays) -> tuple[Problem, Arrays] | None:
     narrow = (*problem.leaves, *problem.outputs)
     if problem.wide is None or not any(leaf.dtype in WIDER for leaf in narrow):
         return None
-    leaves = tuple(replace(leaf, dtype=WIDER.get(leaf.dtype, leaf.dtype)) for leaf in problem.leaves)
+    leaves = tuple(
+        replace(leaf, dtype=WIDER.get(leaf.dtype, leaf.dtype)) for leaf in problem.leaves
+    )
     point = tuple(leaf.rounded(x) for leaf, x in zip(leaves, problem.point, strict=True))
     try:
         values = problem.wide(point)
@@ -94,7 +96,13 @@ def widened(problem: Problem, centre: Arrays) -> tuple[Problem, Arrays] | None:
         for leaf, value in zip(problem.outputs, values, strict=True)
     )
     wide = replace(
-        problem, leaves=leaves, outputs=outputs, point=point, value=problem.wide, wide=None, both=None
+        problem,
+        leaves=leaves,
+        outputs=outputs,
+        point=point,
+        value=problem.wide,
+        wide=None,
+        both=None,
     )
     return wide, values
 
@@ -114,6 +122,11 @@ EPSILON = {
     "float16": 2.0**-10,
     "bfloat16": 2.0**-7,
 }
+
+
+def label(target: Any, name: str | None = None) -> str:
+    """Return what to call `target` in results: the name given, its own, or its type's."""
+    return name or str(getattr(target, "__name__", type(target).__name__))
 
 
 def inner(a: Array, b: Array) -> float:

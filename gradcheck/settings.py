@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
-__all__ = ["SIGNIFICANCE", "TOLERANCE", "Settings"]
+__all__ = ["RIPPLE", "SIGNIFICANCE", "TOLERANCE", "Settings"]
 
 # A mismatch is real when it exceeds this many error bars. The bar is an estimate made from a few
 # evaluations, not a bound: at 3 a smooth float64 layer is accused about once in a thousand probes,

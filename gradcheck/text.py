@@ -72,6 +72,8 @@ def summarize(report: Report) -> str:
         lines += ["", *_table(report)]
     for result in bad[:FAILURES_SUMMARIZED]:
         lines += ["", describe(result).partition("\n")[0]]
+        if result.odd_one_out is not None:
+            lines.append(f"{INDENT}odd one out: {result.odd_one_out}")
         lines += [f"{INDENT}again: {plain(result.replay)}"] if result.replay else []
     if len(bad) > FAILURES_SUMMARIZED:
         lines += ["", f"{INDENT}and {len(bad) - FAILURES_SUMMARIZED} more"]

@@ -59,11 +59,17 @@ def triangulate(
     rng: np.random.Generator,
     *,
     alone: bool = False,
+    arbitrate: bool = True,
 ) -> Triangulation:
     """Compare values and gradients of `problems`, which must have corresponding leaves.
 
     With `alone`, every output's cotangent is also given alone, the others zero: a rule that
-    ignores the cotangent of one output may be right for the sum of all by accident.
+    ignores the cotangent of one output may be right for the sum of all by accident. Without
+    `arbitrate`, finite differences do not decide who is wrong, but the majority: for gradients
+    that by declaration are not derivatives.
+
+    A problem named "torch, strided" is a variant of "torch": it is compared with all others, but
+    has no vote of its own.
 
     Raises:
         InputError: leaves or outputs differ in number or shape.
@@ -71,9 +77,10 @@ def triangulate(
     _corresponding(problems)
     first = next(iter(problems.values()))
     u = cotangent(rng, first.outputs)
-    found = _at(problems, first.point, u, settings, rng)
+    found = _at(problems, first.point, u, settings, rng, arbitrate)
     if any("kink" in finding.message for finding in found.findings):
-        there = _at(problems, nudged(rng, first.leaves, first.point), u, settings, rng)
+        beside = nudged(rng, first.leaves, first.point)
+        there = _at(problems, beside, u, settings, rng, arbitrate)
         found = there if _passes(found) and not _passes(there) else found
     if not alone or len(u) == 1:
         return found
@@ -81,7 +88,7 @@ def triangulate(
         if not _passes(found):
             break
         single = tuple(u_ if k == j else np.zeros_like(u_) for j, u_ in enumerate(u))
-        found = _at(problems, first.point, single, settings, rng)
+        found = _at(problems, first.point, single, settings, rng, arbitrate)
         if not _passes(found):
             found = _noted(found, f"with the cotangent of {output.path} alone")
     return found
@@ -105,6 +112,7 @@ def _at(
     u: Arrays,
     settings: Settings,
     rng: np.random.Generator,
+    arbitrate: bool,
 ) -> Triangulation:
     first = next(iter(problems.values()))
     around = [disturbed(rng, first.leaves, point) for _ in range(DISTURBED)]
@@ -114,7 +122,8 @@ def _at(
     suspects: set[str] = set()
     labels = (*first.outputs, *first.leaves)
     for position, label in enumerate(labels):
-        coarsest = max((_label(p, position) for p in problems.values()), key=lambda l: l.epsilon)
+        own = [_label(problem, position) for problem in problems.values()]
+        coarsest = max(own, key=lambda leaf: leaf.epsilon)
         arrays = {key: answer.arrays[position] for key, answer in answers.items()}
         bar = _bar(coarsest, [answer.unrest[position] for answer in answers.values()], arrays)
         if position >= len(first.outputs):
@@ -128,7 +137,7 @@ def _at(
             index = position - len(first.outputs)
             odd, why = (
                 _judged(problems, point, u, index, arrays, wrong)
-                if index >= 0 and not _values_differ(findings)
+                if arbitrate and index >= 0 and not _values_differ(findings)
                 else _outvoted(arrays, wrong)
             )
             suspects.add(_accused(odd))
@@ -256,9 +265,8 @@ def _judged(
     """Who is wrong, by a finite difference along the disagreement; or by majority."""
     if not all(np.all(np.isfinite(array)) for array in arrays.values()):
         return _outvoted(arrays, wrong)
-    spread = np.ptp(np.stack([np.real(array) for array in arrays.values()]), axis=0)
     first = next(iter(problems.values()))
-    v = np.where(wrong & (spread >= np.median(spread[wrong])), 1.0, 0.0)
+    v = _apart(arrays, wrong)
     line = Line(
         problem=replace(first, point=point),
         index=index,
@@ -277,15 +285,34 @@ def _judged(
     return odd, "finite differences side with " + ", ".join(k for k in arrays if k not in odd)
 
 
+def _apart(arrays: Mapping[str, Array], wrong: Array) -> Array:
+    """The direction in which the two that are farthest apart differ most, entry by entry.
+
+    Signs, so that errors which sum to zero (the keys of a softmax) do not cancel.
+    """
+    a, b = max(combinations(arrays.values(), 2), key=lambda pair: norm((pair[0] - pair[1])[wrong]))
+    difference = np.where(wrong, np.real(a - b), 0.0)
+    large = np.abs(difference) >= np.median(np.abs(difference[wrong]))
+    return np.asarray(np.sign(difference) * large)
+
+
 def _outvoted(arrays: Mapping[str, Array], wrong: Array) -> tuple[list[str], str]:
-    """The one farthest from the median, if there are three or more."""
-    if len(arrays) < 3:
+    """Those far from the median of the sources; variants are asked, but have no vote."""
+    values = {key: _countable(array[wrong]) for key, array in arrays.items()}
+    voters = [key for key in arrays if ", " not in key]
+    middle = np.median([values[key] for key in voters], axis=0)
+    far = {key: float(np.max(np.abs(value - middle))) for key, value in values.items()}
+    odd = [key for key in arrays if far[key] > 0.5 * max(far.values())]
+    if len(voters) < 3 and any(key in voters for key in odd):
         return [], "two sides, and no third to decide"
-    stack = np.stack([np.nan_to_num(np.real(array[wrong])) for array in arrays.values()])
-    far = np.linalg.norm(stack - np.median(stack, axis=0), axis=1)
-    odd = [key for key, distance in zip(arrays, far, strict=True) if distance > 0.5 * far.max()]
     agreeing = ", ".join(key for key in arrays if key not in odd)
     return odd, f"{agreeing} agree" if agreeing else "no two agree"
+
+
+def _countable(values: Array) -> Array:
+    """NaN and infinity as numbers that are farther from every other than those are apart."""
+    far = np.finfo(np.float64).max / 8
+    return np.nan_to_num(np.real(values).astype(np.float64), nan=far, posinf=far, neginf=-far)
 
 
 def _named(

@@ -6,7 +6,8 @@ from time import perf_counter
 
 from gradcheck.adapters import problem_of
 from gradcheck.environment import describe_environment
-from gradcheck.inquiry import check_problem, compare_problems
+from gradcheck.errors import InputError
+from gradcheck.inquiry import check_problem, compare_problems, not_corresponding
 from gradcheck.reference.embedding import Embedding
 from gradcheck.reference.fixed_point import FixedPoint, Unrolled
 from gradcheck.reference.layer import Layer
@@ -24,6 +25,8 @@ __all__ = ["BACKENDS", "DIFFERENCES", "REFERENCE", "Examination", "examine"]
 
 BACKENDS = ("torch", "jax")
 REFERENCE, DIFFERENCES = "reference", "finite differences"
+
+AGREEMENT = "agreement"
 
 # Steps of an unrolled fixed point. The suites draw contractions by at most 0.9: 0.9⁴⁰⁰ = 5e-19.
 UNROLLED = 400
@@ -63,13 +66,16 @@ def examine(
         except NoTwin as missing:
             not_checked.append(str(missing))
     settings = Settings(seed=point.seed, probes=1)
-    parts: list[CheckResult] = []
     close: tuple[Difference, ...] = ()
-    if len(problems) > 1:
-        agreement, close = compare_problems(problems, settings, name="agreement", alone=True)
-        close = tuple(difference for difference in close if _is_telling(difference.pair))
-        parts.append(agreement)
     reason = next(_surrogates(network.layer), None)
+    try:
+        agreement, close = compare_problems(
+            problems, settings, name=AGREEMENT, alone=True, arbitrate=reason is None
+        )
+    except InputError as error:  # a twin whose outputs or leaves have other shapes
+        agreement = not_corresponding(AGREEMENT, error, settings)
+    parts = [agreement]
+    close = tuple(difference for difference in close if _is_telling(difference.pair))
     if reason is not None:
         not_checked.append(f"{DIFFERENCES}: {reason}")
     elif differences:
@@ -84,16 +90,16 @@ def _relatives(layer: Layer) -> Mapping[str, Layer]:
     """The same function in the reference, written or laid out in another way."""
     others: dict[str, Layer] = {"reference, strided": Strided(inner=layer)}
     if isinstance(layer, FixedPoint):
-        others["unrolled"] = Unrolled(transition=layer.transition, steps=UNROLLED)
+        others["reference, unrolled"] = Unrolled(transition=layer.transition, steps=UNROLLED)
     if isinstance(layer, Chunked):
-        others["unchunked"] = layer.inner
+        others["reference, unchunked"] = layer.inner
     return others
 
 
 def _is_telling(pair: tuple[str, str]) -> bool:
-    """Whether a pair is worth a column: a strided source only beside its own contiguous one."""
+    """Whether a pair is worth a column: a variant only beside its own source."""
     one, other = pair
-    return "strided" not in one + other or other == f"{one}, strided"
+    return ", " not in one + other or other.startswith(f"{one}, ")
 
 
 def _surrogates(layer: Layer) -> Iterator[str]:
@@ -144,4 +150,6 @@ def _odd(parts: Sequence[CheckResult]) -> str | None:
     if named:
         return named[0]
     failing = [part for part in parts if part.verdict is Verdict.FAIL]
-    return REFERENCE if failing and len(parts) == 1 else None
+    if failing and all(part.name != AGREEMENT for part in failing):
+        return REFERENCE  # and all that agree with it
+    return None

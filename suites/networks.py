@@ -4,6 +4,7 @@ The architecture is drawn outside and the values inside, so that a framework whi
 so once a network and not once a point.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Literal, Protocol, get_args
@@ -40,12 +41,16 @@ class Spec(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Floats:
-    """Any real numbers. `reach` is how much larger a large one is."""
+    """Real numbers up to `limit`. `reach` is how much larger a large one is."""
 
     shape: tuple[int, ...]
     reach: float = 20.0
+    limit: float = math.inf
 
     def draw(self, rng: np.random.Generator, flavour: Flavour) -> Array:
+        return np.clip(self._drawn(rng, flavour), -self.limit, self.limit)
+
+    def _drawn(self, rng: np.random.Generator, flavour: Flavour) -> Array:
         x = rng.standard_normal(self.shape)
         match flavour:
             case "ordinary":

@@ -7,23 +7,24 @@ global configuration is not touched.
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 import jax
 import numpy as np
+from jax.extend.core import jaxpr_as_fun
 from jax.tree_util import keystr, tree_flatten_with_path, tree_unflatten
 
 from gradcheck.adapters.bridge import Bridge
 from gradcheck.errors import InputError
-from gradcheck.problem import EPSILON, Array, Arrays, Problem
+from gradcheck.problem import EPSILON, WIDER, Array, Arrays, Problem, label, norm
 
 __all__ = ["BRIDGE", "problem_of_jax"]
 
 
 def _is_array(value: Any) -> bool:
     if isinstance(value, jax.Array):
-        return not jax.dtypes.issubdtype(value.dtype, jax.dtypes.extended)  # PRNG keys
+        return not jax.numpy.issubdtype(value.dtype, jax.dtypes.extended)  # PRNG keys
     return isinstance(value, (np.ndarray, np.generic))
 
 
@@ -85,14 +86,23 @@ def problem_of_jax(
     def arrays(point: Arrays) -> list[Any]:
         return [BRIDGE.into(x, values[k]) for x, k in zip(point, chosen, strict=True)]
 
+    @cache
+    def traced(in_float64: bool) -> Any:
+        with _precision(in_float64 or wide):
+            cross = BRIDGE.wide if in_float64 else BRIDGE.into
+            xs = [cross(BRIDGE.out(values[k]), values[k]) for k in chosen]
+            if in_float64:
+                xs = [x.astype(WIDER.get(x.dtype.name, x.dtype)) for x in xs]
+            return _traced(f, xs)
+
     def value(point: Arrays) -> Arrays:
         with _precision(wide):
-            return tuple(BRIDGE.out(output) for output in f(*arrays(point)))
+            return tuple(BRIDGE.out(output) for output in traced(False)(*arrays(point)))
 
     def in_float64(point: Arrays) -> Arrays:
         with _precision(True):
             xs = [BRIDGE.wide(x, values[k]) for x, k in zip(point, chosen, strict=True)]
-            return tuple(BRIDGE.out(output) for output in f(*xs))
+            return tuple(BRIDGE.out(output) for output in traced(True)(*xs))
 
     def vjp(point: Arrays, cotangents: Arrays) -> Arrays:
         # JAX's cotangents are those of the bilinear product Σ u f; the engine's of Re Σ ū f.
@@ -117,10 +127,10 @@ def problem_of_jax(
         if not outputs:
             raise InputError("expected the target to return at least one floating or complex array")
         described = tuple(BRIDGE.leaf(path, leaf) for path, leaf in outputs)
-    label = name or getattr(target, "__name__", type(target).__name__)
+    called = label(target, name)
     return Problem(
-        name=label,
-        target=label if module is None else repr(target),
+        name=called,
+        target=called if module is None else repr(target),
         framework="jax",
         leaves=tuple(BRIDGE.leaf(_path(flat[k][0]), values[k]) for k in chosen),
         outputs=described,
@@ -134,6 +144,27 @@ def problem_of_jax(
 
 def _called(target: Any, *inputs: Any) -> Any:
     return target(*inputs)
+
+
+def _traced(f: Any, xs: list[Any]) -> Any:
+    """`f` as what it computes, so that a scan inside is not compiled again at every call.
+
+    A function that branches on values, or is not the same twice, cannot be traced and stays as
+    it is.
+    """
+    try:
+        closed = jaxpr_as_fun(jax.make_jaxpr(f)(*xs))
+        pairs = zip(f(*xs), closed(*xs), strict=True)
+        same = all(_agree(np.asarray(a), np.asarray(b)) for a, b in pairs)
+    except Exception:  # a tracer's error, or the target's own, which then shows in the value
+        return f
+    return closed if same else f
+
+
+def _agree(a: Array, b: Array) -> bool:
+    """Whether two runs differ by rounding at most."""
+    a, b = a.astype(np.complex128), b.astype(np.complex128)
+    return bool(np.allclose(a, b, rtol=1e-2, atol=1e-2 * norm(a), equal_nan=True))
 
 
 @lru_cache(maxsize=64)  # checks of one jitted function at many points share its compilation

@@ -6,7 +6,7 @@ import numpy as np
 
 from gradcheck import trees
 from gradcheck.adapters.numpy_ import BRIDGE
-from gradcheck.errors import InputError
+from gradcheck.errors import InputError, ShapeMismatch
 from gradcheck.problem import Arrays, Problem
 from gradcheck.reference.layer import Layer, Params
 
@@ -98,8 +98,5 @@ def _gradient(gradient: Any, path: str, leaf: Any) -> np.ndarray[Any, Any]:
     if gradient is None:
         return np.zeros_like(leaf)
     if np.shape(gradient) != np.shape(leaf):
-        raise InputError(
-            f"expected the gradient of {path} to have the leaf's shape {np.shape(leaf)}; "
-            f"got {np.shape(gradient)}"
-        )
+        raise ShapeMismatch(path, np.shape(leaf), np.shape(gradient))
     return np.asarray(gradient)

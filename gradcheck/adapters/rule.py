@@ -8,8 +8,8 @@ import numpy as np
 
 from gradcheck import trees
 from gradcheck.adapters.bridge import Bridge
-from gradcheck.errors import InputError
-from gradcheck.problem import Arrays, Problem
+from gradcheck.errors import InputError, ShapeMismatch
+from gradcheck.problem import Arrays, Problem, label
 
 __all__ = ["Rule", "problem_of_rule"]
 
@@ -56,7 +56,8 @@ def problem_of_rule(
         arguments = trees.rebuild(
             inputs, lambda path, leaf: cross(moved[path], leaf) if path in moved else leaf, "input"
         )
-        outputs = rule.forward(*arguments)
+        with np.errstate(all="ignore"):  # what is not finite is said by the result
+            outputs = rule.forward(*arguments)
         if rule.cached:
             outputs, cache = _pair(outputs)
             return arguments, outputs, cache
@@ -83,10 +84,10 @@ def problem_of_rule(
     outputs = _floating(run(point)[1], bridge)
     if not outputs:
         raise InputError("expected forward to return at least one floating or complex array")
-    label = name or getattr(rule.forward, "__name__", "rule")
+    called = label(rule.forward, name)
     return Problem(
-        name=label,
-        target=f"Rule({label})",
+        name=called,
+        target=f"Rule({called})",
         framework=bridge.framework,
         leaves=tuple(bridge.leaf(path, leaf) for path, leaf in named.items()),
         outputs=tuple(bridge.leaf(path, leaf) for path, leaf in outputs),
@@ -122,7 +123,8 @@ def _gradients(
     """One array a leaf: what the rule returned, matched to the inputs by structure.
 
     Raises:
-        InputError: the structure, a shape or a type does not match.
+        InputError: the structure does not match.
+        ShapeMismatch: a gradient has another shape than its leaf.
     """
     if len(arguments) == 1 and not (isinstance(returned, tuple) and len(returned) == 1):
         returned = (returned,)
@@ -150,9 +152,5 @@ def _checked(path: str, gradient: Any, argument: Any, bridge: Bridge) -> np.ndar
         return np.zeros_like(bridge.out(argument))
     array = bridge.out(gradient) if bridge.is_array(gradient) else np.asarray(gradient)
     if array.shape != tuple(argument.shape):
-        hint = " Is it transposed?" if array.shape == tuple(argument.shape)[::-1] else ""
-        raise InputError(
-            f"expected the gradient of {path} to have the leaf's shape {tuple(argument.shape)}; "
-            f"got {array.shape}.{hint}"
-        )
+        raise ShapeMismatch(path, tuple(argument.shape), array.shape)
     return array

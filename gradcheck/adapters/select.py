@@ -67,9 +67,7 @@ def problem_of(
 
             return jax_.problem_of_jax(target, tuple(inputs), name=name, constant=constant)
         case _:
-            return _of_plain_inputs(
-                target, tuple(inputs), name=name, seed=seed, constant=constant
-            )
+            return _of_plain_inputs(target, tuple(inputs), name=name, seed=seed, constant=constant)
 
 
 def framework_of(target: Any, inputs: Sequence[Any]) -> str | None:
@@ -122,8 +120,10 @@ def _of_plain_inputs(
 
     Which it is shows when it is called.
     """
+    jax = sys.modules.get("jax")
     try:
-        outputs, refusal = target(*inputs), None
+        with jax.enable_x64(True) if jax else contextlib.nullcontext():
+            outputs, refusal = target(*inputs), None
     except Exception as error:  # a function of tensors refuses arrays, each in its own way
         outputs, refusal = None, error
     if any(_is_array_of("jax", leaf) for _, leaf in trees.leaves(outputs)):

@@ -16,7 +16,7 @@ import torch
 from gradcheck import trees
 from gradcheck.adapters.bridge import Bridge
 from gradcheck.errors import InputError
-from gradcheck.problem import Array, Arrays, Problem
+from gradcheck.problem import Array, Arrays, Problem, label
 
 __all__ = ["BRIDGE", "problem_of_torch"]
 
@@ -65,7 +65,8 @@ def problem_of_torch(
     Raises:
         InputError: nothing to differentiate, or no output that could be.
     """
-    call = target.apply if isinstance(target, type) else target
+    function: Any = target
+    call = function.apply if isinstance(target, type) else function
     inputs = _as_tensors(inputs)
     params = _parameters(target)
     own = {f"params.{path}": tensor for path, tensor in params.items()}
@@ -77,6 +78,8 @@ def problem_of_torch(
         )
     devices = sorted({t.device.index or 0 for t in named.values() if t.device.type == "cuda"})
 
+    # The caller may be in inference mode, in which no gradient is recorded.
+    @torch.inference_mode(False)
     def run(
         point: Arrays, *, grad: bool = False, wide: bool = False
     ) -> tuple[list[torch.Tensor], list[tuple[str, Any]]]:
@@ -107,6 +110,7 @@ def problem_of_torch(
     def wide(point: Arrays) -> Arrays:
         return tuple(BRIDGE.out(tensor) for _, tensor in run(point, wide=True)[1])
 
+    @torch.inference_mode(False)
     def vjp(point: Arrays, cotangents: Arrays) -> Arrays:
         leaves, outputs = run(point, grad=True)
         pairs = [
@@ -129,10 +133,10 @@ def problem_of_torch(
     outputs = run(point)[1]
     if not outputs:
         raise InputError("expected the target to return at least one floating or complex tensor")
-    label = name or getattr(target, "__name__", type(target).__name__)
+    called = label(target, name)
     return Problem(
-        name=label,
-        target=repr(target) if isinstance(target, torch.nn.Module) else label,
+        name=called,
+        target=repr(target) if isinstance(target, torch.nn.Module) else called,
         framework="torch",
         leaves=tuple(BRIDGE.leaf(path, tensor) for path, tensor in named.items()),
         outputs=tuple(BRIDGE.leaf(path, tensor) for path, tensor in outputs),
@@ -209,11 +213,15 @@ def _same_randomness(seed: int, devices: list[int]) -> Iterator[None]:
 
 @contextmanager
 def _attributes_kept(module: torch.nn.Module) -> Iterator[None]:
-    """Undo what a forward pass stores on its module: a hidden state, a counter."""
+    """Undo what a forward pass stores on its module: a hidden state, a counter, a history."""
     kept = [(part, dict(part.__dict__)) for part in module.modules()]
+    lists = [v for _, attributes in kept for v in attributes.values() if isinstance(v, list)]
+    contents = [list(value) for value in lists]
     try:
         yield
     finally:
         for part, attributes in kept:
             part.__dict__.clear()
             part.__dict__.update(attributes)
+        for value, content in zip(lists, contents, strict=True):
+            value[:] = content

@@ -23,6 +23,7 @@ Sources:
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from math import inf, isfinite
 
 from gradcheck import noise
@@ -47,9 +48,18 @@ FIRST, FINER, COARSER = 7, (12, 17, 22, 27), (5, 3, 1, -3, -7, -11, -15)
 # still stands out.
 GOAL = 1e-9
 
+# The bar, relative to the slope and to a mismatch, at which that is out of question: a hundredth of
+# what makes it real.
+CLEAR = 1e-3
+
 # Extrapolation weighs the finest difference most: 4/3 · 16/15 · 64/63 = 1.44, and the coarser ones
 # add up to less than half of that.
 AMPLIFICATION = 2.0
+
+# The largest noise, relative to the values, that rounding to a floating point format makes: 2⁻⁹/√3
+# in bfloat16, with room to spare. A quantiser has more: far from the point it looks like a
+# straight line, and a straight line is not what it is.
+FLOATING = 2.0**-7
 
 # A part of the outputs this large that moves at the first step and stands still at the last is
 # reason to suspect a staircase. The steps of a bfloat16 are 2⁻⁷, of the order of the first flight.
@@ -103,6 +113,10 @@ class Flight:
         return self.truncation + self.rounding + max(abs(self.bend) - self.bend_error, 0.0)
 
     @property
+    def weight(self) -> float:
+        return self.samples[0].weight
+
+    @property
     def is_noise_bound(self) -> bool:
         """Whether finer steps can only make the bar larger."""
         return self.rounding >= 0.5 * self.bar
@@ -129,15 +143,16 @@ def estimate(line: Line, *, careful: bool = False) -> Estimate:
     flights = [_climb(line, FIRST, line.floor)]
     if not careful:
         flights = _finer(line, flights)
-        if _suffices(flights[-1], line.size) and not _stalls(flights):
+        if _settles(flights[-1], line) and not _stalls(flights):
             return _verdict(line, flights)
-    level = max(line.floor, noise.measure(line.change, line.unit))
+    measured = noise.measure(line.change, line.unit)
+    level = max(line.floor, measured.level, line.ripple * flights[0].samples[0].weight)
     flights = [_read(flight.samples, level) for flight in flights]
     if flights[0].is_noise_bound:
         flights = _coarser(line, flights)
     elif careful:
         flights = _finer(line, flights)
-    return _verdict(line, flights)
+    return _verdict(line, flights, measured.level if measured.throughout else 0.0)
 
 
 def fold(line: Line) -> float:
@@ -157,7 +172,7 @@ def _finer(line: Line, flights: Sequence[Flight]) -> list[Flight]:
     """The flights, and finer ones until the slope is settled or noise decides."""
     flights = list(flights)
     for start in FINER:
-        if _suffices(flights[-1], line.size) or flights[-1].is_noise_bound:
+        if _settles(flights[-1], line) or flights[-1].is_noise_bound:
             break
         flights.append(_climb(line, start, flights[0].level))
     return flights
@@ -168,10 +183,11 @@ def _coarser(line: Line, flights: Sequence[Flight]) -> list[Flight]:
     flights = list(flights)
     best = min(flights, key=lambda f: f.bar)
     for start in COARSER:
-        if _suffices(best, line.size):
+        if _settles(best, line):
             break
         flight = _climb(line, start, best.level)
-        if not (flight.bar < best.bar and (start > 0 or flight.is_straight)):
+        may_go = start > 0 or (flight.is_straight and flight.level <= FLOATING * flight.weight)
+        if not (flight.bar < best.bar and may_go):
             break
         flights.append(flight)
         best = flight
@@ -184,20 +200,24 @@ def _stalls(flights: Sequence[Flight]) -> bool:
     return last < (1 - STALLED) * first
 
 
-def _verdict(line: Line, flights: Sequence[Flight]) -> Estimate:
+def _verdict(line: Line, flights: Sequence[Flight], ripple: float = 0.0) -> Estimate:
     """The best flight's slope; or the kink, or the jump, that the finest rungs still show."""
     best, last = min(flights, key=lambda f: f.bar), min(flights, key=lambda f: f.samples[-1].h)
-    weight = best.samples[0].weight
+    weight = best.weight if isfinite(best.bar) else 0.0
     common = Estimate(
         slope=best.slope,
         error_bar=best.bar,
         noise=best.rounding,
-        ripple=best.level / weight if weight else 0.0,
+        ripple=ripple / weight if weight else 0.0,
         weight=weight,
         steps=tuple(step for flight in flights for step in _steps(flight, line.slope)),
     )
+    if line.ripple and not weight:  # rounded so coarsely that nothing moves at any step
+        return replace(common, error_bar=inf)
     if _doubles([sample.central for sample in last.samples], last.rounding):
         return replace(common, slope=last.slope, error_bar=inf, jump=True)
+    if not isfinite(last.truncation):
+        return common
     low, high = last.hull
     if not (last.bends and best.bends) and best.bar <= (high - low) / 4:
         return common
@@ -214,8 +234,11 @@ def _verdict(line: Line, flights: Sequence[Flight]) -> Estimate:
     return replace(common, slope=middle, error_bar=bar, noise=bar, kink=high - low)
 
 
-def _suffices(flight: Flight, size: float) -> bool:
-    return flight.bar <= GOAL * max(size, abs(flight.slope))
+def _settles(flight: Flight, line: Line) -> bool:
+    """Whether the bar is small, or small against the distance to what is claimed."""
+    size = max(line.size, abs(flight.slope))
+    clear = CLEAR * min(abs(flight.slope), abs(flight.slope - line.slope))
+    return flight.bar <= max(GOAL * size, clear)
 
 
 def _climb(line: Line, start: int, level: float) -> Flight:
@@ -240,7 +263,7 @@ def _read(samples: tuple[Sample, ...], level: float) -> Flight:
     noises = [AMPLIFICATION * (sample.rounding + level / sample.h) for sample in samples]
     slope, truncation, rounding = _romberg([s.central for s in samples], noises, order=2)
     folds = [sample.fold for sample in samples]
-    bends = [2 * fine - coarse for coarse, fine in zip(folds, folds[1:], strict=False)]
+    bends = [2 * fine - coarse for coarse, fine in pairwise(folds)]
     # 2Δ(h/2) - Δ(h) adds up ten evaluations over h, the difference one: four times the noise.
     bend, bend_truncation, bend_rounding = _romberg(bends, [4 * e for e in noises[1:]], order=3)
     return Flight(
@@ -266,10 +289,7 @@ def _romberg(
     best, previous = (values[-1], inf, noises[-1]), list(values)
     for column in range(1, len(values)):
         factor = 2.0 ** (order + 2 * (column - 1))
-        current = [
-            fine + (fine - coarse) / (factor - 1)
-            for coarse, fine in zip(previous, previous[1:], strict=False)
-        ]
+        current = [fine + (fine - coarse) / (factor - 1) for coarse, fine in pairwise(previous)]
         for row, entry in enumerate(current):
             truncation = max(abs(entry - previous[row]), abs(entry - previous[row + 1]))
             candidate = (entry, truncation, noises[row + column])
@@ -281,7 +301,7 @@ def _romberg(
 
 def _doubles(slopes: Sequence[float], rounding: float) -> bool:
     """Whether difference quotients double at every halving, beyond what noise explains."""
-    pairs = zip(slopes, slopes[1:], strict=False)
+    pairs = pairwise(slopes)
     grows = all(coarse != 0 and 1.8 < fine / coarse < 2.2 for coarse, fine in pairs)
     return grows and abs(slopes[-1]) > SIGNIFICANCE * rounding
 

@@ -49,12 +49,12 @@ class Square(torch.autograd.Function):
     factor = 2.0
 
     @classmethod
-    def forward(cls, ctx: Any, x: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+    def forward(cls, ctx: Any, x: torch.Tensor) -> torch.Tensor:
         ctx.save_for_backward(x)
         return x * x
 
     @classmethod
-    def backward(cls, ctx: Any, u: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+    def backward(cls, ctx: Any, u: torch.Tensor) -> Any:
         (x,) = ctx.saved_tensors
         return cls.factor * x * u
 
@@ -72,14 +72,14 @@ class Product(torch.autograd.Function):
         return a @ b
 
     @staticmethod
-    def backward(ctx: Any, u: torch.Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, u: torch.Tensor) -> Any:
         a, b = ctx.saved_tensors
         return u @ b.T, a.T @ u
 
 
 class ProductWithTransposedGradient(Product):
     @staticmethod
-    def backward(ctx: Any, u: torch.Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, u: torch.Tensor) -> Any:
         a, b = ctx.saved_tensors
         return b @ u.T, a.T @ u
 
@@ -94,7 +94,7 @@ class Exponential(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(ctx: Any, u: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+    def backward(ctx: Any, u: torch.Tensor) -> Any:
         (saved,) = ctx.saved_tensors
         return u * saved
 
@@ -112,12 +112,12 @@ class Ratio(torch.autograd.Function):
     power = 2
 
     @classmethod
-    def forward(cls, ctx: Any, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+    def forward(cls, ctx: Any, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         ctx.save_for_backward(a, b)
         return a / b
 
     @classmethod
-    def backward(cls, ctx: Any, u: torch.Tensor) -> Any:  # type: ignore[override]
+    def backward(cls, ctx: Any, u: torch.Tensor) -> Any:
         a, b = ctx.saved_tensors
         return u / b, -u * a / b**cls.power
 
@@ -134,13 +134,13 @@ class Reversal(torch.autograd.Function):
         return x.flip(0)
 
     @staticmethod
-    def backward(ctx: Any, u: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+    def backward(ctx: Any, u: torch.Tensor) -> Any:
         return u.flip(0)
 
 
 class ReversalReadForward(Reversal):
     @staticmethod
-    def backward(ctx: Any, u: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+    def backward(ctx: Any, u: torch.Tensor) -> Any:
         return u
 
 
@@ -152,13 +152,13 @@ class Delay(torch.autograd.Function):
         return x.roll(1, 0)
 
     @staticmethod
-    def backward(ctx: Any, u: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+    def backward(ctx: Any, u: torch.Tensor) -> Any:
         return u.roll(-1, 0)
 
 
 class DelayOffByOne(Delay):
     @staticmethod
-    def backward(ctx: Any, u: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+    def backward(ctx: Any, u: torch.Tensor) -> Any:
         return u
 
 
@@ -168,12 +168,12 @@ class Distance(torch.autograd.Function):
     sign = -1
 
     @classmethod
-    def forward(cls, ctx: Any, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+    def forward(cls, ctx: Any, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         ctx.save_for_backward(a - b)
         return (a - b) ** 2 / 2
 
     @classmethod
-    def backward(cls, ctx: Any, u: torch.Tensor) -> Any:  # type: ignore[override]
+    def backward(cls, ctx: Any, u: torch.Tensor) -> Any:
         (difference,) = ctx.saved_tensors
         return u * difference, cls.sign * u * difference
 
@@ -190,13 +190,13 @@ class CumulativeSum(torch.autograd.Function):
         return x.cumsum(0)
 
     @staticmethod
-    def backward(ctx: Any, u: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+    def backward(ctx: Any, u: torch.Tensor) -> Any:
         return u.flip(0).cumsum(0).flip(0)
 
 
 class CumulativeSumTheSameWayBack(CumulativeSum):
     @staticmethod
-    def backward(ctx: Any, u: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+    def backward(ctx: Any, u: torch.Tensor) -> Any:
         return u.cumsum(0)
 
 
@@ -306,14 +306,12 @@ def _scanned(keep: Callable[[Any], Any]) -> Any:
     """The last of h_t = sin(w h_{t-1} + x_t)."""
 
     def last(w: Any, x: Any) -> Any:
-        w, x = jnp.asarray(w), jnp.asarray(x)
-
         def step(h: Any, x_t: Any) -> Any:
             return jnp.sin(w * keep(h) + x_t), None
 
         return jax.lax.scan(step, jnp.zeros_like(x[0]), x)[0]
 
-    return last
+    return jax.jit(last)  # or the scan would be compiled at every call
 
 
 # gradcheck.Rule, in NumPy

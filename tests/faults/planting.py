@@ -2,17 +2,33 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from hypothesis.strategies import SearchStrategy
 
 from gradcheck.reference.layer import Layer
 from gradcheck.suites.networks import Network
-from gradcheck.suites.strategies import FIXED_POINT, RECURRENT, STATIC
+from gradcheck.suites.strategies import (
+    FIXED_POINT,
+    RECURRENT,
+    STATIC,
+    activations,
+    losses,
+    normalizations,
+)
 
 __all__ = ["FAMILIES", "Fault", "faultless", "faulty_networks", "planted"]
 
-FAMILIES: Mapping[str, SearchStrategy[Network]] = {**STATIC, **RECURRENT, **FIXED_POINT}
+L = TypeVar("L")
+
+FAMILIES: Mapping[str, SearchStrategy[Network]] = {
+    **STATIC,
+    **RECURRENT,
+    **FIXED_POINT,
+    "activations": activations(),
+    "losses": losses(),
+    "normalizations": normalizations(),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,8 +42,9 @@ class Fault:
     wrong: type[Any]
     family: str  # of generated networks, where it is planted
     leaf: str  # a pattern: one of the findings that fail is about such an array
-    odd: str = "reference"
+    odd: str | None = "reference"  # None: there are two sides and no third, so no one is accused
     backends: tuple[str, ...] = ("torch",)
+    within: type[Any] = object  # what the outermost layer must be, where that saves time
 
     @property
     def right(self) -> type[Any]:
@@ -46,7 +63,7 @@ def faulty_networks(fault: Fault) -> SearchStrategy[Network]:
         return replace(network, layer=planted(network.layer, fault.right, fault.wrong))
 
     def has_place(network: Network) -> bool:
-        return plant(network) != network
+        return isinstance(network.layer, fault.within) and plant(network) != network
 
     return FAMILIES[fault.family].filter(has_place).map(plant)
 
@@ -57,10 +74,11 @@ def planted(layer: Layer, right: type[Any], wrong: type[Any]) -> Layer:
     return result
 
 
-def faultless(layer: Any) -> Any:
+def faultless(layer: L) -> L:
     """Return the same layer without its fault: the record it inherits from."""
-    right = type(layer).__mro__[1]
-    return right(**{field.name: getattr(layer, field.name) for field in fields(right)})
+    right: Any = type(layer).__mro__[1]
+    plain: L = right(**{field.name: getattr(layer, field.name) for field in fields(right)})
+    return plain
 
 
 def _exchanged(value: Any, right: type[Any], wrong: type[Any]) -> Any:

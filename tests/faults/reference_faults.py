@@ -38,7 +38,7 @@ from gradcheck.reference.recurrent import Recurrent
 from gradcheck.suites.chunks import Chunked
 from tests.faults.planting import Fault, faultless
 
-__all__ = ["FAULTS"]
+__all__ = ["FAULTS", "MISSHAPEN"]
 
 Backward = tuple[Params, Cotangents]
 
@@ -68,6 +68,14 @@ class WeightNotTransposed(Dense):
         grads, bars = super().backward(params, x, u)
         square = self.inputs == self.outputs
         return grads, (u @ params["weight"].T,) if square else bars
+
+
+class WeightGradientTransposed(Dense):
+    """W̄ = xᵀu: the shape itself is wrong, unless W is square."""
+
+    def backward(self, params: Params, x: Array, u: Array) -> Backward:
+        grads, bars = super().backward(params, x, u)
+        return {**grads, "weight": grads["weight"].T}, bars
 
 
 class SlopeOneAtZero(ReLU):
@@ -270,7 +278,8 @@ class PaddingCroppedAtOneSide(Convolution):
         bare = replace(self, padding=(0,) * len(size))
         grads, (padded,) = Convolution.backward(bare, params, (columns, wider), u)
         assert padded is not None
-        return grads, (padded[(..., *(slice(n) for n in size))],)
+        start: tuple[Any, ...] = (..., *map(slice, size))
+        return grads, (padded[start],)
 
 
 class KernelFlipped(Convolution):
@@ -278,7 +287,8 @@ class KernelFlipped(Convolution):
 
     def backward(self, params: Params, cache: Cache, u: Array) -> Backward:
         grads, _ = super().backward(params, cache, u)
-        flipped = {**params, "weight": np.flip(params["weight"], range(2, 2 + len(self.kernel)))}
+        axes = tuple(range(2, 2 + len(self.kernel)))
+        flipped = {**params, "weight": np.flip(params["weight"], axes)}
         return grads, super().backward(flipped, cache, u)[1]
 
 
@@ -357,7 +367,9 @@ class CausalMaskOffByOne(ScaledDotProductAttention):
     """Query i may attend to key i + 1."""
 
     def _allowed(self, scores: Array, mask: Array | None) -> Array | bool:
-        past = np.tri(*scores.shape[-2:], k=1, dtype=np.bool_) if self.causal else True
+        past = (
+            np.tri(scores.shape[-2], scores.shape[-1], 1, dtype=np.bool_) if self.causal else True
+        )
         return past if mask is None else past & mask
 
 
@@ -654,7 +666,7 @@ def _channelwise(x: Array) -> tuple[int, ...]:
 BOTH = ("torch", "jax")
 
 FAULTS = (
-    Fault(wrong=BiasAveragedOverBatch, family="dense", leaf="params.bias", backends=BOTH),
+    Fault(wrong=BiasAveragedOverBatch, family="dense", leaf="params.bias"),
     Fault(wrong=WeightOfLastRowOnly, family="dense", leaf="params.weight"),
     Fault(wrong=WeightNotTransposed, family="dense", leaf="input[[]0]"),
     Fault(wrong=SlopeOneAtZero, family="activations", leaf="input[[]0]", backends=BOTH),
@@ -699,7 +711,9 @@ FAULTS = (
     Fault(wrong=HiddenToHiddenMissing, family="elman", leaf="input[[]1]"),
     Fault(wrong=StateAfterForStateBefore, family="elman", leaf="params.weight_hh_l0"),
     Fault(wrong=CutShort, family="elman", leaf="input[[]1]"),
-    Fault(wrong=TruncationIgnored, family="elman", leaf="input[[]1]", backends=BOTH),
+    Fault(wrong=TruncationIgnored, family="elman", leaf="input[[]1]", odd=None),
+    Fault(wrong=SequenceReadForwardOnly, family="elman", leaf="input[[]0]"),
+    Fault(wrong=DeadStepsTaken, family="elman", leaf="input[[]0]"),
     Fault(wrong=StatesOfLayersSwapped, family="elman", leaf="input[[]1]"),
     Fault(wrong=InputAndForgetGatesSwapped, family="lstm", leaf="params.weight_ih_l0"),
     Fault(wrong=CellForgetsNothing, family="lstm", leaf="input[[]2]"),
@@ -709,8 +723,6 @@ FAULTS = (
     Fault(wrong=UpdateGateInverted, family="gru", leaf="input[[]1]"),
     Fault(wrong=ResetForgottenInBias, family="gru", leaf="params.bias_hh_l0"),
     Fault(wrong=ResetSeesTheStateAlone, family="gru", leaf="input[[]1]"),
-    Fault(wrong=SequenceReadForwardOnly, family="gru", leaf="input[[]0]"),
-    Fault(wrong=DeadStepsTaken, family="gru", leaf="input[[]0]"),
     Fault(wrong=StateBetweenChunksDropped, family="chunks", leaf="input[[]0]"),
     Fault(wrong=ParametersOfSecondChunkOnly, family="chunks", leaf="params.weight_ih_l0"),
     Fault(wrong=JacobianNotTransposed, family="fixed points", leaf="input[[]0]"),
@@ -718,6 +730,8 @@ FAULTS = (
     Fault(wrong=AdjointStopsEarly, family="fixed points", leaf="input[[]0]"),
     Fault(wrong=LinearizedAtTheStart, family="fixed points", leaf="input[[]0]"),
     Fault(wrong=LastTransitionOnly, family="fixed points", leaf="input[[]0]"),
-    Fault(wrong=DampingForgotten, family="fixed points", leaf="input[[]0]"),
+    Fault(wrong=DampingForgotten, family="fixed points", leaf="input[[]0]", within=Unrolled),
     Fault(wrong=SlopeOfTanhForgotten, family="fixed points", leaf="input[[]0]"),
 )
+
+MISSHAPEN = (Fault(wrong=WeightGradientTransposed, family="dense", leaf="params.weight"),)

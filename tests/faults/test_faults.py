@@ -2,11 +2,14 @@
 
 import re
 from collections.abc import Iterator
+from dataclasses import is_dataclass
 from fnmatch import fnmatchcase
 from math import prod
+from typing import Any
 
 import pytest
 
+from gradcheck import reference
 from gradcheck.reports import html
 from gradcheck.results import CheckResult, Finding, Report, SuiteRecord, Verdict
 from gradcheck.suites.run import Tally, draw_and_examine
@@ -15,11 +18,18 @@ from tests.faults import reference_faults, twin_faults
 from tests.faults.planting import FAMILIES, Fault, faulty_networks
 
 FAULTS = (*reference_faults.FAULTS, *twin_faults.FAULTS)
+MISSHAPEN = (*reference_faults.MISSHAPEN, *twin_faults.MISSHAPEN)
 EXAMPLES = 30  # of networks that hold the fault; most are found among the first five
 
 # What a shrunk network may have: the smallest sequences are 3 steps of 2 rows, with two states.
 NUMBERS = 12
 CHARACTERS = 300  # three lines of a terminal
+
+LAYERS = [
+    value
+    for value in vars(reference).values()
+    if is_dataclass(value) and hasattr(value, "backward")
+]
 
 
 @pytest.fixture(scope="module", params=FAULTS, ids=lambda fault: fault.name)
@@ -30,16 +40,7 @@ def fault(request: pytest.FixtureRequest) -> Fault:
 
 @pytest.fixture(scope="module")
 def failure(fault: Fault) -> CheckResult | None:
-    """What the search finds among networks with the fault, as `gradcheck run` would."""
-    return draw_and_examine(
-        fault.family,
-        faulty_networks(fault),
-        Tally(),
-        backends=fault.backends,
-        examples=EXAMPLES,
-        seed=0,
-        tell=lambda done: None,
-    )
+    return _searched(fault)
 
 
 def test_is_found(failure: CheckResult | None) -> None:
@@ -78,7 +79,7 @@ def test_is_named_in_the_page(fault: Fault, failure: CheckResult | None) -> None
 
     assert fault.name in page
     assert any(f"<code>{finding.leaf}</code>" in page for finding in _wrong(failure))
-    assert f"Odd one out: <strong>{fault.odd}</strong>" in page
+    assert _accusation("Odd one out: <strong>{}</strong>", fault, page)
 
 
 def test_is_named_in_the_summary(fault: Fault, failure: CheckResult | None) -> None:
@@ -88,7 +89,21 @@ def test_is_named_in_the_summary(fault: Fault, failure: CheckResult | None) -> N
 
     assert fault.name in summary
     assert any(f"at {finding.leaf}" in summary for finding in _wrong(failure))
-    assert f"odd one out: {fault.odd}" in summary
+    assert _accusation("odd one out: {}", fault, summary)
+
+
+@pytest.mark.parametrize("fault", MISSHAPEN, ids=lambda fault: fault.name)
+def test_a_wrong_shape_is_a_finding_too(fault: Fault) -> None:
+    failure = _searched(fault)
+
+    assert failure is not None
+    assert failure.verdict in (Verdict.FAIL, Verdict.ERROR)
+    assert any("shape" in finding.message for finding in failure.findings)
+
+
+@pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: layer.__name__)
+def test_every_layer_has_a_fault(layer: type[Any]) -> None:
+    assert any(fault.right is layer for fault in reference_faults.FAULTS)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -100,17 +115,36 @@ def test_nothing_is_found_where_nothing_is_planted(family: str) -> None:
         FAMILIES[family],
         tally,
         backends=("torch",),
-        examples=12,
+        examples=6,
         seed=0,
         tell=lambda done: None,
     )
 
     assert failure is None
-    assert tally.examples >= 6
+    assert tally.examples >= 4
+
+
+def _searched(fault: Fault) -> CheckResult | None:
+    """What the search finds among networks with the fault, as `gradcheck run` would."""
+    return draw_and_examine(
+        fault.family,
+        faulty_networks(fault),
+        Tally(),
+        backends=fault.backends,
+        examples=EXAMPLES,
+        seed=0,
+        tell=lambda done: None,
+    )
 
 
 def _wrong(failure: CheckResult) -> Iterator[Finding]:
     return (finding for finding in failure.findings if finding.verdict is Verdict.FAIL)
+
+
+def _accusation(sentence: str, fault: Fault, text: str) -> bool:
+    """Whether `text` accuses whom it should, and no one where there is no one to accuse."""
+    start, _ = sentence.split("{}")
+    return start not in text if fault.odd is None else sentence.format(fault.odd) in text
 
 
 def _report(fault: Fault, failure: CheckResult) -> Report:

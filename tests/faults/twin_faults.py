@@ -25,7 +25,7 @@ from gradcheck.reference.recurrent import Recurrent
 from gradcheck.suites.twins import jax_, torch_
 from tests.faults.planting import Fault, faultless
 
-__all__ = ["FAULTS"]
+__all__ = ["FAULTS", "MISSHAPEN"]
 
 Tensors = tuple[torch.Tensor, ...]
 Arrays = tuple[jax.Array, ...]
@@ -40,7 +40,7 @@ class _Regraded(torch.autograd.Function):
         return x.view_as(x)
 
     @staticmethod
-    def backward(ctx: Any, u: torch.Tensor) -> tuple[torch.Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, u: torch.Tensor) -> tuple[torch.Tensor, None]:
         return ctx.change(u), None
 
 
@@ -170,6 +170,16 @@ class TorchMeanForSum(MeanSquaredError):
 @torch_.apply.register
 def _(layer: TorchMeanForSum, params: Any, x: torch.Tensor, t: torch.Tensor) -> Tensors:
     return (F.mse_loss(x, t, reduction="none" if layer.reduction == "none" else "mean"),)
+
+
+class TorchAxisTooMany(Dense):
+    """PyTorch: the output has an axis that nobody asked for."""
+
+
+@torch_.apply.register
+def _(layer: TorchAxisTooMany, params: Any, x: torch.Tensor) -> Tensors:
+    (y,) = torch_.apply(faultless(layer), params, x)
+    return (y[None],)
 
 
 class JaxWeightTransposed(Dense):
@@ -410,3 +420,5 @@ FAULTS = (
         wrong=JaxDiagonalOnly, family="activations", leaf="input[[]0]", odd="jax", backends=("jax",)
     ),
 )
+
+MISSHAPEN = (Fault(wrong=TorchAxisTooMany, family="dense", leaf="output[[]0]", odd="torch"),)

@@ -84,7 +84,20 @@ def test_every_draw_runs_forward_to_finite_values(family: str, flavour: Any) -> 
         ("elman", lambda n: n.layer.bidirectional),
         ("fixed points", lambda n: n.layer.transition.state_shape((1, 1))[-1] == 1),
     ],
-    ids=str,
+    ids=[
+        "an empty batch",
+        "no batch",
+        "dilated groups",
+        "one pixel",
+        "overlapping windows",
+        "repeated indices",
+        "causal, unequal lengths",
+        "one step",
+        "masked stack",
+        "truncation at every step",
+        "both ways",
+        "one unit",
+    ],
 )
 def test_the_awkward_cases_are_drawn(family: str, awkward: Callable[[Network], bool]) -> None:
     assert any(awkward(network) for network in drawn(FAMILIES[family], 300))

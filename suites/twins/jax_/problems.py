@@ -27,7 +27,7 @@ def problems(layer: Layer, params: Params, inputs: tuple[Array, ...]) -> dict[st
     """
     twins: dict[str, Callable[..., Any]] = {"jax": apply}
     if isinstance(layer, FixedPoint):
-        twins["jax (custom_vjp)"] = by_custom_vjp
+        twins["jax, custom_vjp"] = by_custom_vjp
     flat = [leaf for _, leaf in trees.leaves(params)]
     constant = constant_paths(layer)
     return {

@@ -1,0 +1,411 @@
+"""PyTorch targets: what is a leaf, what is found wrong, and that everything stays as it was."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import gradcheck
+from gradcheck import CheckResult, Verdict
+
+
+def tensor(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=generator, dtype=dtype)
+
+
+def leaves_of(result: CheckResult) -> list[str]:
+    return [finding.leaf for finding in result.findings]
+
+
+def verdicts_of(result: CheckResult) -> dict[str, str]:
+    return {finding.leaf: str(finding.verdict) for finding in result.findings}
+
+
+class Product(torch.autograd.Function):
+    """x wᵀ; the gradient of w is `SCALE` times what it should be."""
+
+    SCALE = 1.0
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(x, w)
+        return x @ w.T
+
+    @staticmethod
+    def backward(ctx: Any, u: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        x, w = ctx.saved_tensors
+        return u @ w, Product.SCALE * u.T @ x
+
+
+class Linear(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(tensor(2, 3, seed=1))
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return Product.apply(x, self.weight)  # type: ignore[no-untyped-call]
+
+
+# modules
+
+
+def test_trainable_parameters_and_inputs_are_leaves() -> None:
+    model = nn.Sequential(nn.Linear(3, 2), nn.Tanh(), nn.Linear(2, 1)).double()
+    model[0].bias.requires_grad_(False)
+
+    result = gradcheck.assert_gradients(model, tensor(4, 3))
+
+    assert leaves_of(result) == ["params.0.weight", "params.2.weight", "params.2.bias", "input[0]"]
+
+
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Linear(3, 3, bias=False).double()
+        self.two = nn.Linear(3, 3, bias=False).double()
+        self.two.weight = self.one.weight
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.two(torch.tanh(self.one(x)))
+
+
+def test_shared_parameter_is_one_leaf() -> None:
+    result = gradcheck.assert_gradients(Tied(), tensor(2, 3))
+
+    assert leaves_of(result) == ["params.one.weight", "input[0]"]
+
+
+def test_wrong_weight_gradient_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Product, "SCALE", 0.5)
+    model, x = Linear(), tensor(4, 3)
+
+    result = gradcheck.check(model, x)
+
+    # PyTorch's own check looks at the inputs it is given, and the weight is none of them.
+    assert torch.autograd.gradcheck(model, (x.clone().requires_grad_(),))
+    assert verdicts_of(result) == {"params.weight": "fail", "input[0]": "pass"}
+    assert result.findings[0].diagnosis == "constant factor: got / wanted = 0.5"
+
+
+def test_module_without_inputs() -> None:
+    class Norm(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = nn.Parameter(tensor(3))
+
+        def forward(self) -> torch.Tensor:
+            return self.w.square().sum()
+
+    assert leaves_of(gradcheck.assert_gradients(Norm())) == ["params.w"]
+
+
+class Restless(nn.Module):
+    """Changes whatever a forward pass can change."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(3).double()
+        self.drop = nn.Dropout(0.5)
+        self.linear = nn.Linear(3, 3).double()
+        self.calls = 0
+        self.hidden: torch.Tensor | None = None
+        self.history: list[int] = []
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        self.history.append(self.calls)
+        noise = torch.tensor(np.random.standard_normal(3))  # noqa: NPY002
+        self.hidden = self.linear(self.drop(self.norm(x))) + noise
+        return self.hidden
+
+
+class Before(NamedTuple):
+    model: Restless
+    x: torch.Tensor
+    state: dict[str, torch.Tensor]
+    result: CheckResult
+    torch_state: torch.Tensor
+    numpy_draw: float
+
+
+@pytest.fixture
+def checked() -> Before:
+    model, x = Restless(), tensor(5, 3).requires_grad_()
+    model(x).sum().backward()
+    assert x.grad is not None
+    x.grad.fill_(7.0)
+    for parameter in model.parameters():
+        parameter.grad = torch.full_like(parameter, 3.0)
+    model.calls, model.hidden, model.history = 0, None, []
+    state = copy.deepcopy(model.state_dict())
+    np.random.seed(5)  # noqa: NPY002
+    numpy_draw = np.random.random()  # noqa: NPY002
+    np.random.seed(5)  # noqa: NPY002
+    torch_state = torch.get_rng_state()
+    result = gradcheck.check(model, x)
+    return Before(model, x, state, result, torch_state, numpy_draw)
+
+
+def test_restless_module_passes(checked: Before) -> None:
+    assert checked.result.passed, checked.result
+
+
+def test_parameters_and_buffers_stay(checked: Before) -> None:
+    after = checked.model.state_dict()
+
+    assert after.keys() == checked.state.keys()
+    assert all(torch.equal(after[key], value) for key, value in checked.state.items())
+
+
+def test_gradients_stay(checked: Before) -> None:
+    assert checked.x.grad is not None
+    assert torch.all(checked.x.grad == 7.0)
+    for parameter in checked.model.parameters():
+        assert parameter.grad is not None
+        assert torch.all(parameter.grad == 3.0)
+
+
+def test_training_mode_stays(checked: Before) -> None:
+    assert all(part.training for part in checked.model.modules())
+
+
+def test_random_states_stay(checked: Before) -> None:
+    assert torch.equal(torch.get_rng_state(), checked.torch_state)
+    assert np.random.random() == checked.numpy_draw  # noqa: NPY002
+
+
+def test_attributes_stay(checked: Before) -> None:
+    assert checked.model.calls == 0
+    assert checked.model.hidden is None
+
+
+def test_list_that_is_appended_to_stays(checked: Before) -> None:
+    assert checked.model.history == []
+
+
+def test_parameters_are_the_same_objects() -> None:
+    model = nn.Linear(3, 2).double()
+    before = dict(model.named_parameters())
+
+    gradcheck.check(model, tensor(2, 3))
+
+    assert all(tensor is before[path] for path, tensor in model.named_parameters())
+
+
+def test_mode_of_autograd_stays() -> None:
+    with torch.no_grad():
+        result = gradcheck.check(nn.Linear(3, 2).double(), tensor(2, 3))
+
+        assert result.passed
+        assert not torch.is_grad_enabled()
+
+
+def test_right_gradient_is_not_accused_under_inference_mode() -> None:
+    x = tensor(3)
+    with torch.inference_mode():
+        result = gradcheck.check(torch.sin, x)
+
+    assert result.verdict is not Verdict.FAIL
+
+
+def test_evaluation_mode_is_kept() -> None:
+    model = nn.Sequential(nn.BatchNorm1d(3), nn.Dropout(0.9)).double().eval()
+
+    assert gradcheck.check(model, tensor(1, 3)).passed  # in training, one row is an error
+    assert not model.training
+
+
+# functions
+
+
+@dataclass
+class Output:
+    logits: torch.Tensor
+    cache: Any = None
+
+
+OUTPUTS: list[tuple[str, Callable[[torch.Tensor], Any]]] = [
+    ("tensor", lambda y: y),
+    ("tuple", lambda y: (y, None, 2 * y)),
+    ("dict", lambda y: {"a": y, "b": [y**2, 3]}),
+    ("dataclass", lambda y: Output(logits=y)),
+    ("integers beside", lambda y: (y, y.argmax())),
+    ("one is detached", lambda y: (y, (y > 0).double())),
+]
+
+
+@pytest.mark.parametrize("wrap", [row[1] for row in OUTPUTS], ids=[row[0] for row in OUTPUTS])
+def test_outputs_of_any_form(wrap: Callable[[torch.Tensor], Any]) -> None:
+    assert gradcheck.check(lambda x: wrap(torch.sin(x)), tensor(3)).passed
+    wrong = gradcheck.check(lambda x: wrap(torch.sin(x.detach()) + 0 * x), tensor(3))
+    assert wrong.verdict is Verdict.FAIL
+
+
+def test_each_output_counts() -> None:
+    result = gradcheck.check(lambda x: (torch.sin(x), torch.cos(x).detach()), tensor(3))
+
+    assert result.verdict is Verdict.FAIL
+
+
+def test_detached_output_is_caught() -> None:
+    (finding,) = gradcheck.check(lambda x: (x**2).detach(), tensor(3)).findings
+
+    assert finding.verdict is Verdict.FAIL
+    assert finding.diagnosis == "zero"
+
+
+def test_only_inputs_that_require_a_gradient_are_leaves() -> None:
+    x, y = tensor(3).requires_grad_(), tensor(3, seed=1)
+
+    result = gradcheck.check(lambda x, y: x * y.detach(), x, y)
+
+    assert leaves_of(result) == ["input[0]"]
+    assert result.passed
+
+
+def test_nested_inputs() -> None:
+    def f(batch: dict[str, Any], scale: float) -> torch.Tensor:
+        return torch.as_tensor(scale * batch["x"] * batch["more"][0])
+
+    result = gradcheck.check(f, {"x": tensor(3), "more": (tensor(3, seed=1), None)}, 2.0)
+
+    assert leaves_of(result) == ["input[0]['x']", "input[0]['more'][0]"]
+    assert result.passed
+
+
+def test_integers_and_booleans_are_constants() -> None:
+    k, mask = torch.tensor([2, 0, 2]), torch.tensor([True, False, True])
+
+    result = gradcheck.check(lambda x, k, mask: x[k] * mask, tensor(3), k, mask)
+
+    assert leaves_of(result) == ["input[0]"]
+    assert result.passed
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+def test_autograd_function(scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Product, "SCALE", scale)
+
+    result = gradcheck.check(Product, tensor(4, 3), tensor(2, 3, seed=1))
+
+    assert result.name == "Product"
+    assert verdicts_of(result)["input[1]"] == ("pass" if scale == 1.0 else "fail")
+
+
+@pytest.mark.parametrize("f", [torch.sin_, lambda x: x.mul_(x.detach().clone()).mul_(2)])
+def test_in_place_function_leaves_its_input_alone(f: Any) -> None:
+    x = tensor(3)
+    before = x.clone()
+
+    result = gradcheck.check(f, x)
+
+    assert result.verdict is (Verdict.PASS if f is torch.sin_ else Verdict.FAIL)
+    assert torch.equal(x, before)
+
+
+def test_dropout_passes() -> None:
+    assert gradcheck.check(nn.Dropout(0.5), tensor(20)).passed
+
+
+def test_dropout_that_draws_its_mask_again_fails() -> None:
+    class Redrawn(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+            return x * (torch.rand_like(x) > 0.5)
+
+        @staticmethod
+        def backward(ctx: Any, u: torch.Tensor) -> torch.Tensor:
+            return u * (torch.rand_like(u) > 0.5)
+
+    assert gradcheck.check(Redrawn, tensor(20)).verdict is Verdict.FAIL
+
+
+# dtypes and shapes
+
+
+@pytest.mark.parametrize(
+    "f", [lambda z: z * z.conj(), torch.abs, torch.exp, lambda z: z.real * z.imag, torch.fft.fft]
+)
+def test_complex_passes(f: Any) -> None:
+    assert gradcheck.check(f, tensor(3, dtype=torch.complex128)).passed
+
+
+def test_conjugated_gradient_is_caught() -> None:
+    class Square(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, z: torch.Tensor) -> torch.Tensor:
+            ctx.save_for_backward(z)
+            return z * z
+
+        @staticmethod
+        def backward(ctx: Any, u: torch.Tensor) -> Any:
+            (z,) = ctx.saved_tensors
+            return 2 * z * u  # 2 z̄ u is right
+
+    assert gradcheck.check(Square, tensor(3, dtype=torch.complex128)).verdict is Verdict.FAIL
+
+
+NARROW = [
+    (torch.float32, 1e-3, 1.01),
+    (torch.float16, 1e-2, 1.1),
+    (torch.bfloat16, 5e-2, 1.5),
+]
+
+
+@pytest.mark.parametrize(("dtype", "tolerance", "factor"), NARROW)
+def test_narrow_dtypes(dtype: torch.dtype, tolerance: float, factor: float) -> None:
+    x = tensor(5).to(dtype)
+
+    right = gradcheck.check(lambda x: torch.tanh(x) * x, x)
+    wrong = gradcheck.check(lambda x: factor * x**2 + ((1 - factor) * x**2).detach(), x)
+
+    assert right.passed, right
+    assert right.findings[0].tolerance == tolerance
+    assert wrong.verdict is Verdict.FAIL
+
+
+def test_module_in_float32_is_differenced_in_float64() -> None:
+    result = gradcheck.assert_gradients(nn.Linear(3, 2), tensor(4, 3, dtype=torch.float32))
+
+    assert {finding.oracle for finding in result.findings} == {"finite differences, float64"}
+    assert result.resolution < 1e-4
+
+
+@pytest.mark.parametrize("shape", [(0,), (0, 3), (3, 0)])
+def test_empty_leaf_passes_and_is_said(shape: tuple[int, ...]) -> None:
+    result = gradcheck.check(lambda x, y: x.sum() + y, tensor(*shape), tensor(2))
+
+    assert result.passed
+    assert result.findings[0].message == "the leaf is empty"
+
+
+def test_empty_batch_of_a_module_passes() -> None:
+    assert gradcheck.check(nn.Linear(3, 2).double(), tensor(0, 3)).passed
+
+
+def test_zero_dimensional_leaf() -> None:
+    x = torch.tensor(1.5, dtype=torch.float64)
+
+    assert gradcheck.check(torch.sin, x).passed
+    (finding,) = gradcheck.check(lambda x: torch.sin(x.detach()), x).findings
+    assert [entry.index for entry in finding.entries] == [()]
+
+
+def test_strided_and_expanded_inputs() -> None:
+    x = tensor(3, 4).T[::2]
+    y = tensor(1, 3).expand(2, 3)
+
+    assert gradcheck.check(lambda x, y: x * y, x, y).passed
+
+
+def test_numpy_inputs_become_tensors() -> None:
+    result = gradcheck.check(nn.Linear(3, 2).double(), np.ones((4, 3)))
+
+    assert result.passed
+    assert leaves_of(result)[-1] == "input[0]"

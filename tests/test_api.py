@@ -1,0 +1,154 @@
+"""The public surface: options, exceptions, and what a result says."""
+
+from typing import Any
+
+import pytest
+import torch
+
+import gradcheck
+from gradcheck import GradientMismatch, InputError
+from gradcheck.results import Verdict
+
+X = torch.linspace(-1, 1, 6, dtype=torch.float64)
+
+
+class Bad(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        return x * x
+
+    @staticmethod
+    def backward(ctx: Any, u: torch.Tensor) -> torch.Tensor:
+        return u
+
+
+def _product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    return a.detach() * b
+
+
+def test_a_wrong_gradient_is_a_finding_and_no_exception() -> None:
+    assert gradcheck.check(Bad, X).verdict is Verdict.FAIL
+
+
+def test_assert_gradients_raises_the_text_of_the_result() -> None:
+    with pytest.raises(GradientMismatch) as caught:
+        gradcheck.assert_gradients(Bad, X)
+
+    assert str(caught.value) == str(gradcheck.check(Bad, X))
+    assert isinstance(caught.value, AssertionError)
+
+
+def test_assert_gradients_returns_what_passed() -> None:
+    assert gradcheck.assert_gradients(torch.sin, X).passed
+
+
+def test_a_result_is_the_same_for_the_same_seed() -> None:
+    one, other, third = (gradcheck.check(Bad, X, seed=seed) for seed in (5, 5, 6))
+
+    assert one.findings == other.findings
+    assert one.findings != third.findings
+
+
+def test_wrt_chooses_leaves() -> None:
+    result = gradcheck.check(_product, X, X.flip(0), wrt="input[[]1]")
+
+    assert [finding.leaf for finding in result.findings] == ["input[1]"]
+    assert result.passed
+
+
+def test_wrt_takes_a_path_as_it_is_printed() -> None:
+    result = gradcheck.check(_product, X, X.flip(0), wrt="input[0]")
+
+    assert result.verdict is Verdict.FAIL
+
+
+def test_wrt_takes_patterns() -> None:
+    module = torch.nn.Linear(6, 2, dtype=torch.float64)
+
+    result = gradcheck.check(module, X, wrt="params.*")
+
+    assert [finding.leaf for finding in result.findings] == ["params.weight", "params.bias"]
+
+
+def test_rtol_says_how_wrong_is_wrong() -> None:
+    class Near(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+            return x * 3
+
+        @staticmethod
+        def backward(ctx: Any, u: torch.Tensor) -> torch.Tensor:
+            return u * 3.003
+
+    strict, lax = gradcheck.check(Near, X), gradcheck.check(Near, X, rtol=1e-2)
+
+    assert (strict.verdict, lax.verdict) == (Verdict.FAIL, Verdict.PASS)
+    assert lax.findings[0].message.startswith("off by ")
+
+
+def test_a_target_that_raises_is_an_error_and_says_what() -> None:
+    def broken(x: torch.Tensor) -> torch.Tensor:
+        raise ZeroDivisionError("on purpose")
+
+    result = gradcheck.check(broken, X)
+
+    assert result.verdict is Verdict.ERROR
+    assert "ZeroDivisionError: on purpose" in result.findings[0].message
+
+
+def test_a_name_is_used() -> None:
+    assert gradcheck.check(torch.sin, X, name="my sine").name == "my sine"
+
+
+def test_what_it_cost_is_counted() -> None:
+    evaluations = gradcheck.check(torch.sin, X).evaluations
+
+    assert evaluations.vjp == 3
+    assert evaluations.forward == 3 * 8 + 2
+
+
+def test_a_result_becomes_json() -> None:
+    assert '"verdict":"fail"' in gradcheck.check(Bad, X).to_json().replace(" ", "")
+
+
+def test_a_failure_reads_as_where_what_and_how_sure() -> None:
+    class Half(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+            ctx.save_for_backward(x)
+            return x * x
+
+        @staticmethod
+        def backward(ctx: Any, u: torch.Tensor) -> torch.Tensor:
+            (x,) = ctx.saved_tensors
+            return u * x  # type: ignore[no-any-return]
+
+    text = str(gradcheck.check(Half, X))
+
+    assert "FAIL  gradient of Half at input[0]" in text
+    assert "looks like: constant factor: got / wanted = 0.5" in text
+    assert "6 of 6 entries wrong" in text
+
+
+MISUSE: list[tuple[dict[str, Any], str]] = [
+    ({"wrt": "input[3]"}, "wrt='input[3]' matches no leaf; the leaves are ['input[0]']"),
+    ({"declared": {"nothing": "why"}}, "declared='nothing' matches no leaf"),
+    ({"rtol": 0.0}, "expected rtol between 0 and 1"),
+    ({"rtol": 2.0}, "expected rtol between 0 and 1"),
+    ({"seed": -1}, "expected seed to be an integer"),
+    ({"seed": 0.5}, "expected seed to be an integer"),
+    ({"checks": "everything"}, "expected checks to be"),
+    ({"checks": ()}, "expected checks to be"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), MISUSE, ids=[str(o) for o, _ in MISUSE])
+def test_misuse_is_said(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        gradcheck.check(torch.sin, X, **options)
+
+    assert message in str(caught.value)
+
+
+def test_a_call_that_the_target_refuses_is_its_error() -> None:
+    assert gradcheck.check(torch.sin).verdict is Verdict.ERROR

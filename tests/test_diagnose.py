@@ -1,0 +1,99 @@
+"""A pattern is named when it explains the evidence, and only then."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gradcheck.diagnose import ADVICE, Evidence, diagnose
+from gradcheck.problem import inner
+from gradcheck.results import Entry
+
+Spoil = Callable[[Any], Any]
+
+
+def _evidence(spoil: Spoil, shape: tuple[int, ...] = (4, 4), probes: int = 3) -> list[Evidence]:
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(probes):
+        right, v = rng.standard_normal((2, *shape))
+        found.append(Evidence(gradient=spoil(right), v=v, slope=inner(right, v), error_bar=1e-12))
+    return found
+
+
+def _zero_row(g: Any) -> Any:
+    g = g.copy()
+    g[1] = 0
+    return g
+
+
+PATTERNS: list[tuple[Spoil, str]] = [
+    (lambda g: 0 * g, "zero"),
+    (lambda g: -g, "sign"),
+    (lambda g: 0.5 * g, "constant factor: got / wanted = 0.5"),
+    (lambda g: g / 64, "constant factor: got / wanted = 0.015625"),
+    (lambda g: g.T, "transposed: axes 0 and 1"),
+    (lambda g: g[::-1], "reversed: axis 0"),
+    (lambda g: np.roll(g, 1, axis=1), "shifted: by -1 along axis 1"),
+    (lambda g: g * np.inf, "not finite"),
+]
+
+
+@pytest.mark.parametrize(("spoil", "name"), PATTERNS, ids=[name for _, name in PATTERNS])
+def test_a_pattern_is_named(spoil: Spoil, name: str) -> None:
+    assert diagnose(_evidence(spoil), ()) == name
+
+
+@pytest.mark.parametrize(
+    "spoil", [lambda g: g + 1, lambda g: g**2, lambda g: np.cumsum(g, 0)], ids=str
+)
+def test_what_is_no_pattern_has_no_name(spoil: Spoil) -> None:
+    assert diagnose(_evidence(spoil), ()) is None
+
+
+def test_one_probe_names_no_factor() -> None:
+    assert diagnose(_evidence(lambda g: 2 * g, probes=1), ()) is None
+
+
+def _entries(*pairs: tuple[float, float]) -> list[Entry]:
+    return [
+        Entry(index=(k,), got=got, wanted=wanted, error_bar=1e-9)
+        for k, (got, wanted) in enumerate(pairs)
+    ]
+
+
+PARTS = [
+    ([(0.0, 1.0), (0.0, -2.0)], "part missing"),
+    (
+        [(2.0, 1.0), (-4.0, -2.0), (6.0, 3.0)],
+        "constant factor: got / wanted = 2 in the wrong entries",
+    ),
+    ([(-1.0, 1.0), (2.0, -2.0), (-3.0, 3.0)], "sign: in the wrong entries"),
+    ([(2.0, 1.0), (-4.0, -2.0)], None),
+    ([(2.0, 1.0), (-4.0, -2.0), (5.0, 3.0)], None),
+]
+
+
+@pytest.mark.parametrize(("pairs", "name"), PARTS)
+def test_a_pattern_of_the_wrong_entries_is_named(
+    pairs: list[tuple[float, float]], name: str | None
+) -> None:
+    assert diagnose(_evidence(_zero_row), _entries(*pairs)) == name
+
+
+def test_a_conjugate_is_named() -> None:
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(3):
+        parts = rng.standard_normal((4, 5))
+        right, v = parts[0] + 1j * parts[1], parts[2] + 1j * parts[3]
+        found.append(Evidence(gradient=right.conj(), v=v, slope=inner(right, v), error_bar=1e-12))
+
+    assert diagnose(found, ()) == "conjugated"
+
+
+def test_every_pattern_has_advice() -> None:
+    names = [name for _, name in PATTERNS] + [name for _, name in PARTS if name] + ["conjugated"]
+
+    assert {name.split(":")[0] for name in names} == set(ADVICE)

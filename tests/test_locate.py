@@ -1,0 +1,115 @@
+"""Wrong entries are found, all of them, at their cost."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gradcheck import Rule
+from gradcheck.adapters import problem_of
+from gradcheck.locate import Location, locate
+from gradcheck.probes import Line, direction
+
+RNG = 7
+
+
+def _location(wrong: Any, x: Any, rtol: float = 1e-6) -> tuple[Location, int]:
+    """Where the gradient of a sum of sines is wrong, and what it cost to say so."""
+    count = []
+
+    def forward(x: Any) -> Any:
+        count.append(1)
+        return np.sin(x)
+
+    def vjp(inputs: Any, u: Any) -> Any:
+        g = u * np.cos(inputs[0])
+        wrong(g)
+        return g
+
+    rng = np.random.default_rng(RNG)
+    problem = problem_of(Rule(forward, vjp), (x,))
+    u = (rng.standard_normal(x.shape),)
+    line = Line(
+        problem=problem,
+        index=0,
+        v=direction(rng, problem.leaves[0]),
+        u=u,
+        gradient=problem.vjp(problem.point, u)[0],
+        centre=problem.value(problem.point),
+    )
+    before = len(count)
+    return locate(line, rtol=rtol, rng=rng), len(count) - before
+
+
+def _normal(*shape: int) -> Any:
+    return np.random.default_rng(0).standard_normal(shape)
+
+
+def _times(index: Any, factor: float) -> Any:
+    def spoil(g: Any) -> None:
+        g[index] *= factor
+
+    return spoil
+
+
+def test_a_small_leaf_is_read_entry_by_entry() -> None:
+    location, _ = _location(_times((1, 2), 1.5), _normal(3, 4))
+
+    (entry,) = location.entries
+    assert entry.index == (1, 2)
+    assert entry.got / entry.wanted == pytest.approx(1.5)
+    assert abs(entry.got / 1.5 - entry.wanted) <= entry.error_bar
+    assert len(location.read) == 12
+    assert location.complete
+
+
+@pytest.mark.parametrize("index", [0, 777, 9999])
+def test_one_entry_of_ten_thousand_is_found_in_a_few_hundred_evaluations(index: int) -> None:
+    location, cost = _location(_times(index, 1.001), _normal(10_000))
+
+    assert [entry.index for entry in location.entries] == [(index,)]
+    assert cost < 600
+
+
+def test_three_entries_of_a_thousand_are_found() -> None:
+    location, _ = _location(_times([3, 500, 501], 0.0), _normal(1000))
+
+    assert sorted(entry.index for entry in location.entries) == [(3,), (500,), (501,)]
+
+
+def test_a_fault_everywhere_is_seen_in_a_sample() -> None:
+    location, cost = _location(_times(slice(None), 2.0), _normal(5000))
+
+    assert len(location.entries) == location.tested < 20
+    assert not location.complete
+    assert cost < 300
+
+
+def test_a_right_gradient_has_no_wrong_entry() -> None:
+    location, _ = _location(_times(0, 1.0), _normal(30))
+
+    assert location.entries == ()
+
+
+def test_an_error_below_the_tolerance_is_read_and_not_wrong() -> None:
+    location, _ = _location(_times(2, 1 + 1e-7), _normal(5))
+
+    assert location.entries == ()
+    assert len(location.read) == 5
+
+
+def test_a_small_entry_beside_large_ones_is_read_with_small_steps() -> None:
+    x = np.array([1e-9, 1.0, 100.0])
+
+    location, _ = _location(_times(0, 1.01), x)
+
+    assert [entry.index for entry in location.entries] == [(0,)]
+
+
+def test_the_largest_relative_error_comes_first() -> None:
+    def spoil(g: Any) -> None:
+        g *= [1.1, 3.0, 1.5]
+
+    location, _ = _location(spoil, _normal(3))
+
+    assert [entry.index for entry in location.entries] == [(1,), (2,), (0,)]
