@@ -205,4 +205,5 @@ def _signed(rng: np.random.Generator, leaf: Leaf) -> Array:
     signs: Array = rng.choice([-1.0, 1.0], leaf.shape)
     if "complex" not in leaf.dtype:
         return signs
-    return signs * rng.choice([1.0, 1j, (1 + 1j) / 2**0.5, (1 - 1j) / 2**0.5], leaf.shape)
+    phases: Array = rng.choice([1.0, 1j, (1 + 1j) / 2**0.5, (1 - 1j) / 2**0.5], leaf.shape)
+    return np.asarray(signs * phases)

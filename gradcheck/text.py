@@ -190,8 +190,8 @@ def _all_clear(result: CheckResult) -> str:
 
 
 def _notes(findings: Iterable[Finding]) -> list[str]:
-    """Return the remarks on what passed: a kink, a wrong part below the tolerance."""
-    noted = [finding for finding in findings if finding.diagnosis or finding.entries]
+    """Return the remarks on what passed: a kink, a leaf of no influence, a slip too small."""
+    noted = [finding for finding in findings if finding.message]
     return [
         line
         for finding in noted[:FINDINGS_SHOWN]

@@ -4,7 +4,6 @@ The architecture is drawn outside and the values inside, so that a framework whi
 so once a network and not once a point.
 """
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Literal, Protocol, get_args
@@ -45,10 +44,11 @@ class Floats:
 
     shape: tuple[int, ...]
     reach: float = 20.0
-    limit: float = math.inf
+    limit: float | None = None
 
     def draw(self, rng: np.random.Generator, flavour: Flavour) -> Array:
-        return np.clip(self._drawn(rng, flavour), -self.limit, self.limit)
+        x = self._drawn(rng, flavour)
+        return x if self.limit is None else np.clip(x, -self.limit, self.limit)
 
     def _drawn(self, rng: np.random.Generator, flavour: Flavour) -> Array:
         x = rng.standard_normal(self.shape)

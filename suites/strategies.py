@@ -4,8 +4,6 @@ Sizes are small, because a wrong formula is wrong at size two, and start at the 
 size 1, an empty batch, length 1. Hypothesis shrinks towards the first choice of each strategy.
 """
 
-from math import inf
-
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 
@@ -121,7 +119,7 @@ def dense(draw: DrawFn) -> Network:
 @st.composite
 def activations(draw: DrawFn, layers: tuple[Layer, ...] = ACTIVATIONS) -> Network:
     layer = draw(st.sampled_from(layers))
-    limit = TAME if isinstance(layer, GELU) else inf
+    limit = TAME if isinstance(layer, GELU) else None
     shape = (draw(SIZES), draw(SIZES))
     return Network(layer=layer, inputs=(Floats(shape, limit=limit),))
 

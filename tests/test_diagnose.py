@@ -46,7 +46,9 @@ def test_a_pattern_is_named(spoil: Spoil, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "spoil", [lambda g: g + 1, lambda g: g**2, lambda g: np.cumsum(g, 0)], ids=str
+    "spoil",
+    [lambda g: g + 1, lambda g: g**2, lambda g: np.cumsum(g, 0)],
+    ids=["shifted values", "squares", "sums"],
 )
 def test_what_is_no_pattern_has_no_name(spoil: Spoil) -> None:
     assert diagnose(_evidence(spoil), ()) is None

@@ -61,7 +61,7 @@ def problem_of_jax(
         InputError: nothing to differentiate, or no output that could be.
     """
     module = target if _has_arrays(target) else None
-    flat, structure = tree_flatten_with_path({"params": module, "input": inputs})
+    flat, structure = tree_flatten_with_path((module, inputs))
     values = [leaf for _, leaf in flat]
     chosen = [
         k
@@ -80,7 +80,8 @@ def problem_of_jax(
         for k, leaf in zip(chosen, leaves, strict=True):
             filled[k] = leaf
         tree = tree_unflatten(structure, filled)
-        outputs = (target if module is None else tree["params"])(*tree["input"])
+        own, arguments = tree
+        outputs = (target if module is None else own)(*arguments)
         return [leaf for _, leaf in _floating(outputs)]
 
     def arrays(point: Arrays) -> list[Any]:
@@ -177,7 +178,7 @@ def _compiled(target: Any, structure: Any, chosen: tuple[int, ...]) -> Any:
             count = structure.num_leaves
             filled = [next(moving) if k in chosen else next(still) for k in range(count)]
             tree = tree_unflatten(structure, filled)
-            return [leaf for _, leaf in _floating(target(*tree["input"]))]
+            return [leaf for _, leaf in _floating(target(*tree[1]))]
 
         outputs, pullback = jax.vjp(f, *leaves)
         return outputs, pullback(us)
@@ -199,8 +200,8 @@ def _floating(outputs: Any) -> list[tuple[str, Any]]:
 
 
 def _path(keys: Any) -> str:
-    """JAX's path with our first word: `['input'][0]['w']` is `input[0]['w']`."""
-    return str(keys[0].key) + keystr(keys[1:])
+    """JAX's path with our first word: of (module, inputs), `[1][0]['w']` is `input[0]['w']`."""
+    return ("params", "input")[keys[0].idx] + keystr(keys[1:])
 
 
 @contextmanager

@@ -126,7 +126,7 @@ def _gradients(
         InputError: the structure does not match.
         ShapeMismatch: a gradient has another shape than its leaf.
     """
-    if len(arguments) == 1 and not (isinstance(returned, tuple) and len(returned) == 1):
+    if len(arguments) == 1 and not _is_wrapped(returned, arguments[0], bridge):
         returned = (returned,)
     if not isinstance(returned, (tuple, list)) or len(returned) != len(arguments):
         count = len(returned) if isinstance(returned, (tuple, list)) else type(returned).__name__
@@ -141,10 +141,20 @@ def _gradients(
         if path not in paths:
             continue
         gradient = given.get(path)
-        if gradient is None and not any(path.startswith(prefix) for prefix in whole):
+        if gradient is None and not any(_is_within(path, above) for above in whole):
             raise InputError(f"expected vjp to return a gradient for {path}; got none there")
         arrays.append(_checked(path, gradient, argument, bridge))
     return tuple(arrays)
+
+
+def _is_within(path: str, above: str) -> bool:
+    return path == above or path.startswith((f"{above}[", f"{above}."))
+
+
+def _is_wrapped(returned: Any, argument: Any, bridge: Bridge) -> bool:
+    """Whether the gradient of a single input came in a container of one, as for several inputs."""
+    kinds = (tuple, list) if bridge.is_array(argument) else tuple
+    return isinstance(returned, kinds) and len(returned) == 1
 
 
 def _checked(path: str, gradient: Any, argument: Any, bridge: Bridge) -> np.ndarray[Any, Any]:
