@@ -56,7 +56,7 @@ class Evidence:
         """Whether `candidate` removes all but a thousandth of the mismatch."""
         mismatch = abs(inner(self.gradient, self.v) - self.slope)
         left = abs(inner(candidate, self.v) - self.slope)
-        return left <= SIGNIFICANCE * self.error_bar + 1e-3 * mismatch
+        return left <= SIGNIFICANCE * self.error_bar + 1e-3 * min(mismatch, abs(self.slope))
 
 
 def diagnose(evidence: Sequence[Evidence], entries: Sequence[Entry]) -> str | None:

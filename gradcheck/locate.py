@@ -22,6 +22,7 @@ __all__ = ["Location", "locate"]
 EVERY = 48  # up to here reading every entry is cheaper than searching
 SAMPLE = 16  # a fault in a quarter of the entries escapes the sample with probability 1 %
 MOST = 24  # as many entries as anybody reads; more is "in many entries"
+BEND = 1e-3  # a jump of the slope below this part of it may be cancellation inside the target
 GOOD = 1e-7  # a bar, relative to the slope, that needs no second reading with smaller steps
 DIRECTIONS = 400  # ends a search among noise; ten wrong entries of 10⁶ need 2 · 10 · log₂ 10⁶ = 400
 
@@ -85,7 +86,7 @@ def _location(
     return Location(
         entries=tuple(wrong),
         read=tuple(read),
-        kinks=frozenset(entry.index for entry, kink in readings if kink > 0),
+        kinks=frozenset(entry.index for entry, kink in readings if _bends(entry, kink)),
         tested=len(read),
         complete=complete,
     )
@@ -121,7 +122,7 @@ def _moves_its_own(line: Line, index: tuple[int, ...]) -> bool:
 
 
 def _bar(line: Line, truth: ladder.Estimate) -> float:
-    return truth.error_bar + line.doubt + line.reuse * truth.weight
+    return truth.error_bar + truth.standing + line.doubt + line.reuse * truth.weight
 
 
 def _search(line: Line, careful: bool) -> Iterator[int]:
@@ -171,6 +172,11 @@ def _is_wrong(entry: Entry, rtol: float) -> bool:
         return bool(np.isfinite(entry.wanted))
     largest = max(abs(entry.got), abs(entry.wanted))
     return off > SIGNIFICANCE * entry.error_bar and off > rtol * largest
+
+
+def _bends(entry: Entry, kink: float) -> bool:
+    """Whether the jump of the slope is of the order of the slope, and not a rounding inside."""
+    return kink > BEND * max(abs(entry.got), abs(entry.wanted))
 
 
 def _relative(entry: Entry) -> float:

@@ -15,7 +15,7 @@ from math import sqrt
 
 import numpy as np
 
-from gradcheck.problem import Array
+from gradcheck.problem import Array, norm
 
 __all__ = ["SPACINGS", "Noise", "Reading", "measure", "read"]
 
@@ -131,14 +131,19 @@ def read(values: Sequence[float]) -> Reading:
     for order in range(1, len(values)):
         table = np.diff(table)
         gamma *= order / (2.0 * (2 * order - 1))
-        levels.append(sqrt(gamma * float(np.mean(table**2))))
+        levels.append(sqrt(gamma) * _deviation(table))
         signs.append(bool(np.min(table) < 0 < np.max(table)))
     for k in range(len(levels) - 2):
         three = levels[k : k + 3]
         if signs[k] and max(three) <= 4 * min(three):
-            typical = float(np.sqrt(np.mean(first**2)))
+            typical = _deviation(first)
             return replace(plain, level=levels[k], dominant=levels[k] > DOMINANT * typical)
     return plain
+
+
+def _deviation(table: Array) -> float:
+    """The root of the mean square, without overflow."""
+    return norm(table) / sqrt(len(table))
 
 
 def _is_lone(differences: Array, width: int) -> bool:

@@ -91,6 +91,7 @@ class Sample:
     rounding: float  # what rounding the outputs to their dtype does to `central`
     weight: float  # the size ‖u ∘ f‖ of the outputs that move
     moving: int  # how many entries of the outputs that is
+    standing: float  # the slope that the others may have and still round to the same value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,12 +142,12 @@ class Line:
     def at(self, t: float) -> tuple[Arrays, Array]:
         """Return f(x + t v) and the displacement of the leaf that rounding left."""
         x = self.problem.point[self.index]
-        moved = self.leaf.rounded(x + t * self.v)
         point = self.problem.point
-        point = (*point[: self.index], moved, *point[self.index + 1 :])
-        wide = np.complex128 if np.iscomplexobj(moved) else np.float64
         with np.errstate(all="ignore"):  # a step may leave the domain; NaN and infinity say so
+            moved = self.leaf.rounded(x + t * self.v)
+            point = (*point[: self.index], moved, *point[self.index + 1 :])
             value = self.problem.value(point)
+        wide = np.complex128 if np.iscomplexobj(moved) else np.float64
         if [f.shape for f in value] != [f.shape for f in self.centre]:
             value = tuple(np.full_like(f, np.nan) for f in self.centre)  # nothing to compare with
         return value, moved.astype(wide) - x.astype(wide)
@@ -161,7 +162,7 @@ class Line:
     def sample(self, h: float) -> Sample:
         """Return the central difference at step `h`, and what goes with it."""
         (above, right), (below, left) = self.at(h), self.at(-h)
-        central = fold = crease = rounding = weight = 0.0
+        central = fold = crease = rounding = weight = standing = 0.0
         moving = 0
         parts = zip(self.u, above, below, self.centre, self.problem.outputs, strict=True)
         for u, plus, minus, centre, output in parts:
@@ -175,6 +176,9 @@ class Line:
             size = norm(np.abs(u) * np.where(moves, np.abs(plus) + np.abs(minus), 0.0))
             weight = hypot(weight, size / 2)
             rounding = hypot(rounding, output.epsilon * size)
+            standing = hypot(standing, output.epsilon * norm(u * np.where(moves, 0.0, centre)))
+        if not moving:  # nothing moved: what rounds away inside may be as large as the leaf
+            standing = max(standing, max(o.epsilon for o in self.problem.outputs) * self.unit)
         # Rounding moved the leaf by `right - left` instead of 2 h v.
         shift = inner(self.gradient, (right - left) - 2 * h * self.v)
         central -= shift
@@ -187,6 +191,7 @@ class Line:
             rounding=rounding / (2 * h),
             weight=weight,
             moving=moving,
+            standing=standing / h,
         )
 
 

@@ -147,4 +147,5 @@ def _bfloat16(array: Array) -> Array:
     """Round float32 to the nearest bfloat16, ties to even, by adding into the dropped bits."""
     bits = array.astype(np.float32).view(np.uint32)
     even = (bits >> np.uint32(16)) & np.uint32(1)
-    return ((bits + np.uint32(0x7FFF) + even) & np.uint32(0xFFFF0000)).view(np.float32)
+    rounded = ((bits + np.uint32(0x7FFF) + even) & np.uint32(0xFFFF0000)).view(np.float32)
+    return np.where(np.isnan(array), array, rounded).astype(np.float32)  # a carry may lose a NaN

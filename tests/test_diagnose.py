@@ -99,3 +99,46 @@ def test_every_pattern_has_advice() -> None:
     names = [name for _, name in PATTERNS] + [name for _, name in PARTS if name] + ["conjugated"]
 
     assert {name.split(":")[0] for name in names} == set(ADVICE)
+
+
+SHAPED: list[tuple[tuple[int, ...], Spoil, str]] = [
+    ((5,), lambda g: np.roll(g, -1), "shifted: by 1 along axis 0"),
+    ((5,), lambda g: g[::-1], "reversed: axis 0"),
+    ((2, 3, 3), lambda g: np.swapaxes(g, 1, 2), "transposed: axes 1 and 2"),
+    ((2, 3, 5), lambda g: g[:, :, ::-1], "reversed: axis 2"),
+    ((3, 5), lambda g: np.roll(g, 1, 0), "shifted: by -1 along axis 0"),
+    ((7,), lambda g: -2 * g, "constant factor: got / wanted = -2"),
+    ((7,), lambda g: (1 + 1e-4) * g, "constant factor: got / wanted = 1.0001"),
+    ((1,), lambda g: -g, "sign"),
+    ((), lambda g: g / 10_000, "constant factor: got / wanted = 0.0001"),
+]
+
+
+@pytest.mark.parametrize(("shape", "spoil", "name"), SHAPED, ids=[name for _, _, name in SHAPED])
+def test_a_pattern_is_named_in_any_shape(shape: tuple[int, ...], spoil: Spoil, name: str) -> None:
+    assert diagnose(_evidence(spoil, shape), ()) == name
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("size", [1e-6, 1e-3, 1.0, 1e3])
+def test_a_random_error_has_no_name(size: float, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+
+    found = _evidence(lambda g: g + size * rng.standard_normal(g.shape), (5, 5))
+
+    assert diagnose(found, ()) is None
+
+
+def test_random_errors_of_single_entries_have_no_name() -> None:
+    wanted, error = np.random.default_rng(0).standard_normal((2, 8))
+
+    assert (
+        diagnose(_evidence(lambda g: g + 1), _entries(*zip(wanted + error, wanted, strict=True)))
+        is None
+    )
+
+
+def test_a_pattern_that_one_of_three_probes_contradicts_is_not_named() -> None:
+    *agreeing, _ = _evidence(lambda g: 2 * g)
+
+    assert diagnose([*agreeing, *_evidence(lambda g: 3 * g)[-1:]], ()) is None

@@ -113,3 +113,55 @@ def test_the_largest_relative_error_comes_first() -> None:
     location, _ = _location(spoil, _normal(3))
 
     assert [entry.index for entry in location.entries] == [(1,), (2,), (0,)]
+
+
+@pytest.mark.parametrize("index", [1, 4321, 9998])
+def test_one_entry_of_ten_thousand_takes_less_than_four_hundred_evaluations(index: int) -> None:
+    location, cost = _location(_times(index, 0.0), _normal(10_000))
+
+    assert [entry.index for entry in location.entries] == [(index,)]
+    assert location.complete
+    assert cost < 400
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_whole_row_or_column_is_found(axis: int) -> None:
+    index = (17, slice(None)) if axis == 0 else (slice(None), 3)
+
+    location, _ = _location(_times(index, 1.1), _normal(40, 8) if axis == 0 else _normal(12, 40))
+
+    assert {entry.index[axis] for entry in location.entries} == {index[axis]}
+    assert len(location.entries) == (8 if axis == 0 else 12)
+
+
+def test_all_entries_of_a_small_leaf_are_wrong() -> None:
+    location, _ = _location(_times(slice(None), -1.0), _normal(4, 5))
+
+    assert {entry.index for entry in location.entries} == set(np.ndindex(4, 5))
+
+
+def test_errors_that_cancel_in_a_sum_are_found() -> None:
+    def spoil(g: Any) -> None:
+        g[100] += 1e-3
+        g[101] -= 1e-3
+
+    location, _ = _location(spoil, _normal(1000))
+
+    assert sorted(entry.index for entry in location.entries) == [(100,), (101,)]
+
+
+def test_what_was_got_and_what_is_wanted_are_told() -> None:
+    x = _normal(2000)
+
+    location, _ = _location(_times(1234, 3.0), x)
+
+    (entry,) = location.entries
+    u = np.random.default_rng(RNG).standard_normal(x.shape)  # the first draw of `_location`
+    assert entry.wanted == pytest.approx(u[1234] * np.cos(x[1234]), rel=1e-9)
+    assert entry.got == pytest.approx(3 * entry.wanted, rel=1e-9)
+
+
+def test_the_only_entry_is_found() -> None:
+    location, _ = _location(_times(0, 2.0), np.array([[0.7]]))
+
+    assert [entry.index for entry in location.entries] == [(0, 0)]

@@ -14,7 +14,7 @@ from gradcheck.diagnose import ADVICE, Evidence, diagnose
 from gradcheck.locate import Location, locate
 from gradcheck.oracles import ladder
 from gradcheck.probes import Line, cotangent, direction, disturbed, nudged, relative
-from gradcheck.problem import Array, Leaf, Problem, norm, widened
+from gradcheck.problem import EPSILON, Array, Leaf, Problem, norm, widened
 from gradcheck.results import Entry, Finding, Verdict, worst
 from gradcheck.settings import RIPPLE, SIGNIFICANCE, Settings
 
@@ -23,8 +23,9 @@ __all__ = ["check_vjp"]
 DISTURBED = 3  # points an ulp away, at which a suspected gradient's own rounding is measured
 
 # Ulps of the value over the leaf's size that a gradient's own rounding may be. A tanh that
-# saturates is at 16 times its scale in float64, where 1 - y² is off by an ulp of one.
-REUSE = 2.0
+# saturates is at 16 times its scale in float64, where 1 - y² is off by an ulp of one; a softmax
+# is a dozen roundings. In a narrow dtype sixteen ulps would hide a tenth of the gradient.
+REUSE, REUSE_NARROW = 16.0, 2.0
 
 # Other directions along which a mismatch that no entry explains must show once more. One that is
 # wrong as a whole, as when both of two tied maxima get the cotangent, shows in half of them.
@@ -63,7 +64,8 @@ class Probe:
     def calm(self) -> float:
         """The bar, less the rounding inside the target that was measured."""
         own = self.epsilon / 2 * self.line.size + self.line.reuse * self.truth.weight
-        return self.truth.error_bar + own
+        hidden = self.truth.standing if self.line.reuse else 0.0
+        return self.truth.error_bar + own + hidden
 
     def is_outside(self, tolerance: float) -> bool:
         """Whether the claim is none of the subgradients of a kink.
@@ -263,7 +265,8 @@ def _doubted(probe: Probe, problem: Problem, rng: np.random.Generator) -> Probe:
     for _ in range(DISTURBED):
         other = problem.vjp(disturbed(rng, problem.leaves, problem.point), line.u)[line.index]
         unrest = np.maximum(unrest, np.abs(other - line.gradient))
-    reuse = REUSE * probe.epsilon / line.unit
+    ulps = REUSE if probe.epsilon <= EPSILON["float32"] else REUSE_NARROW
+    reuse = ulps * probe.epsilon / line.unit
     return replace(probe, truth=truth, line=replace(line, unrest=unrest, reuse=reuse))
 
 

@@ -75,6 +75,7 @@ class Estimate:
     noise: float = 0.0  # the part of the bar that rounding and noise make up
     ripple: float = 0.0  # measured noise of one evaluation, relative to the moving outputs
     weight: float = 0.0  # the size ‖u ∘ f‖ of the moving outputs
+    standing: float = 0.0  # the slope that outputs which did not move may hide
     kink: float = 0.0  # width of the interval of slopes that a kink leaves; 0 where φ is smooth
     jump: bool = False  # φ itself jumps at the point: difference quotients grow like 1/h
     steps: tuple[Step, ...] = ()
@@ -111,6 +112,11 @@ class Flight:
     @property
     def bar(self) -> float:
         return self.truncation + self.rounding + max(abs(self.bend) - self.bend_error, 0.0)
+
+    @property
+    def stillness(self) -> float:
+        """The slope that φ may have and yet not move at all at one of the steps."""
+        return min((s.standing for s in self.samples if not s.moving), default=0.0)
 
     @property
     def weight(self) -> float:
@@ -206,10 +212,11 @@ def _verdict(line: Line, flights: Sequence[Flight], ripple: float = 0.0) -> Esti
     weight = best.weight if isfinite(best.bar) else 0.0
     common = Estimate(
         slope=best.slope,
-        error_bar=best.bar,
+        error_bar=max(best.bar, best.stillness),
         noise=best.rounding,
         ripple=ripple / weight if weight else 0.0,
         weight=weight,
+        standing=best.samples[0].standing,
         steps=tuple(step for flight in flights for step in _steps(flight, line.slope)),
     )
     if line.ripple and not weight:  # rounded so coarsely that nothing moves at any step

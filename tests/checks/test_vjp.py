@@ -12,6 +12,7 @@ import torch
 
 import gradcheck
 from gradcheck import Rule
+from gradcheck.problem import norm
 from gradcheck.results import CheckResult, Verdict
 
 Array = Any
@@ -301,3 +302,377 @@ def test_an_error_is_told_in_words() -> None:
     assert second.strip().startswith("[5, 2]  got ")
     assert second.endswith("ratio 1.010")
     assert "1 of 144 entries wrong" in str(result)
+
+
+Gradient = Callable[..., Any]  # (inputs, u) -> gradient
+RNG = np.random.default_rng(5)
+A, B = RNG.standard_normal((2, 4, 4))
+LONG = RNG.standard_normal(10_000)
+
+
+def _softmax(x: Array) -> Array:
+    e = np.exp(x - x.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+def _softmax_vjp(inputs: Any, u: Array) -> Array:
+    y = _softmax(inputs[0])
+    return y * (u - np.sum(u * y, -1, keepdims=True))
+
+
+def _logsumexp(x: Array) -> Array:
+    return x.max() + np.log(np.sum(np.exp(x - x.max())))
+
+
+def _normalized(x: Array) -> Array:
+    return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
+
+
+def _normalized_vjp(inputs: Any, u: Array) -> Array:
+    (x,), y = inputs, _normalized(inputs[0])
+    away = u - u.mean(-1, keepdims=True) - y * np.mean(u * y, -1, keepdims=True)
+    return away / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
+
+
+def _recurrent(x: Array, w: Array) -> Array:
+    h = x[0] * 0
+    for x_t in x:
+        h = np.tanh(w * h + x_t)
+    return h
+
+
+def _truncated(inputs: Any, u: Array) -> tuple[Array, Array]:
+    """The gradients of `_recurrent` through its last step alone."""
+    x, w = inputs
+    before, last = _recurrent(x[:-1], w), _recurrent(x, w)
+    d = u * (1 - last**2)
+    return np.concatenate([np.zeros_like(x[:-1]), [d]]), np.asarray(np.sum(d * before))
+
+
+def _at(x: Array, index: Any, change: Callable[[Array], Array]) -> Array:
+    x = x.copy()
+    x[index] = change(x[index])
+    return x
+
+
+def _stale() -> Gradient:
+    """A rule that keeps the first cotangent it was ever given."""
+    first: list[Array] = []
+
+    def vjp(inputs: Any, u: Array) -> Array:
+        first.append(u)
+        return first[0] * np.cos(inputs[0])
+
+    return vjp
+
+
+def _assigned(inputs: Any, u: Array) -> Array:
+    g = np.zeros_like(inputs[0])
+    g[[0, 1, 1, 3]] = u
+    return g
+
+
+def _pooled_first(inputs: Any, u: Array) -> Array:
+    g = np.zeros_like(inputs[0])
+    g[:, 0] = u
+    return g
+
+
+# (name, forward, a wrong vjp, inputs)
+WRONG: list[tuple[str, Gradient, Gradient, tuple[Any, ...]]] = [
+    ("factor 1 + 1e-3", np.matmul, lambda i, u: (1.001 * u @ i[1].T, i[0].T @ u), (A, B)),
+    ("factor 1 + 1e-5", np.matmul, lambda i, u: (u @ i[1].T, 1.00001 * i[0].T @ u), (A, B)),
+    ("sign of a mean loss", lambda x: np.mean(x * x), lambda i, u: -u * i[0] / 5000, (LONG,)),
+    ("mean over n - 1", lambda x: np.mean(x * x), lambda i, u: u * 2 * i[0] / 9999, (LONG,)),
+    ("an entry zeroed", np.sin, lambda i, u: _at(u * np.cos(i[0]), (1, 2), np.zeros_like), (A,)),
+    ("a row zeroed", np.sin, lambda i, u: _at(u * np.cos(i[0]), 2, np.zeros_like), (A,)),
+    ("transposed", lambda x: A @ x @ B, lambda i, u: (A.T @ u @ B.T).T, (B,)),
+    ("tiny and zero", lambda x: 1e-8 * np.sin(x), lambda i, u: 0 * u, (A,)),
+    (
+        "one leaf tiny and zero",
+        lambda x, y: np.sin(x) + 1e-8 * np.sin(y),
+        lambda i, u: (u * np.cos(i[0]), 0 * u),
+        (A, B),
+    ),
+    (
+        "one of 10⁴ off by 1e-3",
+        np.sin,
+        lambda i, u: _at(u * np.cos(i[0]), 4321, lambda g: 1.001 * g),
+        (LONG,),
+    ),
+    ("a constant added", np.sin, lambda i, u: u * np.cos(i[0]) + 1e-5, (A,)),
+    ("half the product rule", lambda x: x * np.sin(x), lambda i, u: u * np.sin(i[0]), (A,)),
+    ("J for Jᵀ", lambda x: A @ x, lambda i, u: A @ u, (B[0],)),
+    ("cotangent ignored", np.sin, lambda i, u: np.cos(i[0]), (A,)),
+    (
+        "one cotangent ignored",
+        lambda x: (np.sin(x), np.cos(x)),
+        lambda i, u: u[0] * np.cos(i[0]),
+        (A,),
+    ),
+    ("softmax without its mean", _softmax, lambda i, u: u * _softmax(i[0]), (A,)),
+    (
+        "normalization by constants",
+        _normalized,
+        lambda i, u: u / np.sqrt(i[0].var(-1, keepdims=True) + 1e-5),
+        (A,),
+    ),
+    (
+        "half of a normalization",
+        _normalized,
+        lambda i, u: (u - u.mean(-1, keepdims=True)) / np.sqrt(i[0].var(-1, keepdims=True) + 1e-5),
+        (A,),
+    ),
+    ("relu passes all", lambda x: np.maximum(x, 0), lambda i, u: u, (A,)),
+    ("pooling to the first", lambda x: x.max(1), _pooled_first, (A,)),
+    ("bias by the mean", lambda x, b: x + b, lambda i, u: (u, u.mean(0)), (A, B[0])),
+    ("logsumexp, uniform", _logsumexp, lambda i, u: u * np.ones(4) / 4, (B[0],)),
+    (
+        "kernel not flipped",
+        lambda x, w: np.convolve(x, w, "valid"),
+        lambda i, u: (np.convolve(u, i[1]), np.convolve(i[0], u[::-1], "valid")[::-1]),
+        (B.ravel(), A[0]),
+    ),
+    ("cumsum forwards", np.cumsum, lambda i, u: np.cumsum(u), (B[0],)),
+    ("norm with an epsilon", np.linalg.norm, lambda i, u: u * i[0] / (norm(i[0]) + 1e-3), (B[0],)),
+    (
+        "variance of a sample",
+        lambda x: np.var(x),
+        lambda i, u: u * 2 * (i[0] - i[0].mean()) / 99,
+        (LONG[:100],),
+    ),
+    ("repeated index assigned", lambda x: x[[0, 1, 1, 3]], _assigned, (B[0],)),
+    ("sqrt upside down", np.sqrt, lambda i, u: 0.5 * u * np.sqrt(i[0]), (np.array([0.2, 3.0]),)),
+    ("one-sided quadratic form", lambda x: x @ A @ x, lambda i, u: 2 * u * (A @ i[0]), (B[0],)),
+    (
+        "inverse not transposed",
+        np.linalg.inv,
+        lambda i, u: -np.linalg.inv(i[0]) @ u @ np.linalg.inv(i[0]),
+        (A,),
+    ),
+    ("float32, off by 1 %", np.sin, lambda i, u: 1.01 * u * np.cos(i[0]), (A.astype(np.float32),)),
+    ("clip passes all", lambda x: np.clip(x, -0.5, 0.5), lambda i, u: u, (A,)),
+    (
+        "tanh dead beyond 2",
+        np.tanh,
+        lambda i, u: u * np.where(abs(i[0]) > 2, 0, 1 - np.tanh(i[0]) ** 2),
+        (3 * A,),
+    ),
+    ("truncated in time", _recurrent, _truncated, (LONG[:5], np.array(0.7))),
+    ("clipped", lambda x: x**3, lambda i, u: np.clip(3 * u * i[0] ** 2, -1, 1), (A,)),
+    ("1e6 + sin, doubled", lambda x: 1e6 + np.sin(x), lambda i, u: 2 * u * np.cos(i[0]), (A,)),
+    ("1e80 cubed", lambda x: x**3, lambda i, u: 2 * u * i[0] ** 2, (1e80 * A,)),
+    ("1/x at 3e-6", lambda x: 1 / x, lambda i, u: -1.01 * u / i[0] ** 2, (np.array([3e-6, 1.0]),)),
+    ("a number, halved", np.exp, lambda i, u: 0.5 * u * np.exp(i[0]), (np.array(0.3),)),
+    ("difference as a sum", lambda x, y: x - y, lambda i, u: (u, u), (A, B)),
+    ("stale cotangent", np.sin, _stale(), (A,)),
+    ("no conjugate", lambda z: z * z, lambda i, u: 2 * u * i[0], (A + 1j * B,)),
+]
+
+
+@pytest.mark.parametrize(("name", "forward", "vjp", "inputs"), WRONG, ids=[w[0] for w in WRONG])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_wrong_gradient_fails(
+    name: str, forward: Gradient, vjp: Gradient, inputs: tuple[Any, ...], seed: int
+) -> None:
+    result = gradcheck.check(Rule(forward, vjp), *inputs, seed=seed)
+
+    assert result.verdict is Verdict.FAIL, str(result)
+
+
+def _first_max(x: Array) -> Array:
+    return 1.0 * (np.arange(x.size) == np.argmax(x))
+
+
+def _sorted_vjp(inputs: Any, u: Array) -> Array:
+    g = np.empty_like(u)
+    g[np.argsort(inputs[0], kind="stable")] = u
+    return g
+
+
+def _elementwise(f: Gradient, slope: Gradient, x: Any) -> tuple[Gradient, Gradient, tuple[Any]]:
+    return f, lambda i, u: u * slope(i[0]), (np.asarray(x),)
+
+
+def _softplus(x: Array) -> Array:
+    return np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x)))
+
+
+def _sigmoid(x: Array) -> Array:
+    return np.exp(-_softplus(-x))
+
+
+def _narrow(f: Gradient, x: Array) -> Array:
+    return f(x.astype(np.float32)).astype(np.float64)
+
+
+SINGLE = A.astype(np.float32)
+MIXED = np.array([1e-8, 1.0, 1e8])
+
+# (name, (forward, a right vjp, inputs))
+TREACHEROUS: list[tuple[str, tuple[Gradient, Gradient, tuple[Any, ...]]]] = [
+    ("relu'(0) = 1", _elementwise(lambda x: np.maximum(x, 0), lambda x: 1.0 * (x >= 0), [0.0, 1])),
+    (
+        "relu'(0) = ½",
+        _elementwise(lambda x: np.maximum(x, 0), lambda x: np.heaviside(x, 0.5), [0.0, 1.0, -1.0]),
+    ),
+    (
+        "relu at zeros only",
+        _elementwise(lambda x: np.maximum(x, 0), lambda x: 1.0 * (x > 0), [0, 0.0]),
+    ),
+    (
+        "leaky relu at 0",
+        _elementwise(
+            lambda x: np.maximum(x, 0.01 * x), lambda x: np.where(x > 0, 1, 0.01), [0.0, 1.0]
+        ),
+    ),
+    ("abs at 0", _elementwise(np.abs, np.sign, [0.0, 1.0, -2.0])),
+    (
+        "hinge at its corner",
+        _elementwise(lambda x: np.maximum(0, 1 - x), lambda x: -1.0 * (x < 1), [1.0]),
+    ),
+    ("tied maxima, the first", _elementwise(np.max, _first_max, [2.0, 2.0, 1.0, 2.0])),
+    (
+        "tied maxima, shared",
+        _elementwise(np.max, lambda x: (x == x.max()) / np.sum(x == x.max()), [2.0, 2.0, 1.0]),
+    ),
+    ("sorting ties", (np.sort, _sorted_vjp, (np.array([1.0, 0.0, 1.0, 0.0]),))),
+    (
+        "maximum of near lines",
+        _elementwise(lambda x: np.maximum(x, 0.999999 * x), lambda x: 1.0, [0.0]),
+    ),
+    ("there and back over 1e8", _elementwise(lambda x: (x + 1e8) - 1e8, np.ones_like, B[0])),
+    ("relu beside 1e6", _elementwise(lambda x: np.maximum(x + 1e6, 0), np.ones_like, B[0])),
+    ("1/x at ±3e-6", _elementwise(lambda x: 1 / x, lambda x: -1 / x**2, [3e-6, -3e-6])),
+    ("huge slopes", _elementwise(lambda x: 1e200 * np.sin(x), lambda x: 1e200 * np.cos(x), A)),
+    ("tiny slopes", _elementwise(lambda x: 1e-200 * np.sin(x), lambda x: 1e-200 * np.cos(x), A)),
+    ("mixed scales, squared", _elementwise(lambda x: x * x, lambda x: 2 * x, MIXED)),
+    ("mixed scales, logarithm", _elementwise(np.log, lambda x: 1 / x, MIXED)),
+    ("saturated tanh", _elementwise(np.tanh, lambda x: 1 - np.tanh(x) ** 2, [9.0, -12.0, 18.5])),
+    ("saturated softmax", (_softmax, _softmax_vjp, (np.array([1e3, 0.0, -1e3]),))),
+    ("nearly saturated softmax", (_softmax, _softmax_vjp, (np.array([30.0, 0.0, -5.0]),))),
+    ("logsumexp at 1e3", _elementwise(_logsumexp, _softmax, [1e3, 1e3 - 1, 0.0])),
+    ("softplus at ±800", _elementwise(_softplus, _sigmoid, [800.0, -800.0, 0.1])),
+    ("norm", _elementwise(np.linalg.norm, lambda x: x / norm(x), [3.0, 4.0])),
+    ("norm near 0", _elementwise(np.linalg.norm, lambda x: x / norm(x), [1e-8, -1e-8])),
+    ("norm at 0", _elementwise(np.linalg.norm, lambda x: x / (norm(x) or 1), [0.0, 0.0])),
+    ("normalized constant row", (_normalized, _normalized_vjp, (np.full((2, 4), 3.0),))),
+    ("normalized on 1e3", (_normalized, _normalized_vjp, (A + 1e3,))),
+    ("float32 sine", _elementwise(np.sin, np.cos, SINGLE)),
+    ("float32 softmax", (_softmax, _softmax_vjp, (5 * SINGLE,))),
+    ("float32 normalization", (_normalized, _normalized_vjp, (SINGLE,))),
+    (
+        "float32 product",
+        (np.matmul, lambda i, u: (u @ i[1].T, i[0].T @ u), (SINGLE, B.astype(np.float32))),
+    ),
+    (
+        "float32 mean loss",
+        _elementwise(lambda x: np.mean(x * x), lambda x: 2 * x / x.size, np.float32(LONG)),
+    ),
+    ("float16 sine", _elementwise(np.sin, np.cos, A.astype(np.float16))),
+    ("float32 inside", _elementwise(lambda x: _narrow(np.sin, x), np.cos, A)),
+    ("float32 softmax inside", (lambda x: _narrow(_softmax, x), _softmax_vjp, (A,))),
+    ("an empty leaf", _elementwise(np.sin, np.cos, np.zeros((3, 0)))),
+    (
+        "an empty leaf beside another",
+        (
+            lambda x, y: np.sin(x) + y.sum(),
+            lambda i, u: (u * np.cos(i[0]), np.zeros(0)),
+            (A, np.zeros(0)),
+        ),
+    ),
+    ("a number", _elementwise(np.exp, np.exp, 0.3)),
+    (
+        "an unused leaf",
+        (lambda x, y: np.sin(x), lambda i, u: (u * np.cos(i[0]), 0 * i[1]), (A, B)),
+    ),
+    ("a constant", _elementwise(lambda x: np.full_like(x, 7.0), np.zeros_like, A)),
+    ("steps, between two", _elementwise(np.floor, np.zeros_like, [0.3, 1.5, -2.4])),
+    ("squares at 0", _elementwise(lambda x: x * x, lambda x: 2 * x, np.zeros(4))),
+    ("fourth power at 0", _elementwise(lambda x: x**4, lambda x: 4 * x**3, [0.0, 0.0])),
+    ("|x|^1.5 at 0", _elementwise(lambda x: np.abs(x) ** 1.5, lambda x: 0 * x, [0.0])),
+    ("x |x| at 0", _elementwise(lambda x: x * np.abs(x), lambda x: 2 * np.abs(x), [0.0, 1.0])),
+    (
+        "a sharp smooth corner",
+        _elementwise(
+            lambda x: np.sqrt(x * x + 1e-12), lambda x: x / np.sqrt(x * x + 1e-12), [1e-6, 1.0, 0.0]
+        ),
+    ),
+    ("sin 200 x", _elementwise(lambda x: np.sin(200 * x), lambda x: 200 * np.cos(200 * x), A)),
+    ("x log x at 1e-10", _elementwise(lambda x: x * np.log(x), lambda x: np.log(x) + 1, [1e-10])),
+    ("log at 1e-300", _elementwise(np.log, lambda x: 1 / x, [1e-300])),
+    ("cube root near 0", _elementwise(np.cbrt, lambda x: 1 / (3 * np.cbrt(x) ** 2), [1e-9, 8.0])),
+    (
+        "arccos near 1",
+        _elementwise(np.arccos, lambda x: -1 / np.sqrt((1 - x) * (1 + x)), [1 - 1e-9, 0.3]),
+    ),
+    (
+        "an inverse of condition 1e6",
+        (
+            np.linalg.inv,
+            lambda i, u: -np.linalg.inv(i[0]).T @ u @ np.linalg.inv(i[0]).T,
+            (np.diag([1.0, 1e-3, 1e-6]) + 1e-9 * A[:3, :3],),
+        ),
+    ),
+    # An ulp of the value is more than all of the slope over a step.
+    ("cos next to 0", _elementwise(np.cos, lambda x: -np.sin(x), [1e-9])),
+    ("root of 1 + x² next to 0", _elementwise(lambda x: np.hypot(1, x), lambda x: x, [1e-9])),
+    ("1 + x⁸", _elementwise(lambda x: 1 + x**8, lambda x: 8 * x**7, [1e-3])),
+    ("sine over x", _elementwise(lambda x: np.sin(x) / x, lambda x: -x / 3, [4e-8])),
+    ("tanh at 20", _elementwise(np.tanh, lambda x: 1 / np.cosh(x) ** 2, [20.0])),
+    (
+        "sigmoid at 38",
+        _elementwise(_sigmoid, lambda x: _sigmoid(x) * _sigmoid(-x), [38.0]),
+    ),
+    (
+        "modulus of complex numbers",
+        (np.abs, lambda i, u: u * i[0] / np.abs(i[0]), (A + 1j * B,)),
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "case"), TREACHEROUS, ids=[name for name, _ in TREACHEROUS])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_right_gradient_is_not_accused(
+    name: str, case: tuple[Gradient, Gradient, tuple[Any, ...]], seed: int
+) -> None:
+    forward, vjp, inputs = case
+
+    result = gradcheck.check(Rule(forward, vjp), *inputs, seed=seed)
+
+    assert result.verdict in (Verdict.PASS, Verdict.INCONCLUSIVE), str(result)
+
+
+CONFIDENT: list[tuple[str, Callable[[torch.Tensor], torch.Tensor]]] = [
+    ("softmax", lambda z: torch.softmax(z, -1)),
+    ("log_softmax", lambda z: torch.log_softmax(z, -1)),
+    ("logsumexp", lambda z: torch.logsumexp(z, -1)),
+    ("cross_entropy", lambda z: torch.nn.functional.cross_entropy(z, torch.tensor([0]))),
+]
+
+
+@pytest.mark.parametrize(("name", "f"), CONFIDENT, ids=[name for name, _ in CONFIDENT])
+@pytest.mark.parametrize("top", [10.0, 20.0, 40.0, 100.0])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_the_production_path_of_a_confident_classifier_is_not_accused(
+    name: str, f: Callable[[torch.Tensor], torch.Tensor], top: float, dtype: torch.dtype
+) -> None:
+    verdicts = [
+        gradcheck.check(f, torch.tensor([[top, 0.0, 1.0]], dtype=dtype), seed=seed).verdict
+        for seed in range(3)
+    ]
+
+    assert Verdict.FAIL not in verdicts
+    assert Verdict.ERROR not in verdicts
+
+
+def test_cancellation_inside_is_not_taken_for_a_kink() -> None:
+    def vjp(inputs: Any, u: Array) -> Array:
+        x = inputs[0]
+        return 2 * u * x / x.size  # the mean is held constant
+
+    rule = Rule(lambda x: np.mean((x - x.mean()) ** 2), vjp)
+
+    result = gradcheck.check(rule, np.random.default_rng(0).standard_normal(12) + 10)
+
+    assert result.verdict is Verdict.FAIL, str(result)

@@ -23,7 +23,7 @@ EXAMPLES = 30  # of networks that hold the fault; most are found among the first
 
 # What a shrunk network may have: the smallest sequences are 3 steps of 2 rows, with two states.
 NUMBERS = 12
-CHARACTERS = 300  # three lines of a terminal
+CHARACTERS = 340  # four lines of a terminal
 
 LAYERS = [
     value

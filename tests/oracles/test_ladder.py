@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gradcheck import Rule
 from gradcheck.adapters import problem_of
@@ -155,3 +157,156 @@ def test_kinks_of_two_outputs_that_cancel_in_the_sum_are_folded() -> None:
 
 def test_a_smooth_function_has_no_fold() -> None:
     assert fold(_line(np.sin, 0.7, 1.0)) == 0.0
+
+
+ORDINARY: list[tuple[str, Function, Function]] = [
+    ("sin", np.sin, np.cos),
+    ("exp", np.exp, np.exp),
+    ("tanh", np.tanh, lambda x: 1 / np.cosh(x) ** 2),
+    ("softplus", lambda x: np.logaddexp(0, x), lambda x: 1 / (1 + np.exp(-x))),
+    ("square", lambda x: x * x, lambda x: 2 * x),
+    ("cubic", lambda x: x**3 - 4 * x + 1, lambda x: 3 * x**2 - 4),
+    ("degree nine", lambda x: x**9, lambda x: 9 * x**8),
+    ("Lorentz", lambda x: 1 / (1 + x * x), lambda x: -2 * x / (1 + x * x) ** 2),
+    ("Gauss", lambda x: np.exp(-x * x), lambda x: -2 * x * np.exp(-x * x)),
+    ("arctan", np.arctan, lambda x: 1 / (1 + x * x)),
+    ("straight", lambda x: 3 * x, lambda x: 3 + 0 * x),
+    ("sin 20 x", lambda x: np.sin(20 * x), lambda x: 20 * np.cos(20 * x)),
+]
+POINTS = [0.3, -1.1, 2.4, 1e-3]
+
+
+@pytest.mark.parametrize(("name", "f", "slope"), ORDINARY, ids=[row[0] for row in ORDINARY])
+@pytest.mark.parametrize("x", POINTS)
+@pytest.mark.parametrize("claim", [1.0, 1 + 1e-7, 1.5, 0.0, -1.0])
+def test_the_truth_of_an_ordinary_function_lies_within_a_tiny_bar(
+    name: str, f: Function, slope: Function, x: float, claim: float
+) -> None:
+    true = float(slope(np.longdouble(x)))
+
+    truth = estimate(_line(f, x, claim * true))
+
+    assert _off(truth, true) <= truth.error_bar
+    # A claim that is far off needs no finer bar than a hundredth of what tells it apart.
+    assert truth.error_bar <= max(1e-8, 1e-2 * abs(claim - 1)) * abs(true)
+    assert truth.kink == 0
+
+
+HARD: list[tuple[str, Function, float, float]] = [
+    ("square at 0", lambda x: x * x, 0.0, 0.0),
+    ("cube at 0", lambda x: x**3, 0.0, 0.0),
+    ("cos at 0", np.cos, 0.0, 0.0),
+    ("constant", lambda x: 7 + 0 * x, 0.7, 0.0),
+    ("sqrt near 0", np.sqrt, 1e-8, 0.5e4),
+    ("log near 0", np.log, 1e-9, 1e9),
+    ("reciprocal at -3e-6", lambda x: 1 / x, -3e-6, -1 / 9e-12),
+    ("exp at 300", np.exp, 300.0, np.exp(300)),
+    ("exp of exp", lambda x: np.exp(np.exp(x)), 2.0, np.exp(2 + np.exp(2))),
+    ("1e6 + sin at 1e3", lambda x: 1e6 + np.sin(x), 1e3, np.cos(1e3)),
+    ("sin 2000 x", lambda x: np.sin(2000 * x), 0.7, 2000 * np.cos(1400)),
+    ("sharp corner", lambda x: np.sqrt(x * x + 1e-8), 1e-4, 1 / 2**0.5),
+    ("resonance", lambda x: 1 / ((x - 1) ** 2 + 1e-6), 1.001, -2e-3 / 4e-12),
+    ("lost in one", lambda x: 1 + np.exp(-x * x), 6.0, -12 * np.exp(-36)),
+    ("steep sigmoid", lambda x: np.tanh(1e4 * (x - 1)), 1.0, 1e4),
+    ("1e200 sin", lambda x: 1e200 * np.sin(x), 0.7, 1e200 * np.cos(0.7)),
+    ("1e-200 sin", lambda x: 1e-200 * np.sin(x), 0.7, 1e-200 * np.cos(0.7)),
+    ("kink 1e-3 away", lambda x: abs(x - 0.701), 0.7, -1.0),
+    ("kink 1e-6 away", lambda x: x + abs(x - 0.7 - 1e-6), 0.7, 0.0),
+    ("kink 1e-3 away on a curve", lambda x: np.sin(x) + abs(x - 0.701), 0.7, np.cos(0.7) - 1),
+    ("jump 1e-3 away", lambda x: np.sin(x) + (x > 0.701), 0.7, np.cos(0.7)),
+    ("jump 1e-6 away", lambda x: np.sin(x) + (x > 0.7 + 1e-6), 0.7, np.cos(0.7)),
+]
+
+
+@pytest.mark.parametrize(("name", "f", "x", "slope"), HARD, ids=[row[0] for row in HARD])
+@pytest.mark.parametrize("claim", [1.0, 1.01, 0.0])
+@pytest.mark.parametrize("careful", [False, True])
+def test_the_truth_of_a_hard_function_lies_within_the_bar(
+    name: str, f: Function, x: float, slope: float, claim: float, careful: bool
+) -> None:
+    truth = estimate(_line(f, x, claim * slope), careful=careful)
+
+    assert _off(truth, slope) <= truth.error_bar
+    assert truth.error_bar <= max(1e-5, 1e-2 * abs(claim - 1)) * max(abs(slope), 1)
+
+
+# (name, f, x, slope on the left, slope on the right)
+KINKS: list[tuple[str, Function, float, float, float]] = [
+    ("relu at 0", lambda x: np.maximum(x, 0), 0.0, 0.0, 1.0),
+    ("abs at 0", np.abs, 0.0, -1.0, 1.0),
+    ("abs at 3", lambda x: abs(x - 3), 3.0, -1.0, 1.0),
+    ("leaky relu", lambda x: np.maximum(x, 0.2 * x), 0.0, 0.2, 1.0),
+    ("on a curve", lambda x: np.exp(x) + abs(x), 0.0, 0.0, 2.0),
+    ("beside 1e3", lambda x: 1e3 + abs(x - 1), 1.0, -1.0, 1.0),
+    ("tiny", lambda x: 1e-9 * np.abs(x - 1), 1.0, -1e-9, 1e-9),
+]
+
+
+@pytest.mark.parametrize(("name", "f", "x", "left", "right"), KINKS, ids=[k[0] for k in KINKS])
+def test_at_a_kink_both_slopes_lie_in_the_interval_and_little_else(
+    name: str, f: Function, x: float, left: float, right: float
+) -> None:
+    truth = estimate(_line(f, x, left))
+
+    width = right - left
+    assert max(_off(truth, left), _off(truth, right)) <= 10 * truth.error_bar
+    assert _off(truth, (left + right) / 2) == 0
+    assert min(_off(truth, left - width / 10), _off(truth, right + width / 10)) > 0.09 * width
+
+
+@pytest.mark.parametrize(
+    ("f", "x"),
+    [(np.sign, 0.0), (np.floor, 2.0), (lambda x: x + 1.0 * (x > 1), 1.0), (np.round, 0.5)],
+)
+def test_a_jump_at_the_point_is_flagged(f: Function, x: float) -> None:
+    assert estimate(_line(f, x, 1.0)).jump
+
+
+# (f, its derivative), smooth and tame, so that compositions stay in range.
+PARTS: list[tuple[Function, Function]] = [
+    (np.sin, np.cos),
+    (np.tanh, lambda x: 1 / np.cosh(x) ** 2),
+    (np.arctan, lambda x: 1 / (1 + x * x)),
+    (lambda x: x / (1 + x * x), lambda x: (1 - x * x) / (1 + x * x) ** 2),
+    (lambda x: np.exp(-x * x), lambda x: -2 * x * np.exp(-x * x)),
+    (lambda x: np.sqrt(1 + x * x), lambda x: x / np.sqrt(1 + x * x)),
+    (lambda x: np.log1p(x * x), lambda x: 2 * x / (1 + x * x)),
+    (lambda x: x - 0.3 * x * x, lambda x: 1 - 0.6 * x),
+]
+Part = tuple[int, float, float]
+
+
+@st.composite
+def _parts(draw: st.DrawFn) -> list[Part]:
+    coefficient = st.floats(0.25, 4).map(lambda a: round(a, 3))
+    shift = st.floats(-2, 2).map(lambda b: round(b, 3))
+    part = st.tuples(st.integers(0, len(PARTS) - 1), coefficient, shift)
+    return draw(st.lists(part, min_size=1, max_size=4))
+
+
+def _composed(parts: list[Part], x: Any) -> tuple[Any, Any]:
+    """f(x) and f′(x) of the composition of a · part + b, by the chain rule."""
+    slope = x * 0 + 1
+    for which, a, b in parts:
+        f, derivative = PARTS[which]
+        slope = slope * a * derivative(x)
+        x = a * f(x) + b
+    return x, slope
+
+
+@given(
+    parts=_parts(),
+    x=st.floats(0.01, 8),
+    sign=st.sampled_from([1, -1]),
+    claim=st.sampled_from([1.0, 1.001, 0.0, -1.0]),
+)
+@settings(max_examples=150, deadline=None, derandomize=True, database=None)
+def test_the_truth_of_a_random_composition_lies_within_the_bar(
+    parts: list[Part], x: float, sign: int, claim: float
+) -> None:
+    true = float(_composed(parts, np.longdouble(sign * x))[1])
+
+    truth = estimate(_line(lambda x: _composed(parts, x)[0], sign * x, claim * true))
+
+    # Ten bars are what the engine calls real; and the slope itself is rounded once.
+    assert _off(truth, true) <= 10 * truth.error_bar + 2.0**-52 * abs(true)
