@@ -59,7 +59,8 @@ def check(
     except Exception as error:  # whatever the target raises is a finding about the target
         return unposed(label(target, name), error, settings)
     _known(settings, problem)
-    return check_problem(problem, settings, chosen)
+    asked = ("vjp",) if checks == "default" else chosen
+    return check_problem(problem, settings, chosen, asked=asked)
 
 
 def assert_gradients(target: Any, *inputs: Any, **options: Any) -> CheckResult:
@@ -113,7 +114,7 @@ def compare(
 
 def _checks(checks: Sequence[str] | str) -> tuple[str, ...]:
     if checks in ("default", "all"):
-        return tuple(CHECKS)
+        return tuple(key for key, check in CHECKS.items() if check.by_default or checks == "all")
     chosen = (checks,) if isinstance(checks, str) else tuple(checks)
     unknown = [key for key in chosen if key not in CHECKS]
     if unknown or not chosen:

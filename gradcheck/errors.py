@@ -10,6 +10,7 @@ __all__ = [
     "InputError",
     "MissingFrameworkError",
     "ShapeMismatch",
+    "Unsupported",
 ]
 
 
@@ -31,6 +32,13 @@ class ShapeMismatch(GradcheckError):
         hint = ". Is it transposed?" if got == wanted[::-1] else ""
         super().__init__(f"expected the leaf's shape {wanted}, got a gradient of {got}{hint}")
         self.leaf = leaf
+
+
+class Unsupported(GradcheckError):
+    """The target cannot do what a check needs (a second derivative, a JVP): said, never failed.
+
+    It leaves the engine only as a line of what was not checked.
+    """
 
 
 class MissingFrameworkError(GradcheckError, ImportError):

@@ -1,15 +1,16 @@
 """Problems in, results out: what runs the checks and counts what they cost."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from time import perf_counter
+from typing import ParamSpec, TypeVar
 
 import numpy as np
 
 from gradcheck.checks import CHECKS
 from gradcheck.environment import describe_environment
-from gradcheck.errors import GradcheckError, InputError, ShapeMismatch
-from gradcheck.problem import Arrays, Problem
+from gradcheck.errors import GradcheckError, InputError, ShapeMismatch, Unsupported
+from gradcheck.problem import Problem
 from gradcheck.results import CheckResult, Evaluations, Finding, Verdict
 from gradcheck.settings import Settings
 from gradcheck.triangulate import Difference, triangulate
@@ -17,30 +18,51 @@ from gradcheck.triangulate import Difference, triangulate
 __all__ = ["check_problem", "compare_problems", "not_corresponding", "unposed"]
 
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
 def check_problem(
-    problem: Problem, settings: Settings, checks: Sequence[str] = ("vjp",)
+    problem: Problem,
+    settings: Settings,
+    checks: Sequence[str] = ("vjp",),
+    *,
+    asked: Collection[str] = ("vjp",),
 ) -> CheckResult:
-    """Return the findings of `checks` about `problem`; what the target raises is one of them."""
+    """Return the findings of `checks` about `problem`; what the target raises is one of them.
+
+    What the target does not support is said under `not_checked`, and so is what a check leaves
+    open that is not among those `asked` for by name: it does not make a result inconclusive.
+    """
     started = perf_counter()
     counted, counts = _counted(problem)
     findings: list[Finding] = []
+    left_open: list[str] = []
     for key in checks:
         rng = np.random.default_rng([settings.seed, *key.encode()])
         try:
-            findings += CHECKS[key](counted, settings, rng)
+            found = CHECKS[key].ask(counted, settings, rng)
+        except Unsupported as refusal:
+            left_open.append(f"{key}: {refusal}")
+            continue
         except ShapeMismatch as mismatch:
-            findings.append(_misshapen(mismatch))
+            found = (_misshapen(mismatch),)
         except GradcheckError:
             raise
         except Exception as error:  # whatever the target raises is a finding about the target
-            findings.append(_raised(key, error))
+            found = (_raised(key, error),)
+        for finding in found:
+            if finding.verdict is Verdict.INCONCLUSIVE and key not in asked:
+                left_open.append(f"{key} at {finding.leaf}: {finding.message}")
+            else:
+                findings.append(finding)
     excepted = tuple(
         f"{leaf.path}: declared, {reason}"
         for leaf in problem.leaves
         if (reason := settings.reason(leaf.path)) is not None
     )
     result = _result(problem.name, problem.target, settings, tuple(findings), counts, started)
-    return replace(result, not_checked=(*problem.notes, *excepted))
+    return replace(result, not_checked=(*problem.notes, *excepted, *left_open))
 
 
 def compare_problems(
@@ -104,27 +126,31 @@ def _counted(problem: Problem) -> tuple[Problem, list[int]]:
     """The same problem, and a running count of (forward, vjp) evaluations."""
     counts = [0, 0]
 
-    def value(point: Arrays) -> Arrays:
-        counts[0] += 1
-        return problem.value(point)
+    def counting(run: Callable[P, R], forward: int, vjp: int) -> Callable[P, R]:
+        def counted(*args: P.args, **kwargs: P.kwargs) -> R:
+            counts[0] += forward
+            counts[1] += vjp
+            return run(*args, **kwargs)
 
-    def vjp(point: Arrays, cotangents: Arrays) -> Arrays:
-        counts[1] += 1
-        return problem.vjp(point, cotangents)
+        return counted
 
-    def both(point: Arrays, cotangents: Arrays) -> tuple[Arrays, Arrays]:
-        counts[0] += 1
-        counts[1] += 1
-        return problem.value_and_vjp(point, cotangents)
+    def around(problem: Problem) -> Problem:
+        def in_float64() -> Problem:
+            assert problem.in_float64 is not None
+            return around(problem.in_float64())
 
-    def wide(point: Arrays) -> Arrays:
-        counts[0] += 1
-        assert problem.wide is not None
-        return problem.wide(point)
+        return replace(
+            problem,
+            value=counting(problem.value, 1, 0),
+            vjp=counting(problem.vjp, 0, 1),
+            both=problem.both and counting(problem.both, 1, 1),
+            jvp=problem.jvp and counting(problem.jvp, 1, 0),
+            second=problem.second and counting(problem.second, 0, 2),
+            in_float64=problem.in_float64 and in_float64,
+            analytic=problem.analytic and counting(problem.analytic, 1, 0),
+        )
 
-    return replace(
-        problem, value=value, vjp=vjp, both=both, wide=None if problem.wide is None else wide
-    ), counts
+    return around(problem), counts
 
 
 def not_corresponding(name: str, error: InputError, settings: Settings) -> CheckResult:

@@ -9,13 +9,24 @@ another convention for complex cotangents (JAX) conjugates on the way in and out
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Array", "Arrays", "Leaf", "Problem", "inner", "label", "norm", "widened"]
+__all__ = [
+    "EPSILON",
+    "WIDER",
+    "Array",
+    "Arrays",
+    "Leaf",
+    "Problem",
+    "inner",
+    "label",
+    "norm",
+    "widened",
+]
 
 Array = NDArray[Any]
 Arrays = tuple[Array, ...]
@@ -45,7 +56,10 @@ class Leaf:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """A differentiable function at a point."""
+    """A differentiable function at a point, and what its target can do beside it.
+
+    What a target cannot do is None; what turns out only when it is tried raises `Unsupported`.
+    """
 
     name: str
     target: str  # as its author would write it
@@ -56,13 +70,22 @@ class Problem:
     value: Callable[[Arrays], Arrays]
     vjp: Callable[[Arrays, Arrays], Arrays]  # (point, cotangents) -> one gradient a leaf
     both: Callable[[Arrays, Arrays], tuple[Arrays, Arrays]] | None = None  # in one compiled run
-    wide: Callable[[Arrays], Arrays] | None = None  # the value at float64 arrays, in float64
+    jvp: Callable[[Arrays, Arrays], Arrays] | None = None  # (point, tangents) -> output tangents
+    # (point, cotangents u, w) -> the gradients of ⟨w, vjp(point, u)⟩ in the point and in u.
+    second: Callable[[Arrays, Arrays, Arrays], tuple[Arrays, Arrays]] | None = None
+    in_float64: "Callable[[], Problem] | None" = None  # the same target, computed in float64
+    analytic: Callable[[Arrays], Arrays] | None = None  # the value at complex arrays
     notes: tuple[str, ...] = ()  # what was left out of the problem, and why
 
     def value_and_vjp(self, point: Arrays, cotangents: Arrays) -> tuple[Arrays, Arrays]:
         if self.both is not None:
             return self.both(point, cotangents)
         return self.value(point), self.vjp(point, cotangents)
+
+    @property
+    def is_narrow(self) -> bool:
+        """Whether a leaf or an output has a dtype below float64."""
+        return any(leaf.dtype in WIDER for leaf in (*self.leaves, *self.outputs))
 
 
 def widened(problem: Problem, centre: Arrays) -> tuple[Problem, Arrays] | None:
@@ -73,38 +96,19 @@ def widened(problem: Problem, centre: Arrays) -> tuple[Problem, Arrays] | None:
     the same function is not believed but seen: half of the narrow digits of `centre` must agree.
     They do not where the target draws random numbers or asks for the dtype.
     """
-    narrow = (*problem.leaves, *problem.outputs)
-    if problem.wide is None or not any(leaf.dtype in WIDER for leaf in narrow):
+    if problem.in_float64 is None or not problem.is_narrow:
         return None
-    leaves = tuple(
-        replace(leaf, dtype=WIDER.get(leaf.dtype, leaf.dtype)) for leaf in problem.leaves
-    )
-    point = tuple(leaf.rounded(x) for leaf, x in zip(leaves, problem.point, strict=True))
     try:
-        values = problem.wide(point)
+        wide = problem.in_float64()
+        values = wide.value(wide.point)
     except Exception:  # a kernel that takes float32 only, an attribute that stayed narrow
         return None
     if [value.shape for value in values] != [value.shape for value in centre]:
         return None
-    epsilon = max(leaf.epsilon for leaf in narrow)
+    epsilon = max(leaf.epsilon for leaf in (*problem.leaves, *problem.outputs))
     off = norm(np.array([norm(a - b) for a, b in zip(values, centre, strict=True)]))
     size = norm(np.array([norm(value) for value in values]))
-    if not off <= epsilon**0.5 * size:
-        return None
-    outputs = tuple(
-        replace(leaf, dtype=value.dtype.name)
-        for leaf, value in zip(problem.outputs, values, strict=True)
-    )
-    wide = replace(
-        problem,
-        leaves=leaves,
-        outputs=outputs,
-        point=point,
-        value=problem.wide,
-        wide=None,
-        both=None,
-    )
-    return wide, values
+    return (wide, values) if off <= epsilon**0.5 * size else None
 
 
 WIDER = {

@@ -5,9 +5,10 @@ leaves its parameters unchecked. 64-bit inputs run under a scoped `jax.enable_x6
 global configuration is not touched.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache, lru_cache
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from typing import Any
 
 import jax
@@ -16,8 +17,8 @@ from jax.extend.core import jaxpr_as_fun
 from jax.tree_util import keystr, tree_flatten_with_path, tree_unflatten
 
 from gradcheck.adapters.bridge import Bridge
-from gradcheck.errors import InputError
-from gradcheck.problem import EPSILON, WIDER, Array, Arrays, Problem, label, norm
+from gradcheck.errors import InputError, Unsupported
+from gradcheck.problem import EPSILON, WIDER, Array, Arrays, Leaf, Problem, label, norm
 
 __all__ = ["BRIDGE", "problem_of_jax"]
 
@@ -62,85 +63,187 @@ def problem_of_jax(
     """
     module = target if _has_arrays(target) else None
     flat, structure = tree_flatten_with_path((module, inputs))
-    values = [leaf for _, leaf in flat]
-    chosen = [
-        k
+    chosen = {
+        k: _path(keys)
         for k, (keys, leaf) in enumerate(flat)
         if BRIDGE.is_differentiable(leaf) and _path(keys) not in constant
-    ]
+    }
     if not chosen:
         raise InputError(
             f"expected a floating or complex array to differentiate; got inputs "
             f"{[type(value).__name__ for value in inputs]}"
         )
+    values = tuple(leaf for _, leaf in flat)
     wide = any(BRIDGE.dtype_of(values[k]) in ("float64", "complex128") for k in chosen)
-
-    def f(*leaves: Any) -> list[Any]:
-        filled = list(values)
-        for k, leaf in zip(chosen, leaves, strict=True):
-            filled[k] = leaf
-        tree = tree_unflatten(structure, filled)
-        own, arguments = tree
-        outputs = (target if module is None else own)(*arguments)
-        return [leaf for _, leaf in _floating(outputs)]
-
-    def arrays(point: Arrays) -> list[Any]:
-        return [BRIDGE.into(x, values[k]) for x, k in zip(point, chosen, strict=True)]
-
-    @cache
-    def traced(in_float64: bool) -> Any:
-        with _precision(in_float64 or wide):
-            cross = BRIDGE.wide if in_float64 else BRIDGE.into
-            xs = [cross(BRIDGE.out(values[k]), values[k]) for k in chosen]
-            if in_float64:
-                xs = [x.astype(WIDER.get(x.dtype.name, x.dtype)) for x in xs]
-            return _traced(f, xs)
-
-    def value(point: Arrays) -> Arrays:
-        with _precision(wide):
-            return tuple(BRIDGE.out(output) for output in traced(False)(*arrays(point)))
-
-    def in_float64(point: Arrays) -> Arrays:
-        with _precision(True):
-            xs = [BRIDGE.wide(x, values[k]) for x, k in zip(point, chosen, strict=True)]
-            return tuple(BRIDGE.out(output) for output in traced(True)(*xs))
-
-    def vjp(point: Arrays, cotangents: Arrays) -> Arrays:
-        # JAX's cotangents are those of the bilinear product Σ u f; the engine's of Re Σ ū f.
-        with _precision(wide):
-            outputs, pullback = jax.vjp(f, *arrays(point))
-            us = [BRIDGE.into(u.conj(), y) for u, y in zip(cotangents, outputs, strict=True)]
-            return tuple(BRIDGE.out(gradient).conj() for gradient in pullback(us))
-
-    def both(point: Arrays, cotangents: Arrays) -> tuple[Arrays, Arrays]:
-        with _precision(wide):
-            # NumPy arrays go in as they are: an operation to convert one would be compiled too.
-            xs = [x.astype(values[k].dtype) for x, k in zip(point, chosen, strict=True)]
-            us = [u.conj().astype(y.dtype) for u, (_, y) in zip(cotangents, outputs, strict=True)]
-            constants = [leaf for k, leaf in enumerate(values) if k not in chosen]
-            ys, gradients = _compiled(target, structure, tuple(chosen))(xs, constants, us)
-            return tuple(map(BRIDGE.out, ys)), tuple(BRIDGE.out(g).conj() for g in gradients)
-
-    is_compiled = hasattr(target, "lower") and all(_is_array(leaf) for leaf in values)
-    with _precision(wide):
-        shapes = jax.eval_shape if is_compiled else _called
+    posed = Posed(target=target, structure=structure, values=values, chosen=chosen, x64=wide)
+    with precision(wide):
+        shapes = jax.eval_shape if posed.is_compiled else _called
         outputs = _floating(shapes(target if module is None else module, *inputs))
         if not outputs:
             raise InputError("expected the target to return at least one floating or complex array")
         described = tuple(BRIDGE.leaf(path, leaf) for path, leaf in outputs)
-    called = label(target, name)
+    return _problem(posed, described, name)
+
+
+def _problem(posed: "Posed", outputs: tuple[Leaf, ...], name: str | None) -> Problem:
+    called = label(posed.target, name)
+
+    def in_float64() -> Problem:
+        wide = replace(posed, x64=True, wide=True)
+        widened = zip(outputs, wide.value(wide.point), strict=True)
+        return _problem(wide, tuple(replace(y, dtype=v.dtype.name) for y, v in widened), name)
+
+    leaves = tuple(BRIDGE.leaf(path, posed.values[k]) for k, path in posed.chosen.items())
+    if posed.wide:
+        leaves = tuple(replace(leaf, dtype=WIDER.get(leaf.dtype, leaf.dtype)) for leaf in leaves)
     return Problem(
         name=called,
-        target=called if module is None else repr(target),
+        target=repr(posed.target) if _has_arrays(posed.target) else called,
         framework="jax",
-        leaves=tuple(BRIDGE.leaf(_path(flat[k][0]), values[k]) for k in chosen),
-        outputs=described,
-        point=tuple(BRIDGE.out(values[k]) for k in chosen),
-        value=value,
-        vjp=vjp,
-        both=both if is_compiled else None,
-        wide=in_float64,
+        leaves=leaves,
+        outputs=outputs,
+        point=posed.point,
+        value=posed.value,
+        vjp=posed.vjp,
+        both=posed.both if posed.is_compiled and not posed.wide else None,
+        jvp=posed.jvp,
+        second=posed.second,
+        in_float64=None if posed.wide else in_float64,
+        analytic=replace(posed, x64=True, wide=True).value,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Posed:
+    """A target at its inputs: the leaves of a tree, those chosen by position, with their paths.
+
+    JAX's cotangents are those of the bilinear product Σ u f; the engine's are of Re Σ ū f. So
+    cotangents and gradients are conjugated on the way in and out; tangents are the same in both.
+    """
+
+    target: Any
+    structure: Any
+    values: tuple[Any, ...]
+    chosen: Mapping[int, str]
+    x64: bool  # whether 64-bit types are on
+    wide: bool = False  # whether the leaves keep the dtype of the engine's arrays
+
+    @cached_property
+    def point(self) -> Arrays:
+        arrays = tuple(BRIDGE.out(self.values[k]) for k in self.chosen)
+        if not self.wide:
+            return arrays
+        dtypes = [WIDER.get(BRIDGE.dtype_of(self.values[k]), "") for k in self.chosen]
+        return tuple(
+            array.astype(d or array.dtype) for array, d in zip(arrays, dtypes, strict=True)
+        )
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether the target was jitted, and only arrays go into it."""
+        return hasattr(self.target, "lower") and all(_is_array(leaf) for leaf in self.values)
+
+    def f(self, *leaves: Any) -> list[Any]:
+        """The floating outputs at `leaves`."""
+        filled = list(self.values)
+        for k, leaf in zip(self.chosen, leaves, strict=True):
+            filled[k] = leaf
+        module, arguments = tree_unflatten(self.structure, filled)
+        outputs = (self.target if module is None else module)(*arguments)
+        return [leaf for _, leaf in _floating(outputs)]
+
+    def arrays(self, point: Arrays) -> list[Any]:
+        cross = BRIDGE.wide if self.wide else BRIDGE.into
+        return [cross(x, self.values[k]) for x, k in zip(point, self.chosen, strict=True)]
+
+    @cached_property
+    def traced(self) -> Any:
+        return _traced(self.f, self.arrays(self.point))
+
+    def value(self, point: Arrays) -> Arrays:
+        with precision(self.x64):
+            xs = self.arrays(point)
+            # What was traced is a function of these dtypes; a complex step has others.
+            same = all(x.dtype == own.dtype for x, own in zip(point, self.point, strict=True))
+            return tuple(BRIDGE.out(output) for output in (self.traced if same else self.f)(*xs))
+
+    def vjp(self, point: Arrays, cotangents: Arrays) -> Arrays:
+        with precision(self.x64):
+            outputs, pullback = jax.vjp(self.f, *self.arrays(point))
+            return _gradients(pullback(_cotangents(cotangents, outputs)))
+
+    def jvp(self, point: Arrays, tangents: Arrays) -> Arrays:
+        """Forward mode.
+
+        Raises:
+            Unsupported: a rule in the target is a `custom_vjp`, which has no forward mode.
+        """
+        with precision(self.x64), _refusals("forward mode"):
+            xs = self.arrays(point)
+            vs = [BRIDGE.into(v, x) for v, x in zip(tangents, xs, strict=True)]
+            _, pushed = jax.jvp(self.f, tuple(xs), tuple(vs))
+            return tuple(BRIDGE.out(tangent) for tangent in pushed)
+
+    def second(self, point: Arrays, cotangents: Arrays, w: Arrays) -> tuple[Arrays, Arrays]:
+        """Reverse over reverse.
+
+        Raises:
+            Unsupported: a rule in the target cannot be differentiated again.
+        """
+
+        def gradient(xs: Any, us: Any) -> Any:
+            return jax.vjp(self.f, *xs)[1](us)
+
+        with precision(self.x64), _refusals("a second derivative"):
+            xs = self.arrays(point)
+            us = _cotangents(cotangents, jax.eval_shape(self.f, *xs))
+            gradients, pullback = jax.vjp(gradient, xs, us)
+            # ⟨w, g⟩ of the engine's g = ḡ: conjugating g, w and the result leaves Σ w g as it is.
+            ws = tuple(BRIDGE.into(v, g) for v, g in zip(w, gradients, strict=True))
+            in_point, in_cotangents = pullback(ws)
+            return _gradients(in_point), tuple(BRIDGE.out(g) for g in in_cotangents)
+
+    def both(self, point: Arrays, cotangents: Arrays) -> tuple[Arrays, Arrays]:
+        with precision(self.x64):
+            # NumPy arrays go in as they are: an operation to convert one would be compiled too.
+            xs = [x.astype(self.values[k].dtype) for x, k in zip(point, self.chosen, strict=True)]
+            us = [u.conj().astype(d) for u, d in zip(cotangents, self.output_dtypes, strict=True)]
+            constants = [leaf for k, leaf in enumerate(self.values) if k not in self.chosen]
+            run = _compiled(self.target, self.structure, tuple(self.chosen))
+            ys, gradients = run(xs, constants, us)
+            return tuple(map(BRIDGE.out, ys)), _gradients(gradients)
+
+    @cached_property
+    def output_dtypes(self) -> list[Any]:
+        return [leaf.dtype for leaf in jax.eval_shape(self.f, *self.arrays(self.point))]
+
+
+def _cotangents(cotangents: Arrays, outputs: Sequence[Any]) -> list[Any]:
+    return [BRIDGE.into(u.conj(), y) for u, y in zip(cotangents, outputs, strict=True)]
+
+
+def _gradients(gradients: Sequence[Any]) -> Arrays:
+    return tuple(BRIDGE.out(gradient).conj() for gradient in gradients)
+
+
+@contextmanager
+def _refusals(what: str) -> Iterator[None]:
+    """Turn the ways in which JAX says that a derivative does not exist into `Unsupported`."""
+    try:
+        yield
+    except (TypeError, NotImplementedError, ValueError) as error:
+        if any(words in str(error) for words in REFUSALS) or isinstance(error, NotImplementedError):
+            first = str(error).strip().partition("\n")[0]
+            raise Unsupported(f"{what} is not supported: {first}") from error
+        raise
+
+
+REFUSALS = (
+    "can't apply forward-mode differentiation (jvp) to a custom_vjp",
+    "Reverse-mode differentiation does not work for lax.while_loop",
+    "not implemented",
+    "not supported",
+)
 
 
 def _called(target: Any, *inputs: Any) -> Any:
@@ -205,7 +308,7 @@ def _path(keys: Any) -> str:
 
 
 @contextmanager
-def _precision(wide: bool) -> Iterator[None]:
+def precision(wide: bool) -> Iterator[None]:
     if not wide:
         yield
         return

@@ -7,7 +7,7 @@ import numpy as np
 from gradcheck import trees
 from gradcheck.adapters.numpy_ import BRIDGE
 from gradcheck.errors import InputError, ShapeMismatch
-from gradcheck.problem import Arrays, Problem
+from gradcheck.problem import WIDER, Arrays, Leaf, Problem
 from gradcheck.reference.layer import Layer, Params
 
 __all__ = ["problem_of_layer"]
@@ -65,19 +65,27 @@ def problem_of_layer(
         found = dict(_named({"params": grads, "input": tuple(input_grads)}))
         return tuple(_gradient(found.get(path), path, leaf) for path, leaf in named.items())
 
-    point = tuple(BRIDGE.out(leaf) for leaf in named.values())
-    outputs = value(point)
-    return Problem(
-        name=name or type(layer).__name__,
-        target=repr(layer),
-        framework="numpy",
-        leaves=tuple(BRIDGE.leaf(path, leaf) for path, leaf in named.items()),
-        outputs=tuple(BRIDGE.leaf(f"output[{k}]", output) for k, output in enumerate(outputs)),
-        point=point,
-        value=value,
-        vjp=vjp,
-        wide=value,
-    )
+    def posed(point: Arrays) -> Problem:
+        outputs = value(point)
+        is_narrow = any(x.dtype.name in WIDER for x in point)
+        widened = tuple(x.astype(WIDER.get(x.dtype.name, x.dtype)) for x in point)
+        return Problem(
+            name=name or type(layer).__name__,
+            target=repr(layer),
+            framework="numpy",
+            leaves=tuple(
+                Leaf(path=path, shape=x.shape, dtype=x.dtype.name)
+                for path, x in zip(named, point, strict=True)
+            ),
+            outputs=tuple(BRIDGE.leaf(f"output[{k}]", output) for k, output in enumerate(outputs)),
+            point=point,
+            value=value,
+            vjp=vjp,
+            in_float64=(lambda: posed(widened)) if is_narrow else None,
+            analytic=value,
+        )
+
+    return posed(tuple(BRIDGE.out(leaf) for leaf in named.values()))
 
 
 def _named(tree: dict[str, Any]) -> list[tuple[str, Any]]:

@@ -1,7 +1,8 @@
 """Hand-written derivatives: a C++ extension, a Numba kernel, a scratch implementation."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from gradcheck import trees
 from gradcheck.adapters.bridge import Bridge
 from gradcheck.errors import InputError, ShapeMismatch
-from gradcheck.problem import Arrays, Problem, label
+from gradcheck.problem import WIDER, Arrays, Leaf, Problem, label
 
 __all__ = ["Rule", "problem_of_rule"]
 
@@ -25,7 +26,8 @@ class Rule:
             cotangents have the structure of the outputs. It returns one gradient for every input,
             each with its input's structure, None where there is none; for a single input the
             gradient alone will do.
-        jvp: `jvp(inputs, tangents)` returns the tangents of the outputs. Not yet checked.
+        jvp: `jvp(inputs, tangents)` returns the tangents of the outputs, with their structure;
+            the tangents have the structure of the inputs, None where there is nothing to move.
         cached: whether `forward` hands a cache to `vjp`.
     """
 
@@ -49,53 +51,109 @@ def problem_of_rule(
             f"expected at least one floating or complex array among the inputs; got "
             f"{[type(value).__name__ for value in inputs]}"
         )
-
-    def run(point: Arrays, *, wide: bool = False) -> tuple[tuple[Any, ...], Any, Any]:
-        moved = dict(zip(named, point, strict=True))
-        cross = bridge.wide if wide else bridge.into
-        arguments = trees.rebuild(
-            inputs, lambda path, leaf: cross(moved[path], leaf) if path in moved else leaf, "input"
-        )
-        with np.errstate(all="ignore"):  # what is not finite is said by the result
-            outputs = rule.forward(*arguments)
-        if rule.cached:
-            outputs, cache = _pair(outputs)
-            return arguments, outputs, cache
-        return arguments, outputs, arguments
-
-    def value(point: Arrays) -> Arrays:
-        return tuple(bridge.out(leaf) for _, leaf in _floating(run(point)[1], bridge))
-
-    def wide(point: Arrays) -> Arrays:
-        return tuple(bridge.out(leaf) for _, leaf in _floating(run(point, wide=True)[1], bridge))
-
-    def vjp(point: Arrays, cotangents: Arrays) -> Arrays:
-        arguments, outputs, known = run(point)
-        paths = [path for path, _ in _floating(outputs, bridge)]
-        given = dict(zip(paths, cotangents, strict=True))
-        u = trees.rebuild(
-            outputs,
-            lambda path, leaf: bridge.into(given[path], leaf) if path in given else None,
-            "output",
-        )
-        return _gradients(rule.vjp(known, u), arguments, tuple(named), bridge)
-
-    point = tuple(bridge.out(leaf) for leaf in named.values())
-    outputs = _floating(run(point)[1], bridge)
+    posed = Posed(rule=rule, inputs=inputs, named=named, bridge=bridge)
+    outputs = posed.described()
     if not outputs:
         raise InputError("expected forward to return at least one floating or complex array")
-    called = label(rule.forward, name)
+    return _problem(posed, outputs, name)
+
+
+def _problem(posed: "Posed", outputs: tuple[Leaf, ...], name: str | None) -> Problem:
+    called, bridge = label(posed.rule.forward, name), posed.bridge
+    # JAX's float64 is not ours to switch on around a rule that is not traced.
+    widens = bridge.framework != "jax" and not posed.wide
+    leaves = tuple(bridge.leaf(path, leaf) for path, leaf in posed.named.items())
+    if posed.wide:
+        leaves = tuple(replace(leaf, dtype=WIDER.get(leaf.dtype, leaf.dtype)) for leaf in leaves)
+
+    def in_float64() -> Problem:
+        wide = replace(posed, wide=True)
+        return _problem(wide, wide.described(), name)
+
     return Problem(
         name=called,
         target=f"Rule({called})",
         framework=bridge.framework,
-        leaves=tuple(bridge.leaf(path, leaf) for path, leaf in named.items()),
-        outputs=tuple(bridge.leaf(path, leaf) for path, leaf in outputs),
-        point=point,
-        value=value,
-        vjp=vjp,
-        wide=None if bridge.framework == "jax" else wide,  # float64 is not ours to switch on
+        leaves=leaves,
+        outputs=outputs,
+        point=posed.point,
+        value=posed.value,
+        vjp=posed.vjp,
+        jvp=None if posed.rule.jvp is None else posed.jvp,
+        in_float64=in_float64 if widens else None,
+        analytic=replace(posed, wide=True).value if bridge.framework != "jax" else None,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Posed:
+    """A rule at its inputs, its leaves by path; the arrays keep the engine's dtype if `wide`."""
+
+    rule: Rule
+    inputs: tuple[Any, ...]
+    named: Mapping[str, Any]
+    bridge: Bridge
+    wide: bool = False
+
+    @cached_property
+    def point(self) -> Arrays:
+        arrays = tuple(self.bridge.out(leaf) for leaf in self.named.values())
+        if not self.wide:
+            return arrays
+        dtypes = [WIDER.get(self.bridge.dtype_of(leaf), "") for leaf in self.named.values()]
+        return tuple(
+            array.astype(d or array.dtype) for array, d in zip(arrays, dtypes, strict=True)
+        )
+
+    def run(self, point: Arrays) -> tuple[tuple[Any, ...], Any, Any]:
+        """The inputs at `point`, the outputs, and what the VJP is given beside cotangents."""
+        moved = dict(zip(self.named, point, strict=True))
+        cross = self.bridge.wide if self.wide else self.bridge.into
+        arguments = trees.rebuild(
+            self.inputs,
+            lambda path, leaf: cross(moved[path], leaf) if path in moved else leaf,
+            "input",
+        )
+        with np.errstate(all="ignore"):  # what is not finite is said by the result
+            outputs = self.rule.forward(*arguments)
+        if self.rule.cached:
+            outputs, cache = _pair(outputs)
+            return arguments, outputs, cache
+        return arguments, outputs, arguments
+
+    def described(self) -> tuple[Leaf, ...]:
+        found = _floating(self.run(self.point)[1], self.bridge)
+        return tuple(self.bridge.leaf(path, leaf) for path, leaf in found)
+
+    def value(self, point: Arrays) -> Arrays:
+        outputs = self.run(point)[1]
+        return tuple(self.bridge.out(leaf) for _, leaf in _floating(outputs, self.bridge))
+
+    def vjp(self, point: Arrays, cotangents: Arrays) -> Arrays:
+        arguments, outputs, known = self.run(point)
+        paths = [path for path, _ in _floating(outputs, self.bridge)]
+        given = dict(zip(paths, cotangents, strict=True))
+        u = trees.rebuild(
+            outputs,
+            lambda path, leaf: self.bridge.into(given[path], leaf) if path in given else None,
+            "output",
+        )
+        return _gradients(self.rule.vjp(known, u), arguments, tuple(self.named), self.bridge)
+
+    def jvp(self, point: Arrays, tangents: Arrays) -> Arrays:
+        assert self.rule.jvp is not None
+        given = dict(zip(self.named, tangents, strict=True))
+        arguments, outputs, _ = self.run(point)
+        v = trees.rebuild(
+            arguments,
+            lambda path, leaf: self.bridge.into(given[path], leaf) if path in given else None,
+            "input",
+        )
+        pushed = dict(_floating(self.rule.jvp(arguments, v), self.bridge))
+        arrays = []
+        for path, leaf in _floating(outputs, self.bridge):
+            arrays.append(_checked(path, pushed.get(path), leaf, self.bridge))
+        return tuple(arrays)
 
 
 def _walk(inputs: tuple[Any, ...]) -> list[tuple[str, Any]]:

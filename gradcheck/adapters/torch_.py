@@ -5,24 +5,27 @@ a fixed random state, so that the caller's module, its gradients, its buffers an
 come back as they were, and dropout draws the same mask at every step of a difference.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import chain
 from typing import Any
 
 import numpy as np
 import torch
+from torch.autograd import forward_ad
 
 from gradcheck import trees
 from gradcheck.adapters.bridge import Bridge
-from gradcheck.errors import InputError
-from gradcheck.problem import Array, Arrays, Problem, label
+from gradcheck.errors import InputError, Unsupported
+from gradcheck.problem import WIDER, Array, Arrays, Leaf, Problem, label
 
 __all__ = ["BRIDGE", "problem_of_torch"]
 
 
 def _out(tensor: torch.Tensor) -> Array:
-    dense = tensor.detach().resolve_conj().resolve_neg().to_dense() if tensor.is_sparse else tensor
+    dense = tensor if tensor.layout is torch.strided else tensor.detach().to_dense()
     plain = dense.detach().resolve_conj().resolve_neg().cpu()
     if plain.dtype in (torch.bfloat16, torch.float16):
         plain = plain.to(torch.float32)
@@ -65,86 +68,226 @@ def problem_of_torch(
     Raises:
         InputError: nothing to differentiate, or no output that could be.
     """
-    function: Any = target
-    call = function.apply if isinstance(target, type) else function
     inputs = _as_tensors(inputs)
-    params = _parameters(target)
-    own = {f"params.{path}": tensor for path, tensor in params.items()}
+    own = {f"params.{path}": tensor for path, tensor in _parameters(target).items()}
     named = own | {p: leaf for p, leaf in _leaves(inputs).items() if p not in constant}
     if not named:
         raise InputError(
             f"expected a trainable parameter or a floating input to differentiate; got inputs "
             f"{[type(value).__name__ for value in inputs]}"
         )
-    devices = sorted({t.device.index or 0 for t in named.values() if t.device.type == "cuda"})
-
-    # The caller may be in inference mode, in which no gradient is recorded.
-    @torch.inference_mode(False)
-    def run(
-        point: Arrays, *, grad: bool = False, wide: bool = False
-    ) -> tuple[list[torch.Tensor], list[tuple[str, Any]]]:
-        cross = BRIDGE.wide if wide else BRIDGE.into
-        moved = {
-            path: cross(array, like).requires_grad_(grad)
-            for array, (path, like) in zip(point, named.items(), strict=True)
-        }
-        with _same_randomness(seed, devices), torch.set_grad_enabled(grad):
-            arguments = trees.rebuild(
-                inputs, lambda path, leaf: _copied(moved.get(path, leaf), wide=wide), "input"
-            )
-            if isinstance(target, torch.nn.Module):
-                state = dict(chain(target.named_parameters(), target.named_buffers()))
-                state = {
-                    path: moved[f"params.{path}"] if path in params else _copied(tensor, wide=wide)
-                    for path, tensor in state.items()
-                }
-                with _attributes_kept(target):
-                    outputs = torch.func.functional_call(target, state, arguments)
-            else:
-                outputs = call(*arguments)
-        return list(moved.values()), _floating(outputs)
-
-    def value(point: Arrays) -> Arrays:
-        return tuple(BRIDGE.out(tensor) for _, tensor in run(point)[1])
-
-    def wide(point: Arrays) -> Arrays:
-        return tuple(BRIDGE.out(tensor) for _, tensor in run(point, wide=True)[1])
-
-    @torch.inference_mode(False)
-    def vjp(point: Arrays, cotangents: Arrays) -> Arrays:
-        leaves, outputs = run(point, grad=True)
-        pairs = [
-            (tensor, BRIDGE.into(u, tensor))
-            for (_, tensor), u in zip(outputs, cotangents, strict=True)
-            if tensor.requires_grad
-        ]
-        if not pairs:
-            return tuple(np.zeros_like(array) for array in point)
-        tensors, us = zip(*pairs, strict=True)
-        # Other random numbers than the forward pass had: a rule that draws its mask again is wrong.
-        with _same_randomness(seed + 1, devices):
-            grads = torch.autograd.grad(tensors, leaves, us, allow_unused=True)
-        return tuple(
-            np.zeros_like(array) if grad is None else BRIDGE.out(grad)
-            for array, grad in zip(point, grads, strict=True)
-        )
-
-    point = tuple(BRIDGE.out(tensor) for tensor in named.values())
-    outputs = run(point)[1]
+    posed = Posed(target=target, inputs=inputs, named=named, seed=seed)
+    outputs = posed.run(posed.tensors(posed.point))
     if not outputs:
         raise InputError("expected the target to return at least one floating or complex tensor")
-    called = label(target, name)
+    return _problem(posed, [BRIDGE.leaf(path, tensor) for path, tensor in outputs], name)
+
+
+def _problem(posed: "Posed", outputs: Sequence[Leaf], name: str | None) -> Problem:
+    target, called = posed.target, label(posed.target, name)
+
+    def in_float64() -> Problem:
+        wide = replace(posed, wide=True)
+        found = wide.run(wide.tensors(wide.point))
+        return _problem(wide, [BRIDGE.leaf(path, tensor) for path, tensor in found], name)
+
+    leaves = tuple(BRIDGE.leaf(path, tensor) for path, tensor in posed.named.items())
+    if posed.wide:
+        leaves = tuple(replace(leaf, dtype=WIDER.get(leaf.dtype, leaf.dtype)) for leaf in leaves)
     return Problem(
         name=called,
         target=repr(target) if isinstance(target, torch.nn.Module) else called,
         framework="torch",
-        leaves=tuple(BRIDGE.leaf(path, tensor) for path, tensor in named.items()),
-        outputs=tuple(BRIDGE.leaf(path, tensor) for path, tensor in outputs),
-        point=point,
-        value=value,
-        vjp=vjp,
-        wide=wide,
+        leaves=leaves,
+        outputs=tuple(outputs),
+        point=posed.point,
+        value=posed.value,
+        vjp=posed.vjp,
+        jvp=posed.jvp,
+        second=posed.second,
+        in_float64=None if posed.wide else in_float64,
+        analytic=replace(posed, wide=True).value,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Posed:
+    """A target at its inputs, its leaves by path; computed in float64 if `wide`."""
+
+    target: Any
+    inputs: tuple[Any, ...]
+    named: Mapping[str, torch.Tensor]
+    seed: int
+    wide: bool = False
+
+    @cached_property
+    def point(self) -> Arrays:
+        arrays = [BRIDGE.out(tensor) for tensor in self.named.values()]
+        if self.wide:
+            dtypes = [
+                WIDER.get(BRIDGE.dtype_of(t), array.dtype)
+                for t, array in zip(self.named.values(), arrays, strict=True)
+            ]
+            arrays = [a.astype(d, copy=False) for a, d in zip(arrays, dtypes, strict=True)]
+        return tuple(arrays)
+
+    @cached_property
+    def devices(self) -> list[int]:
+        found = {t.device.index or 0 for t in self.named.values() if t.device.type == "cuda"}
+        return sorted(found)
+
+    def tensors(self, point: Arrays) -> list[torch.Tensor]:
+        """The leaves at `point`, in the target's dtype or, if `wide`, in that of the arrays."""
+        cross = BRIDGE.wide if self.wide else BRIDGE.into
+        return [cross(array, like) for array, like in zip(point, self.named.values(), strict=True)]
+
+    def run(self, leaves: Sequence[torch.Tensor]) -> list[tuple[str, torch.Tensor]]:
+        """The floating outputs at `leaves`, in the caller's grad mode."""
+        moved = dict(zip(self.named, leaves, strict=True))
+        target: Any = self.target
+        with same_randomness(self.seed, self.devices):
+            arguments = trees.rebuild(
+                self.inputs,
+                lambda path, leaf: self._copied(moved.get(path, leaf)),
+                "input",
+            )
+            if isinstance(target, type):  # an autograd.Function
+                return _floating(target.apply(*arguments))  # type: ignore[attr-defined]
+            if not isinstance(target, torch.nn.Module):
+                return _floating(target(*arguments))
+            state = {
+                path: moved.get(f"params.{path}", tensor)
+                for path, tensor in chain(target.named_parameters(), target.named_buffers())
+            }
+            state = {
+                path: tensor if f"params.{path}" in moved else self._copied(tensor)
+                for path, tensor in state.items()
+            }
+            with _attributes_kept(target):
+                return _floating(torch.func.functional_call(target, state, arguments))
+
+    # The caller may be in inference mode, in which no gradient is recorded.
+    @torch.inference_mode(False)
+    def value(self, point: Arrays) -> Arrays:
+        with torch.no_grad():
+            outputs = self.run(self.tensors(point))
+        return tuple(BRIDGE.out(tensor) for _, tensor in outputs)
+
+    @torch.inference_mode(False)
+    def vjp(self, point: Arrays, cotangents: Arrays) -> Arrays:
+        with torch.enable_grad():
+            leaves = [tensor.requires_grad_() for tensor in self.tensors(point)]
+            outputs = [tensor for _, tensor in self.run(leaves)]
+        us = [_into(u, tensor) for u, tensor in zip(cotangents, outputs, strict=True)]
+        return _arrays(self.pulled_back(outputs, leaves, us), point)
+
+    @torch.inference_mode(False)
+    def jvp(self, point: Arrays, tangents: Arrays) -> Arrays:
+        """Forward mode.
+
+        Raises:
+            Unsupported: the target, or something in it, has no forward mode.
+        """
+        with forward_ad.dual_level(), torch.no_grad(), _refusals("forward mode"):
+            pairs = zip(self.tensors(point), tangents, strict=True)
+            duals = [forward_ad.make_dual(x, _into(v, x)) for x, v in pairs]  # type: ignore[no-untyped-call]
+            outputs = [tensor for _, tensor in self.run(duals)]
+            unpacked = [forward_ad.unpack_dual(y) for y in outputs]  # type: ignore[no-untyped-call]
+        return tuple(
+            np.zeros_like(BRIDGE.out(primal)) if tangent is None else BRIDGE.out(tangent)
+            for primal, tangent in unpacked
+        )
+
+    @torch.inference_mode(False)
+    def second(self, point: Arrays, cotangents: Arrays, w: Arrays) -> tuple[Arrays, Arrays]:
+        """Reverse over reverse.
+
+        Raises:
+            Unsupported: the target is marked as differentiable once, or a rule in it is missing.
+        """
+        with torch.enable_grad():
+            leaves = [tensor.requires_grad_() for tensor in self.tensors(point)]
+            outputs = [tensor for _, tensor in self.run(leaves)]
+            us = [
+                _into(u, tensor).requires_grad_()
+                for u, tensor in zip(cotangents, outputs, strict=True)
+            ]
+            with _refusals("a second derivative"):
+                gradients = self.pulled_back(outputs, leaves, us, create_graph=True)
+                pairs = [
+                    (gradient, _into(w_, gradient))
+                    for gradient, w_ in zip(gradients, w, strict=True)
+                    if gradient is not None and gradient.requires_grad
+                ]
+                if not pairs:
+                    return _arrays([None] * len(leaves), point), _arrays(
+                        [None] * len(us), cotangents
+                    )
+                tensors, ws = zip(*pairs, strict=True)
+                found = torch.autograd.grad(tensors, [*leaves, *us], ws, allow_unused=True)
+        return _arrays(found[: len(leaves)], point), _arrays(found[len(leaves) :], cotangents)
+
+    def pulled_back(
+        self,
+        outputs: Sequence[torch.Tensor],
+        leaves: Sequence[torch.Tensor],
+        us: Sequence[torch.Tensor],
+        *,
+        create_graph: bool = False,
+    ) -> Sequence[torch.Tensor | None]:
+        """The gradients of the leaves; None where no output that is connected depends on one."""
+        pairs = [(y, u) for y, u in zip(outputs, us, strict=True) if y.requires_grad]
+        if not pairs:
+            return [None] * len(leaves)
+        tensors, connected = zip(*pairs, strict=True)
+        # Other random numbers than the forward pass had: a rule that draws its mask again is wrong.
+        with same_randomness(self.seed + 1, self.devices):
+            return torch.autograd.grad(
+                tensors, leaves, connected, allow_unused=True, create_graph=create_graph
+            )
+
+    def _copied(self, value: Any) -> Any:
+        """A tensor that the target may write into; in float64 if `wide`, constants too."""
+        if not isinstance(value, torch.Tensor):
+            return value
+        if self.wide and (value.is_floating_point() or value.is_complex()):
+            return value.to(torch.complex128 if value.is_complex() else torch.float64, copy=True)
+        return value.clone()
+
+
+def _arrays(gradients: Sequence[torch.Tensor | None], like: Arrays) -> Arrays:
+    return tuple(
+        np.zeros_like(array) if gradient is None else BRIDGE.out(gradient)
+        for array, gradient in zip(like, gradients, strict=True)
+    )
+
+
+@contextmanager
+def _refusals(what: str) -> Iterator[None]:
+    """Turn the ways in which PyTorch says that a derivative does not exist into `Unsupported`."""
+    try:
+        yield
+    except NotImplementedError as error:
+        raise Unsupported(f"{what} is not supported: {_first_line(error)}") from error
+    except RuntimeError as error:
+        if any(words in str(error) for words in REFUSALS):
+            raise Unsupported(f"{what} is not supported: {_first_line(error)}") from error
+        raise
+
+
+REFUSALS = (
+    "once_differentiable",
+    "is not implemented",
+    "not yet implemented",
+    "does not support forward AD",
+    "does not support it because it has not been implemented",
+    "You must implement the jvp function",
+    "jvp is not implemented",
+)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
 
 
 def _as_tensors(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -181,17 +324,8 @@ def _floating(outputs: Any) -> list[tuple[str, torch.Tensor]]:
     ]
 
 
-def _copied(value: Any, *, wide: bool) -> Any:
-    """A tensor that the target may write into; in float64 if `wide`, constants too."""
-    if not isinstance(value, torch.Tensor):
-        return value
-    if wide and (value.is_floating_point() or value.is_complex()):
-        return value.to(torch.complex128 if value.is_complex() else torch.float64, copy=True)
-    return value.clone()
-
-
 @contextmanager
-def _same_randomness(seed: int, devices: list[int]) -> Iterator[None]:
+def same_randomness(seed: int, devices: list[int]) -> Iterator[None]:
     """Common random numbers, for PyTorch's generators and NumPy's global one.
 
     The generators are set one by one: `torch.manual_seed` also visits every device type that
