@@ -1,12 +1,13 @@
 """Which entries of a leaf's gradient are wrong: adaptive group testing.
 
 A finite difference along a direction supported on a set of entries sees the sum of their errors.
-Small leaves are read entry by entry; in large ones a sample tells whether the fault is everywhere,
-and if it is not, the set is halved as long as a half still shows a significant error: k wrong
-entries of n cost about 2 k log₂ n directions.
+Small leaves are read entry by entry; in large ones the set is halved as long as a half still shows
+a significant error: k wrong entries of n cost about 2 k log₂ n directions. Where both halves are
+wrong again and again, a sample tells whether the fault is everywhere; where the entries found share
+a row, a channel or a time step, one more direction tells whether the fault is just that block.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,10 +22,14 @@ __all__ = ["Location", "locate"]
 
 EVERY = 48  # up to here reading every entry is cheaper than searching
 SAMPLE = 16  # a fault in a quarter of the entries escapes the sample with probability 1 %
+DENSE = 3  # splits in a row with both halves wrong: eight blocks, enough to ask for the sample
 MOST = 24  # as many entries as anybody reads; more is "in many entries"
+ALIKE = 3  # wrong entries that share an index before their block is tested
 BEND = 1e-3  # a jump of the slope below this part of it may be cancellation inside the target
 GOOD = 1e-7  # a bar, relative to the slope, that needs no second reading with smaller steps
 DIRECTIONS = 400  # ends a search among noise; ten wrong entries of 10⁶ need 2 · 10 · log₂ 10⁶ = 400
+
+Index = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,130 +38,193 @@ class Location:
 
     entries: tuple[Entry, ...]  # wrong by more than the tolerance, largest relative error first
     read: tuple[Entry, ...]  # all entries whose truth was measured, right ones too
-    kinks: frozenset[tuple[int, ...]]  # which of those lie on a kink
+    kinks: frozenset[Index]  # which of those lie on a kink
     tested: int  # of how many entries the truth was measured, or a block of them was cleared
     complete: bool  # whether every entry was read or cleared
+    block: tuple[int, int] | None = None  # (axis, index): all that is wrong lies in this slice
     # All wrong entries lie on a kink, and what they move is moved by others as well. Several kinks
     # inside may then meet and cancel, and the conventions at each need not add up to a
     # subgradient: relu(x) - relu(-x) is x, and 0 at 0 is what autodiff makes of its derivative.
     is_composite_kink: bool = False
 
 
-def locate(line: Line, *, rtol: float, rng: np.random.Generator, careful: bool = False) -> Location:
-    """Return the wrong entries of the leaf that `line` moves; `careful`, if its value is noisy.
+def locate(line: Line, *, rtol: float, rng: np.random.Generator) -> Location:
+    """Return the wrong entries of the one leaf that `line` moves.
 
     An entry is wrong when it differs by more than `SIGNIFICANCE` error bars and by more than
     `rtol` of the larger of both values.
     """
-    location = _located(line, rtol, rng)
+    (index,) = line.v
+    location = _Search(line=line, index=index, rtol=rtol, careful=line.ripple > 0).run(rng)
     wrong = [entry.index for entry in location.entries]
-    if not wrong or not location.kinks.issuperset(wrong) or _moves_its_own(line, wrong[0]):
+    if not wrong or not location.kinks.issuperset(wrong) or _moves_its_own(line, index, wrong[0]):
         return location
     return replace(location, is_composite_kink=True)
 
 
-def _located(line: Line, rtol: float, rng: np.random.Generator) -> Location:
-    size = line.gradient.size
-    careful = line.ripple > 0
-    if size <= EVERY:
-        return _location(line, range(size), rtol, careful, complete=True)
-    sample = _location(line, _sampled(line.gradient, rng), rtol, careful, complete=False)
-    if 4 * len(sample.entries) >= SAMPLE:
-        return sample
-    found = list(_search(line, careful))
-    entries = _location(line, found, rtol, careful, complete=len(found) < MOST)
-    merged = {entry.index: entry for entry in (*entries.entries, *sample.entries)}
-    read = {entry.index: entry for entry in (*entries.read, *sample.read)}
-    return replace(
-        entries,
-        entries=tuple(merged.values()),
-        read=tuple(read.values()),
-        kinks=entries.kinks | sample.kinks,
-        tested=size,
-    )
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Search:
+    """One line, the position of the leaf that it moves, and how entries are judged."""
+
+    line: Line
+    index: int
+    rtol: float
+    careful: bool  # noise is measured at every reading
+
+    @property
+    def v(self) -> Array:
+        return self.line.v[self.index]
+
+    @property
+    def gradient(self) -> Array:
+        return self.line.gradients[self.index]
+
+    def run(self, rng: np.random.Generator) -> Location:
+        size = self.v.size
+        if size <= EVERY:
+            return self._location(range(size), complete=True)
+        sample: dict[str, Location] = {}
+
+        def is_everywhere() -> bool:
+            found = self._location(_sampled(self.gradient, rng), complete=False)
+            sample["taken"] = found
+            return 4 * len(found.entries) >= SAMPLE
+
+        found: list[Entry] = []
+        kinks: set[Index] = set()
+        read: list[Entry] = []
+        block = None
+        for flat in self._suspects(is_everywhere):
+            entry, kink = self._entry(flat)
+            read.append(entry)
+            if _bends(entry, kink):
+                kinks.add(entry.index)
+            if _is_wrong(entry, self.rtol):
+                found.append(entry)
+            if len(found) == ALIKE and (block := self._block(found)) is not None:
+                break
+        taken = sample.get("taken")
+        if taken is not None and 4 * len(taken.entries) >= SAMPLE:
+            return taken
+        if taken is not None:
+            known = {entry.index for entry in read}
+            found += [entry for entry in taken.entries if entry.index not in known]
+            read += [entry for entry in taken.read if entry.index not in known]
+            kinks |= taken.kinks
+        complete = len(found) < MOST or block is not None
+        return replace(
+            _assembled(found, read, kinks, tested=size, complete=complete), block=block
+        )
+
+    def _location(self, flat: Sequence[int], *, complete: bool) -> Location:
+        readings = [self._entry(position) for position in flat]
+        read = [entry for entry, _ in readings]
+        wrong = [entry for entry in read if _is_wrong(entry, self.rtol)]
+        kinks = {entry.index for entry, kink in readings if _bends(entry, kink)}
+        return _assembled(wrong, read, kinks, tested=len(read), complete=complete)
+
+    def _entry(self, flat: int) -> tuple[Entry, float]:
+        """Read one entry, and the width of its kink: a direction of length one along its axis.
+
+        Of a complex entry, the part along the phase of `v` is read.
+        """
+        line = self.line
+        place = tuple(int(i) for i in np.unravel_index(flat, self.v.shape))
+        v = np.zeros_like(self.v)
+        v[place] = self.v[place] / abs(self.v[place]) if np.iscomplexobj(v) else 1.0
+        alone = replace(line, v={self.index: v})
+        truth = ladder.estimate(alone, careful=self.careful)
+        own = scale(line.problem.point[self.index][place])
+        if not self.careful and own < line.unit and truth.error_bar > GOOD * abs(alone.slope):
+            closer = ladder.estimate(replace(alone, unit=own))
+            truth = min(truth, closer, key=lambda estimate: estimate.error_bar)
+        got = alone.slope
+        if abs(truth.excess(got)) > SIGNIFICANCE * truth.error_bar:
+            truth = replace(truth, kink=max(truth.kink, ladder.fold(alone)))
+        # Where the slope jumps, the nearest value of its interval is what the entry is held to.
+        wanted = got - truth.excess(got)
+        return Entry(index=place, got=got, wanted=wanted, error_bar=_bar(alone, truth)), truth.kink
+
+    def _suspects(self, is_everywhere: Callable[[], bool]) -> Iterator[int]:
+        """Yield flat indices of entries in whose company the error stays significant."""
+        v = self.v.ravel()
+        stack = [(0, v.size, self._error(0, v.size), 0)]
+        directions, found, asked = 1, 0, False
+        while stack and directions < DIRECTIONS and found < MOST:
+            start, stop, (error, bar), dense = stack.pop()
+            if not abs(error) > SIGNIFICANCE * bar:
+                continue
+            if stop - start == 1:
+                found += 1
+                yield start
+                continue
+            if dense == DENSE and not asked:
+                asked = True
+                if is_everywhere():
+                    return
+            middle = (start + stop) // 2
+            left = self._error(start, middle)
+            directions += 1
+            right = error - left[0], bar + left[1]
+            if not abs(right[0]) > SIGNIFICANCE * right[1]:
+                # The difference of two bars may hide what the right half alone would show.
+                right = self._error(middle, stop)
+                directions += 1
+            both = all(abs(error) > SIGNIFICANCE * bar for error, bar in (left, right))
+            depth = dense + 1 if both else 0
+            halves = [(start, middle, left, depth), (middle, stop, right, depth)]
+            stack += sorted(halves, key=lambda half: abs(half[2][0]))
+
+    def _error(self, start: int, stop: int) -> tuple[float, float]:
+        """The error of the slope along `v` restricted to a range of entries, and its bar."""
+        part = np.zeros_like(self.v)
+        part.ravel()[start:stop] = self.v.ravel()[start:stop]
+        return self._off(part)
+
+    def _off(self, v: Array) -> tuple[float, float]:
+        alone = replace(self.line, v={self.index: v})
+        truth = ladder.estimate(alone, careful=self.careful, rough=True)
+        return truth.excess(alone.slope), _bar(alone, truth)
+
+    def _block(self, found: list[Entry]) -> tuple[int, int] | None:
+        """The slice that all entries found lie in, if nothing outside of it is wrong."""
+        for axis, length in enumerate(self.v.shape):
+            shared = {entry.index[axis] for entry in found}
+            if len(shared) > 1 or length == 1:
+                continue
+            (position,) = shared
+            outside = self.v.copy()
+            np.moveaxis(outside, axis, 0)[position] = 0
+            error, bar = self._off(outside)
+            if abs(error) <= SIGNIFICANCE * bar:
+                return axis, position
+        return None
 
 
-def _location(
-    line: Line, flat: "range | list[int]", rtol: float, careful: bool, *, complete: bool
+def _assembled(
+    wrong: list[Entry], read: list[Entry], kinks: set[Index], *, tested: int, complete: bool
 ) -> Location:
-    readings = [_entry(line, index, careful) for index in flat]
-    read = [entry for entry, _ in readings]
-    wrong = [entry for entry in read if _is_wrong(entry, rtol)]
-    wrong.sort(key=lambda entry: -_relative(entry))
     return Location(
-        entries=tuple(wrong),
+        entries=tuple(sorted(wrong, key=lambda entry: -_relative(entry))),
         read=tuple(read),
-        kinks=frozenset(entry.index for entry, kink in readings if _bends(entry, kink)),
-        tested=len(read),
+        kinks=frozenset(kinks),
+        tested=tested,
         complete=complete,
     )
 
 
-def _entry(line: Line, flat: int, careful: bool) -> tuple[Entry, float]:
-    """Read one entry, and the width of its kink: a direction of length one along its axis."""
-    index = np.unravel_index(flat, line.v.shape)
-    v = np.zeros_like(line.v)
-    v[index] = 1.0 if abs(line.v[index]) == 0 else line.v[index] / abs(line.v[index])
-    alone = replace(line, v=v)
-    truth = ladder.estimate(alone, careful=careful)
-    own = scale(line.problem.point[line.index][index])
-    if not careful and own < line.unit and truth.error_bar > GOOD * abs(alone.slope):
-        closer = ladder.estimate(replace(alone, span=own), careful=careful)
-        truth = min(truth, closer, key=lambda estimate: estimate.error_bar)
-    got = alone.slope
-    if abs(truth.excess(got)) > SIGNIFICANCE * truth.error_bar:
-        truth = replace(truth, kink=max(truth.kink, ladder.fold(alone)))
-    # Where the slope jumps, the nearest value of its interval is what the entry is held to.
-    wanted = got - truth.excess(got)
-    place = tuple(int(i) for i in index)
-    return Entry(index=place, got=got, wanted=wanted, error_bar=_bar(alone, truth)), truth.kink
-
-
-def _moves_its_own(line: Line, index: tuple[int, ...]) -> bool:
+def _moves_its_own(line: Line, index: int, place: Index) -> bool:
     """Whether the entry moves outputs that no other entry moves: an elementwise function."""
-    only, others = np.zeros_like(line.v), line.v.copy()
-    only[index], others[index] = line.v[index], 0
+    v = line.v[index]
+    only, others = np.zeros_like(v), v.copy()
+    only[place], others[place] = v[place], 0
     h = line.unit * 2.0**-10  # far enough for what depends on an entry to move
-    one, rest, both = (replace(line, v=v).sample(h).moving for v in (only, others, line.v))
+    one, rest, both = (replace(line, v={index: w}).sample(h).moving for w in (only, others, v))
     return bool(one + rest == both)
 
 
 def _bar(line: Line, truth: ladder.Estimate) -> float:
     return truth.error_bar + truth.standing + line.doubt + line.reuse * truth.weight
-
-
-def _search(line: Line, careful: bool) -> Iterator[int]:
-    """Yield flat indices of entries in whose company the error stays significant."""
-    v = line.v.ravel()
-    stack = [(0, v.size, _error(line, v, 0, v.size, careful))]
-    directions, found = 1, 0
-    while stack and directions < DIRECTIONS and found < MOST:
-        start, stop, (error, bar) = stack.pop()
-        if not abs(error) > SIGNIFICANCE * bar:
-            continue
-        if stop - start == 1:
-            found += 1
-            yield start
-            continue
-        middle = (start + stop) // 2
-        left = _error(line, v, start, middle, careful)
-        directions += 1
-        right = error - left[0], bar + left[1]
-        if not abs(right[0]) > SIGNIFICANCE * right[1]:
-            # The difference of two bars may hide what the right half alone would show.
-            right = _error(line, v, middle, stop, careful)
-            directions += 1
-        halves = [(start, middle, left), (middle, stop, right)]
-        stack += sorted(halves, key=lambda half: abs(half[2][0]))
-
-
-def _error(line: Line, v: Array, start: int, stop: int, careful: bool) -> tuple[float, float]:
-    """The error of the slope along `v` restricted to a range of entries, and its bar."""
-    part = np.zeros_like(v)
-    part[start:stop] = v[start:stop]
-    alone = replace(line, v=part.reshape(line.v.shape))
-    truth = ladder.estimate(alone, careful=careful)
-    return truth.excess(alone.slope), _bar(alone, truth)
 
 
 def _sampled(gradient: Array, rng: np.random.Generator) -> list[int]:

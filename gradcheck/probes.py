@@ -1,12 +1,13 @@
 """Where to look: random directions, and a problem restricted to a line.
 
-A probe is a cotangent u in output space and a tangent v in the space of one leaf. Along it the
+A probe is a cotangent u in output space and a tangent v in the space of the leaves. Along it the
 problem is a function of one variable, φ(t) = ⟨u, f(x + t v)⟩, whose slope φ′(0) = ⟨Jᵀu, v⟩ every
 oracle can estimate in its own way.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import hypot
 
 import numpy as np
@@ -32,7 +33,14 @@ def direction(rng: np.random.Generator, leaf: Leaf) -> Array:
     of equal size cancel (as with bare signs). The magnitudes are multiples of 2⁻¹⁰, so that a
     power-of-two multiple of the direction is exact in every dtype but bfloat16.
     """
-    return _signed(rng, leaf) * (rng.integers(512, 1537, leaf.shape) / 1024.0)
+    bits = rng.integers(0, 2**13, leaf.shape, dtype=np.uint16)  # magnitude 10, sign 1, phase 2
+    v = np.asarray(((bits & 1023) + np.uint16(512)).astype(np.float64))
+    v /= 1024
+    np.negative(v, out=v, where=(bits & 1024) > 0)
+    return v * PHASES[bits >> 11] if "complex" in leaf.dtype else v
+
+
+PHASES = np.array([1.0, 1j, (1 + 1j) / 2**0.5, (1 - 1j) / 2**0.5])
 
 
 def relative(v: Array, x: Array) -> Array:
@@ -94,74 +102,84 @@ class Sample:
     standing: float  # the slope that the others may have and still round to the same value
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Line:
-    """A problem along a direction `v` of one leaf, seen through a cotangent `u`.
+    """A problem along a direction `v` of some of its leaves, seen through a cotangent `u`.
 
-    `gradient` is the target's own VJP at the point, used only to correct for what rounding the
+    `gradients` is the target's own VJP at the point, used only to correct for what rounding the
     moved leaf to its dtype does to the displacement: the correction is 1e-16/h of the slope in
     float64, so that an error of the gradient enters at second order.
     """
 
     problem: Problem
-    index: int  # which leaf
-    v: Array
+    v: Mapping[int, Array]  # the position of a leaf -> its direction; the others stay
     u: Arrays
-    gradient: Array
+    gradients: Arrays  # of all leaves
     centre: Arrays  # f at the point
-    unrest: Array | float = 0.0  # of each entry of `gradient`, when the point moves by an ulp
+    unit: float = 1.0  # what steps are measured in: how far along `v` is the leaf's own size
+    unrest: Mapping[int, Array] | None = None  # of each gradient, when the point moves by an ulp
     reuse: float = 0.0  # the same, for a size of one of the outputs that move
     floor: float = 0.0  # noise of φ that is known beforehand: the spread of repeated evaluations
     ripple: float = 0.0  # noise, relative to the outputs that move, that was found elsewhere
-    span: float | None = None  # what steps are measured in; the leaf's typical size if None
 
-    @property
-    def leaf(self) -> Leaf:
-        return self.problem.leaves[self.index]
+    def extent(self, index: int) -> float:
+        """The size that one leaf's part of the claimed slope has if nothing cancels: ‖g ∘ v‖."""
+        return norm(self.gradients[index] * self.v[index])
 
-    @property
-    def unit(self) -> float:
-        """One step of the leaf's typical size."""
-        return scale(self.problem.point[self.index]) if self.span is None else self.span
-
-    @property
+    @cached_property
     def size(self) -> float:
-        """The claimed slope's size if its terms did not cancel: ‖g ∘ v‖."""
-        return norm(self.gradient * self.v)
+        """The claimed slope's size if its terms did not cancel."""
+        return norm(np.array([self.extent(index) for index in self.v]))
 
-    @property
+    @cached_property
     def slope(self) -> float:
         """What the target claims: ⟨Jᵀu, v⟩."""
-        return inner(self.gradient, self.v)
+        return sum(inner(self.gradients[index], v) for index, v in self.v.items())
 
-    @property
+    @cached_property
     def doubt(self) -> float:
         """How far rounding inside the target may have moved the claimed slope."""
-        return norm(np.asarray(self.unrest * self.v))
+        if self.unrest is None:
+            return 0.0
+        return norm(np.array([norm(self.unrest[index] * v) for index, v in self.v.items()]))
 
-    def at(self, t: float) -> tuple[Arrays, Array]:
-        """Return f(x + t v) and the displacement of the leaf that rounding left."""
-        x = self.problem.point[self.index]
-        point = self.problem.point
+    def at(self, t: float) -> Arrays:
+        """Return f(x + t v)."""
+        return self.values(self.moved(t))
+
+    def moved(self, t: float) -> Mapping[int, Array]:
+        """Return the moved leaves at x + t v, rounded to their dtypes."""
+        with np.errstate(all="ignore"):  # a step may leave the dtype; infinity says so
+            return {
+                index: self.problem.leaves[index].rounded(self.problem.point[index] + t * v)
+                for index, v in self.v.items()
+            }
+
+    def values(self, moved: Mapping[int, Array]) -> Arrays:
+        """Return f where some leaves have moved; NaN if its outputs have other shapes there."""
         with np.errstate(all="ignore"):  # a step may leave the domain; NaN and infinity say so
-            moved = self.leaf.rounded(x + t * self.v)
-            point = (*point[: self.index], moved, *point[self.index + 1 :])
-            value = self.problem.value(point)
-        wide = np.complex128 if np.iscomplexobj(moved) else np.float64
+            value = self.problem.value(self.filled(moved))
         if [f.shape for f in value] != [f.shape for f in self.centre]:
-            value = tuple(np.full_like(f, np.nan) for f in self.centre)  # nothing to compare with
-        return value, moved.astype(wide) - x.astype(wide)
+            return tuple(np.full_like(f, np.nan) for f in self.centre)
+        return value
+
+    def filled(self, moved: Mapping[int, Array]) -> Arrays:
+        return tuple(moved.get(index, x) for index, x in enumerate(self.problem.point))
 
     def change(self, t: float) -> float:
         """Return φ(t) - φ(0), output by output: what does not change cancels exactly."""
-        moved, _ = self.at(t)
+        return self.rise(self.at(t), self.centre)
+
+    def rise(self, above: Arrays, below: Arrays) -> float:
+        """Return ⟨u, above - below⟩."""
         return sum(
-            inner(u, _difference(a, b)) for u, a, b in zip(self.u, moved, self.centre, strict=True)
+            inner(u, _difference(a, b)) for u, a, b in zip(self.u, above, below, strict=True)
         )
 
     def sample(self, h: float) -> Sample:
         """Return the central difference at step `h`, and what goes with it."""
-        (above, right), (below, left) = self.at(h), self.at(-h)
+        right, left = self.moved(h), self.moved(-h)
+        above, below = self.values(right), self.values(left)
         central = fold = crease = rounding = weight = standing = 0.0
         moving = 0
         parts = zip(self.u, above, below, self.centre, self.problem.outputs, strict=True)
@@ -179,8 +197,11 @@ class Line:
             standing = hypot(standing, output.epsilon * norm(u * np.where(moves, 0.0, centre)))
         if not moving:  # nothing moved: what rounds away inside may be as large as the leaf
             standing = max(standing, max(o.epsilon for o in self.problem.outputs) * self.unit)
-        # Rounding moved the leaf by `right - left` instead of 2 h v.
-        shift = inner(self.gradient, (right - left) - 2 * h * self.v)
+        # Rounding moved the leaves by `right - left` instead of 2 h v.
+        shift = sum(
+            inner(self.gradients[index], _difference(right[index], left[index]) - 2 * h * v)
+            for index, v in self.v.items()
+        )
         central -= shift
         rounding = hypot(rounding, shift)  # as large as this, if the gradient is wrong
         return Sample(
@@ -204,11 +225,3 @@ def _difference(a: Array, b: Array) -> Array:
 def _normal(rng: np.random.Generator, leaf: Leaf) -> Array:
     draw = rng.standard_normal(leaf.shape)
     return draw + 1j * rng.standard_normal(leaf.shape) if "complex" in leaf.dtype else draw
-
-
-def _signed(rng: np.random.Generator, leaf: Leaf) -> Array:
-    signs: Array = rng.choice([-1.0, 1.0], leaf.shape)
-    if "complex" not in leaf.dtype:
-        return signs
-    phases: Array = rng.choice([1.0, 1j, (1 + 1j) / 2**0.5, (1 - 1j) / 2**0.5], leaf.shape)
-    return np.asarray(signs * phases)

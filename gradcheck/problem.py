@@ -9,7 +9,7 @@ another convention for complex cotangents (JAX) conjugates on the way in and out
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -73,6 +73,8 @@ class Problem:
     jvp: Callable[[Arrays, Arrays], Arrays] | None = None  # (point, tangents) -> output tangents
     # (point, cotangents u, w) -> the gradients of ⟨w, vjp(point, u)⟩ in the point and in u.
     second: Callable[[Arrays, Arrays, Arrays], tuple[Arrays, Arrays]] | None = None
+    # (point, cotangents stacked along a new first axis) -> the gradients, stacked likewise.
+    batched: Callable[[Arrays, Arrays], Arrays] | None = None
     in_float64: "Callable[[], Problem] | None" = None  # the same target, computed in float64
     analytic: Callable[[Arrays], Arrays] | None = None  # the value at complex arrays
     notes: tuple[str, ...] = ()  # what was left out of the problem, and why
@@ -100,6 +102,8 @@ def widened(problem: Problem, centre: Arrays) -> tuple[Problem, Arrays] | None:
         return None
     try:
         wide = problem.in_float64()
+        pairs = zip(wide.leaves, problem.point, strict=True)
+        wide = replace(wide, point=tuple(leaf.rounded(x) for leaf, x in pairs))
         values = wide.value(wide.point)
     except Exception:  # a kernel that takes float32 only, an attribute that stayed narrow
         return None

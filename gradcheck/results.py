@@ -14,6 +14,7 @@ __all__ = [
     "Entry",
     "Evaluations",
     "Finding",
+    "Power",
     "Report",
     "Step",
     "SuiteRecord",
@@ -59,6 +60,14 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Power:
+    """A kind of fault, and how small one is that the check was proved to catch."""
+
+    fault: str  # what is scaled: "leaf", "slice of axis 1", "entry"
+    smallest: float  # relative error; infinite if no fault of this kind is caught
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
     """One verdict with its evidence.
 
@@ -77,6 +86,7 @@ class Finding:
     entries: tuple[Entry, ...] = ()
     diagnosis: str | None = None
     steps: tuple[Step, ...] = ()
+    power: tuple[Power, ...] = ()  # of a pass: proved by putting faults into the gradient
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

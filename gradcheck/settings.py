@@ -19,8 +19,8 @@ TOLERANCE: Mapping[str, float] = {
     "complex128": 1e-6,
     "float32": 1e-3,
     "complex64": 1e-3,
-    "float16": 1e-2,
-    "bfloat16": 5e-2,
+    "float16": 8e-3,
+    "bfloat16": 4e-2,
 }
 
 # The least relative noise that tells of a computation in that dtype: a quarter of the deviation,
@@ -43,6 +43,7 @@ class Settings:
     probes: int = 3
     wrt: tuple[str, ...] = ()  # leaf paths or shell patterns; empty: all
     declared: Mapping[str, str] = field(default_factory=dict)  # leaf pattern -> reason
+    min_power: float | None = None  # a pass that would miss a larger error than this is a failure
 
     def wants(self, path: str) -> bool:
         """Whether the leaf is asked for and not declared."""

@@ -16,8 +16,9 @@ import numpy as np
 from gradcheck.errors import InputError
 from gradcheck.oracles import ladder
 from gradcheck.probes import Line, cotangent, disturbed, nudged, scale
-from gradcheck.problem import Array, Arrays, Leaf, Problem, norm
+from gradcheck.problem import Array, Arrays, Leaf, Problem, inner, norm
 from gradcheck.results import Entry, Finding, Verdict
+from gradcheck.rounding import natural, restless
 from gradcheck.settings import SIGNIFICANCE, Settings
 
 __all__ = ["Difference", "Triangulation", "triangulate"]
@@ -128,7 +129,8 @@ def _at(
         bar = _bar(coarsest, [answer.unrest[position] for answer in answers.values()], arrays)
         if position >= len(first.outputs):
             x = point[position - len(first.outputs)]
-            bar += 8 * coarsest.epsilon * _natural(next(iter(answers.values())), u, x)
+            values = next(iter(answers.values())).arrays[: len(u)]
+            bar = bar + 8 * coarsest.epsilon * natural(u, values, x)
         differences += _differences(arrays, bar, label.path)
         tolerance = settings.tolerance(coarsest.dtype)
         wrong = _disagreeing(arrays, bar, tolerance)
@@ -189,24 +191,11 @@ def _label(problem: Problem, position: int) -> Leaf:
 
 
 def _bar(label: Leaf, unrest: Sequence[Array], arrays: Mapping[str, Array]) -> Array:
-    """The error bar of each entry: the measured unrest, that of a typical entry, four roundings."""
-    if not label.shape or 0 not in label.shape:
-        restless = np.nan_to_num(np.max(unrest, axis=0), nan=0.0, posinf=0.0)
-        largest = np.max([np.abs(array) for array in arrays.values()], axis=0)
-        rounding = 4 * label.epsilon * np.nan_to_num(largest, posinf=0.0)
-        return np.asarray(restless + np.median(restless) + rounding)
-    return np.zeros(label.shape)
-
-
-def _natural(answers: Answers, u: Arrays, x: Array) -> float:
-    """The gradient's size if the value were proportional to the leaf: ‖u ∘ f‖ / |x|.
-
-    A saturated tanh has the derivative 1 - y², and an ulp of y is all that is left of it; moving
-    x by an ulp does not show that. Eight roundings of this size are in every bar.
-    """
-    values = answers.arrays[: len(u)]
-    parts = [norm(np.nan_to_num(u_ * f)) for u_, f in zip(u, values, strict=True)]
-    return norm(np.array(parts)) / scale(x)
+    """The error bar of each entry, from the most restless of the implementations."""
+    if 0 in label.shape:
+        return np.zeros(label.shape)
+    largest = np.max([np.abs(array) for array in arrays.values()], axis=0)
+    return restless(np.max(unrest, axis=0), largest, label.epsilon)
 
 
 def _disagreeing(arrays: Mapping[str, Array], bar: Array, tolerance: float) -> Array:
@@ -269,14 +258,17 @@ def _judged(
     v = _apart(arrays, wrong)
     line = Line(
         problem=replace(first, point=point),
-        index=index,
-        v=v,
+        v={index: v},
         u=u,
-        gradient=next(iter(arrays.values())),
+        gradients=tuple(
+            next(iter(arrays.values())) if k == index else np.zeros(leaf.shape)
+            for k, leaf in enumerate(first.leaves)
+        ),
         centre=first.value(point),
+        unit=scale(point[index]),
     )
     truth = ladder.estimate(line)
-    claims = {key: replace(line, gradient=array).slope for key, array in arrays.items()}
+    claims = {key: inner(array, v) for key, array in arrays.items()}
     off = {key: abs(truth.excess(claim)) for key, claim in claims.items()}
     limit = max(SIGNIFICANCE * truth.error_bar, 0.1 * max(off.values()))
     odd = [key for key, distance in off.items() if distance > limit]

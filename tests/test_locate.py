@@ -8,7 +8,7 @@ import pytest
 from gradcheck import Rule
 from gradcheck.adapters import problem_of
 from gradcheck.locate import Location, locate
-from gradcheck.probes import Line, direction
+from gradcheck.probes import Line, direction, scale
 
 RNG = 7
 
@@ -31,11 +31,11 @@ def _location(wrong: Any, x: Any, rtol: float = 1e-6) -> tuple[Location, int]:
     u = (rng.standard_normal(x.shape),)
     line = Line(
         problem=problem,
-        index=0,
-        v=direction(rng, problem.leaves[0]),
+        v={0: direction(rng, problem.leaves[0])},
         u=u,
-        gradient=problem.vjp(problem.point, u)[0],
+        gradients=problem.vjp(problem.point, u),
         centre=problem.value(problem.point),
+        unit=scale(problem.point[0]),
     )
     before = len(count)
     return locate(line, rtol=rtol, rng=rng), len(count) - before
@@ -131,7 +131,7 @@ def test_a_whole_row_or_column_is_found(axis: int) -> None:
     location, _ = _location(_times(index, 1.1), _normal(40, 8) if axis == 0 else _normal(12, 40))
 
     assert {entry.index[axis] for entry in location.entries} == {index[axis]}
-    assert len(location.entries) == (8 if axis == 0 else 12)
+    assert location.block == (axis, index[axis])
 
 
 def test_all_entries_of_a_small_leaf_are_wrong() -> None:

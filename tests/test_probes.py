@@ -134,7 +134,7 @@ def test_a_nudged_entry_has_moved_by_a_part_of_the_leaf(dtype: str, size: float)
     (moved,) = nudged(np.random.default_rng(0), [leaf], (x,))
 
     off = np.abs(moved.astype(np.complex128) - x.astype(np.complex128))
-    rounding = leaf.epsilon * np.abs(x)
+    rounding = leaf.epsilon * (np.abs(x) + 2.0**-8 * scale(x))
     np.testing.assert_array_equal(leaf.rounded(moved), moved)
     assert np.all(off >= 0.5 * 2.0**-8 * scale(x) - rounding)
     assert np.all(off <= 1.5 * 2.0**-8 * scale(x) + rounding)
@@ -154,11 +154,11 @@ def _line(forward: Any, x: Any, gradient: Any) -> Line:
     ones = tuple(np.ones(leaf.shape) for leaf in problem.outputs)
     return Line(
         problem=problem,
-        index=0,
-        v=np.ones(x.shape),
+        v={0: np.ones(x.shape)},
         u=ones,
-        gradient=gradient,
+        gradients=(gradient,),
         centre=problem.value(problem.point),
+        unit=scale(problem.point[0]),
     )
 
 

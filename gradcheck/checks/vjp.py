@@ -1,22 +1,30 @@
-"""Is the VJP the derivative of the value? Asked leaf by leaf, along random directions.
+"""Is the VJP the derivative of the value? Asked along random directions of all leaves.
 
 Detect by significance, judge by size: a mismatch of more than ten error bars is real, however
 small; it is located, and the leaf fails when what is wrong is off by more than the tolerance of
 its own size.
+
+One direction that moves all leaves settles most checks; a leaf about which it says too little, or
+any in case of doubt, is asked alone. What is asked is the target in float64 where it can be run in
+it; its gradient in its own dtype is then compared with that.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from gradcheck.diagnose import ADVICE, Evidence, diagnose
+from gradcheck.evidence import Probe, finest, telling
 from gradcheck.locate import Location, locate
-from gradcheck.oracles import ladder
-from gradcheck.probes import Line, cotangent, direction, disturbed, nudged, relative
-from gradcheck.problem import EPSILON, Array, Leaf, Problem, norm, widened
+from gradcheck.oracles import complex_step, ladder, path
+from gradcheck.oracles.ladder import FLOATING
+from gradcheck.power import prove
+from gradcheck.probes import Line, cotangent, direction, disturbed, nudged, relative, scale
+from gradcheck.problem import EPSILON, Array, Arrays, Leaf, Problem, norm, widened
 from gradcheck.results import Entry, Finding, Verdict, worst
-from gradcheck.settings import RIPPLE, SIGNIFICANCE, Settings
+from gradcheck.rounding import rounded
+from gradcheck.settings import RIPPLE, Settings
 
 __all__ = ["check_vjp"]
 
@@ -31,84 +39,26 @@ REUSE, REUSE_NARROW = 16.0, 2.0
 # wrong as a whole, as when both of two tied maxima get the cotangent, shows in half of them.
 AGAIN = 3
 
+# Two probes are enough where each resolves a thousandth of the tolerance: an error that large
+# hides from one with probability 1e-3, from both with 1e-6.
+SHARP = 1e-3
+
+# How far a path goes, in units of the leaf's size. The longer ones are for leaves that are small
+# beside the scale on which the value changes (1 - cos x at 1e-8), and for nothing noisier than
+# float64: from far away the steps of a quantiser are a straight line, which it is not.
+REACHES, LONG = (1.0, 2.0**-3, 2.0**8, 2.0**16), 1e-8
+
 SHOWN = 8  # wrong entries in a finding: what a reader looks at; the message says how many more
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Probe:
-    """One direction: what the target claims along it, and what is true."""
-
-    epsilon: float  # of the narrowest dtype that the gradient passes through
-    line: Line
-    truth: ladder.Estimate
-
-    @property
-    def size(self) -> float:
-        """What a mismatch is relative to."""
-        return max(self.line.size, abs(self.truth.slope))
-
-    @property
-    def excess(self) -> float:
-        return abs(self.truth.excess(self.line.slope))
-
-    @property
-    def bar(self) -> float:
-        """The oracle's error bar, and the rounding of the target's own gradient.
-
-        An entry was rounded at least once, by half an ulp at most. What more rounding there is
-        inside the target is measured when a mismatch is suspected.
-        """
-        return self.calm + self.line.doubt
-
-    @property
-    def calm(self) -> float:
-        """The bar, less the rounding inside the target that was measured."""
-        own = self.epsilon / 2 * self.line.size + self.line.reuse * self.truth.weight
-        hidden = self.truth.standing if self.line.reuse else 0.0
-        return self.truth.error_bar + own + hidden
-
-    def is_outside(self, tolerance: float) -> bool:
-        """Whether the claim is none of the subgradients of a kink.
-
-        At a kink an ulp turns one subgradient into another, so that what was measured of the
-        target's rounding is no excuse.
-        """
-        off = self.mismatch > tolerance and self.excess > SIGNIFICANCE * self.calm
-        return self.truth.kink > 0 and off
-
-    @property
-    def is_significant(self) -> bool:
-        return self.excess > SIGNIFICANCE * self.bar
-
-    @property
-    def is_vacuous(self) -> bool:
-        """Whether claim and truth are zero: the claim but for rounding, the truth by its bar.
-
-        The bar must be small against the value itself over one step of the leaf, or a value that
-        drowns in noise would count as one that does not depend on the leaf.
-        """
-        line = self.line
-        value = norm(np.array([norm(u * f) for u, f in zip(line.u, line.centre, strict=True)]))
-        claims_zero = line.size <= SIGNIFICANCE * line.doubt
-        is_zero = abs(self.truth.slope) <= SIGNIFICANCE * self.bar
-        return claims_zero and is_zero and self.bar * line.unit <= self.epsilon**0.5 * value
-
-    @property
-    def resolution(self) -> float:
-        return SIGNIFICANCE * self.bar / self.size if self.size else 0.0
-
-    @property
-    def mismatch(self) -> float:
-        return self.excess / self.size if self.size else 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
     """One leaf under check, and the form of the answer."""
 
+    index: int
     leaf: Leaf
     tolerance: float
-    oracle: str = ""  # the dtype of the differences
+    oracle: str
 
     def answer(
         self,
@@ -119,7 +69,7 @@ class Question:
         entries: tuple[Entry, ...] = (),
         diagnosis: str | None = None,
     ) -> Finding:
-        telling = max(probes, key=_telling, default=None)
+        most = telling(probes)
         seeing = [probe for probe in probes if not probe.is_vacuous]
         return Finding(
             check="vjp",
@@ -128,12 +78,49 @@ class Question:
             mismatch=max((probe.mismatch for probe in seeing), default=0.0),
             resolution=max((probe.resolution for probe in seeing), default=0.0),
             tolerance=self.tolerance,
-            oracle=f"finite differences, {self.oracle or self.leaf.dtype}",
+            oracle=self.oracle,
             message=message,
             entries=entries,
             diagnosis=diagnosis,
-            steps=telling.truth.steps if telling else (),
+            steps=most.truth.steps if most else (),
         )
+
+    def passed(self, message: str, probes: Sequence[Probe]) -> Finding:
+        """A pass, with the power that it was proved to have."""
+        finding = self.answer(Verdict.PASS, message, probes)
+        seeing = [probe for probe in probes if not probe.is_vacuous]
+        return replace(finding, power=prove(seeing, self.tolerance)) if seeing else finding
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """The problem as it is differenced, and what is known of it at its point."""
+
+    problem: Problem  # in float64 where the target runs in it
+    centre: Arrays
+    again: Arrays  # the value once more
+    draws: tuple[Arrays, ...]  # cotangents
+    gradients: tuple[Arrays, ...]  # for each of them, of all leaves
+
+    def line(self, k: int, v: Mapping[int, Array], unit: float = 1.0) -> Line:
+        """The line along `v` seen through the k-th cotangent."""
+        floor = sum(
+            norm(u * (a - b))
+            for u, a, b in zip(self.draws[k], self.centre, self.again, strict=True)
+        )
+        return Line(
+            problem=self.problem,
+            v=v,
+            u=self.draws[k],
+            gradients=self.gradients[k],
+            centre=self.centre,
+            unit=unit,
+            floor=floor,
+        )
+
+    def epsilon(self, index: int) -> float:
+        """Of the narrowest dtype that the gradient passes through: it has no more digits."""
+        return _coarsest(self.problem.leaves[index], self.problem.outputs).epsilon
 
 
 def check_vjp(
@@ -144,23 +131,29 @@ def check_vjp(
     Raises whatever the target raises.
     """
     findings, kinked = _at_point(problem, settings, rng)
-    if not kinked:
-        return findings
-    moved = replace(problem, point=nudged(rng, problem.leaves, problem.point))
-    beside, _ = _at_point(moved, settings, rng)
-    return tuple(
-        _joined(here, there, here.leaf in kinked)
-        for here, there in zip(findings, beside, strict=True)
-    )
+    if kinked:
+        moved = replace(problem, point=nudged(rng, problem.leaves, problem.point))
+        beside, _ = _at_point(moved, settings, rng)
+        findings = tuple(
+            _joined(here, there, here.leaf in kinked)
+            for here, there in zip(findings, beside, strict=True)
+        )
+    return tuple(_strong_enough(finding, settings.min_power) for finding in findings)
 
 
 def _at_point(
     problem: Problem, settings: Settings, rng: np.random.Generator
 ) -> tuple[tuple[Finding, ...], frozenset[str]]:
     """The findings at the problem's point, and the leaves along which it lies on a kink."""
-    leaves = [(k, leaf) for k, leaf in enumerate(problem.leaves) if settings.wants(leaf.path)]
     questions = [
-        Question(leaf=leaf, tolerance=settings.tolerance(leaf.dtype)) for _, leaf in leaves
+        Question(
+            index=k,
+            leaf=leaf,
+            tolerance=settings.tolerance(leaf.dtype),
+            oracle=f"finite differences, {leaf.dtype}",
+        )
+        for k, leaf in enumerate(problem.leaves)
+        if settings.wants(leaf.path)
     ]
     centre = problem.value(problem.point)
     if not all(np.all(np.isfinite(output)) for output in centre):
@@ -168,45 +161,100 @@ def _at_point(
         findings = [question.answer(Verdict.INCONCLUSIVE, message) for question in questions]
         return tuple(findings), frozenset()
     # Differences are taken in float64 where the target can be run in it: without noise, almost.
-    source, centre = widened(problem, centre) or (problem, centre)
-    draws = [cotangent(rng, problem.outputs) for _ in range(settings.probes)]
-    gradients = [problem.vjp(problem.point, u) for u in draws]
-    again = source.value(source.point)
+    wide = widened(problem, centre)
+    source, centre = wide or (problem, centre)
+    draws = tuple(cotangent(rng, problem.outputs) for _ in range(settings.probes))
+    case = Case(
+        problem=source,
+        centre=centre,
+        again=source.value(source.point),
+        draws=draws,
+        gradients=tuple(source.vjp(source.point, u) for u in draws),
+    )
     findings, kinked = [], set()
-    for (index, leaf), question in zip(leaves, questions, strict=True):
-        own = [gradient[index] for gradient in gradients]
-        if 0 in leaf.shape:
-            findings.append(question.answer(Verdict.PASS, "the leaf is empty"))
-            continue
-        if not all(np.all(np.isfinite(gradient)) for gradient in own):
-            findings.append(_not_finite(question, own))
-            continue
-        probes = []
-        for u, g in zip(draws, own, strict=True):
-            v = direction(rng, leaf)
-            floor = sum(norm(u_ * (a - b)) for u_, a, b in zip(u, centre, again, strict=True))
-            line = Line(
-                problem=source, index=index, v=v, u=u, gradient=g, centre=centre, floor=floor
-            )
-            epsilon = _coarsest(leaf, problem.outputs).epsilon
-            probes.append(_probe(line, epsilon, question.tolerance))
-        coarse = min(probe.resolution for probe in probes) > question.tolerance
-        if coarse or any(probe.is_significant for probe in probes):
-            probes = [_doubted(probe, problem, rng) for probe in probes]
-            probes = [
-                _folded(probe) if probe.is_outside(question.tolerance) else probe
-                for probe in probes
-            ]
-            ripple = max(probe.truth.ripple for probe in probes)
-            if ripple >= min(RIPPLE.values()):  # seen along one line, it is along all
-                probes = [_rippled(probe, ripple) for probe in probes]
-            coarsest = _coarsest(leaf, problem.outputs)
-            question = replace(question, tolerance=settings.tolerance(coarsest.dtype, ripple))
-        outside = any(probe.is_outside(question.tolerance) for probe in probes)
-        if any(probe.truth.kink > 0 for probe in probes) and not outside:
-            kinked.add(leaf.path)
-        findings.append(_judge(replace(question, oracle=source.leaves[index].dtype), probes, rng))
+    joint = _joint(case, questions, rng)
+    for question in questions:
+        leaf = source.leaves[question.index]
+        own = replace(question, oracle=f"finite differences, {leaf.dtype}")
+        finding, is_kink = _settled(own, joint, case) or _alone(own, case, problem, settings, rng)
+        if wide and finding.verdict is Verdict.PASS:
+            gradients = [gradient[question.index] for gradient in case.gradients]
+            finding = rounded(finding, problem, question.index, draws, gradients, rng)
+        findings.append(finding)
+        kinked |= {question.leaf.path} if is_kink else set()
     return tuple(findings), frozenset(kinked)
+
+
+def _joint(
+    case: Case, questions: Sequence[Question], rng: np.random.Generator
+) -> tuple[Probe, ...]:
+    """Probes that move all leaves at once, each by its own size; as many as it takes."""
+    live = [
+        question
+        for question in questions
+        if 0 not in question.leaf.shape
+        and all(np.all(np.isfinite(gradient[question.index])) for gradient in case.gradients)
+    ]
+    if not live:
+        return ()
+    leaves, point = case.problem.leaves, case.problem.point
+    probes: list[Probe] = []
+    for k in range(len(case.draws)):
+        v = {q.index: direction(rng, leaves[q.index]) for q in live}
+        for index, array in v.items():
+            array *= scale(point[index])
+        line = case.line(k, v)
+        epsilon = max(case.epsilon(q.index) for q in live)
+        truth = ladder.estimate(line)
+        probes.append(Probe(index=live[0].index, epsilon=epsilon, line=line, truth=truth))
+        views = [replace(probe, index=q.index) for probe in probes for q in live]
+        sharp = all(v.resolution <= SHARP * live[0].tolerance for v in views)
+        if probes[-1].is_significant or not probes[-1].is_smooth or (len(probes) > 1 and sharp):
+            break
+    return tuple(probes)
+
+
+def _settled(question: Question, joint: Sequence[Probe], case: Case) -> tuple[Finding, bool] | None:
+    """The finding of a leaf about which probes of all leaves say enough, or None."""
+    if not joint or question.index not in joint[0].line.v:
+        return None
+    if any(probe.is_significant or not probe.is_smooth for probe in joint):
+        return None
+    views = [replace(probe, index=question.index) for probe in joint]
+    best = min(views, key=lambda probe: probe.resolution)
+    if best.resolution > question.tolerance:
+        return None
+    return question.passed("", views), False
+
+
+def _alone(
+    question: Question, case: Case, problem: Problem, settings: Settings, rng: np.random.Generator
+) -> tuple[Finding, bool]:
+    """The finding of one leaf, moved alone, and whether the point lies on a kink along it."""
+    index, leaf = question.index, question.leaf
+    own = [gradient[index] for gradient in case.gradients]
+    if 0 in leaf.shape:
+        return question.answer(Verdict.PASS, "the leaf is empty"), False
+    if not all(np.all(np.isfinite(gradient)) for gradient in own):
+        return _not_finite(question, own), False
+    probes = [
+        _probe(case, k, index, direction(rng, leaf), question.tolerance)
+        for k in range(len(case.draws))
+    ]
+    coarse = min(probe.resolution for probe in probes) > question.tolerance
+    if coarse or any(probe.is_significant for probe in probes):
+        probes = [_doubted(probe, rng) for probe in probes]
+        probes = [
+            _folded(probe) if probe.is_outside(question.tolerance) else probe for probe in probes
+        ]
+        ripple = max(probe.truth.ripple for probe in probes)
+        if ripple >= min(RIPPLE.values()):  # seen along one line, it is along all
+            probes = [_rippled(probe, ripple) for probe in probes]
+        coarsest = _coarsest(leaf, problem.outputs)
+        question = replace(question, tolerance=settings.tolerance(coarsest.dtype, ripple))
+    outside = any(probe.is_outside(question.tolerance) for probe in probes)
+    is_kink = any(probe.truth.kink > 0 for probe in probes) and not outside
+    return _judge(question, probes, rng), is_kink
 
 
 def _coarsest(leaf: Leaf, outputs: Sequence[Leaf]) -> Leaf:
@@ -214,13 +262,15 @@ def _coarsest(leaf: Leaf, outputs: Sequence[Leaf]) -> Leaf:
     return max((leaf, *outputs), key=lambda array: array.epsilon)
 
 
-def _probe(line: Line, epsilon: float, tolerance: float) -> Probe:
-    """What is true along `line`; or along one that moves each entry by a part of its own size."""
-    probe = Probe(epsilon=epsilon, line=line, truth=ladder.estimate(line))
+def _probe(case: Case, k: int, index: int, v: Array, tolerance: float) -> Probe:
+    """What is true along `v`; or along a direction that moves each entry by a part of its size."""
+    x = case.problem.point[index]
+    line = case.line(k, {index: v}, scale(x))
+    probe = Probe(index=index, epsilon=case.epsilon(index), line=line, truth=ladder.estimate(line))
     if probe.resolution <= tolerance or probe.truth.kink or probe.truth.jump:
         return probe
-    scaled = replace(line, v=relative(line.v, line.problem.point[line.index]))
-    other = Probe(epsilon=epsilon, line=scaled, truth=ladder.estimate(scaled))
+    scaled = replace(line, v={index: relative(v, x)})
+    other = replace(probe, line=scaled, truth=ladder.estimate(scaled))
     return min(probe, other, key=lambda p: p.resolution)
 
 
@@ -232,42 +282,121 @@ def _judge(question: Question, probes: Sequence[Probe], rng: np.random.Generator
             "move the point, or declare the leaf with the reason"
         )
         return question.answer(Verdict.INCONCLUSIVE, message, probes)
-    telling = max(probes, key=_telling)
-    if telling.is_significant:
-        return _located(question, probes, telling, rng)
+    most = max(probes, key=lambda probe: probe.bars_off)
+    if most.is_significant:
+        return _located(question, probes, most, rng)
     if any(probe.is_outside(question.tolerance) for probe in probes):
         message = "the point lies on a kink, and the gradient is none of its subgradients: move it"
         return question.answer(Verdict.INCONCLUSIVE, message, probes)
-    if all(probe.is_vacuous for probe in probes):
+    best = finest(probes)
+    if best is None:
         message = "vacuous: no output depends on this leaf at this point; its gradient is zero"
         return question.answer(Verdict.PASS, message, probes)
-    # The probes see independent projections of one error: an error larger than the finest
-    # resolution is seen by that probe, so the coarsest need not reach the tolerance.
-    finest = min((p for p in probes if not p.is_vacuous), key=lambda p: p.resolution)
-    if finest.resolution > question.tolerance:
-        return question.answer(Verdict.INCONCLUSIVE, _remedy(finest), probes)
+    if best.resolution > question.tolerance:
+        return (
+            _by_complex_step(question, probes)
+            or _by_path(question, probes)
+            or question.answer(Verdict.INCONCLUSIVE, _remedy(best), probes)
+        )
     if any(probe.truth.kink > 0 for probe in probes):
-        message = "the point lies on a kink; the gradient is one of its subgradients"
-        return question.answer(Verdict.PASS, message, probes)
-    return question.answer(Verdict.PASS, "", probes)
+        return question.passed(
+            "the point lies on a kink; the gradient is one of its subgradients", probes
+        )
+    return question.passed("", probes)
 
 
-def _doubted(probe: Probe, problem: Problem, rng: np.random.Generator) -> Probe:
+def _by_complex_step(question: Question, probes: Sequence[Probe]) -> Finding | None:
+    """A pass, where complex steps resolve what differences leave open, and confirm the claim."""
+    if any(probe.truth.kink for probe in probes):
+        return None
+    sharp = []
+    for probe in probes:
+        truth = complex_step.sharpened(probe.line, probe.truth)
+        if truth is None:
+            return None
+        sharp.append(replace(probe, truth=truth))
+    best = finest(sharp)
+    if best is None or best.resolution > question.tolerance:
+        return None
+    if any(probe.is_significant for probe in sharp):
+        return None
+    return replace(question, oracle="complex step").passed("", sharp)
+
+
+def _by_path(question: Question, probes: Sequence[Probe]) -> Finding | None:
+    """What a path integral makes of a leaf that differences leave open; None if no more.
+
+    A pass needs one length that resolves the tolerance, a failure three that agree: a value that
+    jumps somewhere on the way is no error of the gradient.
+    """
+    best = finest(probes)
+    assert best is not None
+    if max(probe.truth.ripple for probe in probes) > FLOATING:
+        return None
+    for reach in REACHES:
+        seen = [_along(probe, reach) for probe in probes]
+        found = [probe for probe in seen if probe is not None]
+        if len(found) < len(probes):
+            continue
+        sharp = min(probe.resolution for probe in found)
+        if sharp > (question.tolerance if reach <= 1 else LONG):
+            continue
+        own = replace(question, oracle="path integral")
+        if not any(probe.is_significant and probe.mismatch > own.tolerance for probe in found):
+            message = (
+                f"at the point, noise hides any error below {best.resolution:.0e}; right along a "
+                f"segment of {reach:.0e} times the leaf's size"
+            )
+            return own.passed(message, found)
+        k = max(range(len(found)), key=lambda k: found[k].bars_off)
+        if _stays(probes[k], found[k], (reach / 2, reach / 4)):
+            message = "the values rise otherwise than the integral of the gradient says"
+            pattern = diagnose([_evidence(probe) for probe in found], ())
+            if pattern is not None:
+                message += "; " + ADVICE[pattern.split(":")[0]]
+            return own.answer(Verdict.FAIL, message, found, diagnosis=pattern)
+    return None
+
+
+def _along(probe: Probe, reach: float) -> Probe | None:
+    """The same probe, asked along a segment."""
+    mean = path.integrate(probe.line, reach, level=probe.truth.level)
+    if mean is None or not mean.size:
+        return None
+    truth = replace(probe.truth, slope=mean.slope, error_bar=mean.error_bar, kink=0.0)
+    return replace(probe, truth=truth, mean=mean)
+
+
+def _stays(probe: Probe, found: Probe, shorter: Sequence[float]) -> bool:
+    """Whether shorter segments show the mismatch that was `found`, in sign and size."""
+    first = found.claimed - found.truth.slope
+    for reach in shorter:
+        other = _along(probe, reach)
+        if other is None or not other.is_significant:
+            return False
+        ratio = (other.claimed - other.truth.slope) / other.size / (first / found.size)
+        if not 0.5 < ratio < 2.0:
+            return False
+    return True
+
+
+def _doubted(probe: Probe, rng: np.random.Generator) -> Probe:
     """The same probe, with the noise of the values and of the target's own gradient measured.
 
     Terms may have cancelled inside the target; moving the point by an ulp shows how much rounding
     that leaves. It does not show the rounding of a value that the rule uses again (the derivative
     1 - y² of a saturated tanh): a few ulps of the value over the size of the leaf.
     """
-    line = probe.line
+    line, problem, index = probe.line, probe.line.problem, probe.index
     truth = ladder.estimate(line, careful=True)
-    unrest = np.zeros(line.gradient.shape)
+    gradient = line.gradients[index]
+    unrest = np.zeros(gradient.shape)
     for _ in range(DISTURBED):
-        other = problem.vjp(disturbed(rng, problem.leaves, problem.point), line.u)[line.index]
-        unrest = np.maximum(unrest, np.abs(other - line.gradient))
+        other = problem.vjp(disturbed(rng, problem.leaves, problem.point), line.u)[index]
+        unrest = np.maximum(unrest, np.abs(other - gradient))
     ulps = REUSE if probe.epsilon <= EPSILON["float32"] else REUSE_NARROW
     reuse = ulps * probe.epsilon / line.unit
-    return replace(probe, truth=truth, line=replace(line, unrest=unrest, reuse=reuse))
+    return replace(probe, truth=truth, line=replace(line, unrest={index: unrest}, reuse=reuse))
 
 
 def _rippled(probe: Probe, ripple: float) -> Probe:
@@ -276,10 +405,10 @@ def _rippled(probe: Probe, ripple: float) -> Probe:
 
 
 def _located(
-    question: Question, probes: Sequence[Probe], telling: Probe, rng: np.random.Generator
+    question: Question, probes: Sequence[Probe], most: Probe, rng: np.random.Generator
 ) -> Finding:
     """The finding of a leaf whose mismatch is real: judged by the size of what is wrong."""
-    location = locate(telling.line, rtol=question.tolerance, rng=rng)
+    location = locate(most.line, rtol=question.tolerance, rng=rng)
     if location.is_composite_kink:
         message = (
             "the point lies on a kink inside, where what autodiff returns is a convention; the "
@@ -287,34 +416,34 @@ def _located(
         )
         return question.answer(Verdict.INCONCLUSIVE, message, probes)
     if not location.entries:
-        telling = _folded(telling)
-        if telling.truth.kink and not telling.is_significant:
+        most = _folded(most)
+        if most.truth.kink and not most.is_significant:
             message = "the point lies on a kink; no entry was found outside its subgradients"
             return question.answer(Verdict.PASS, message, probes)
-    if not location.entries and telling.mismatch <= question.tolerance:
+    if not location.entries and most.mismatch <= question.tolerance:
         message = (
-            f"off by {telling.mismatch:.1e} of the leaf, which is real, but no entry was found "
+            f"off by {most.mismatch:.1e} of the leaf, which is real, but no entry was found "
             f"off by more than {question.tolerance:.0e} of its own size"
         )
         return question.answer(Verdict.PASS, message, probes)
-    if not location.entries and not _repeats(telling, question.tolerance, rng):
+    if not location.entries and not _repeats(most, question.tolerance, rng):
         message = "difference quotients along different directions contradict each other here"
         return question.answer(Verdict.INCONCLUSIVE, message, probes)
-    evidence = [
-        Evidence(
-            gradient=probe.line.gradient,
-            v=probe.line.v,
-            slope=probe.truth.slope,
-            error_bar=probe.truth.error_bar,
-        )
-        for probe in probes
-    ]
-    pattern = diagnose(evidence, location.entries)
-    message = _where(location, telling.line.gradient.size)
+    pattern = diagnose([_evidence(probe) for probe in probes], location.entries)
+    message = _where(location, most.line.gradients[question.index].size)
     if pattern is not None:
         message += "; " + ADVICE[pattern.split(":")[0]]
     shown = location.entries[:SHOWN]
     return question.answer(Verdict.FAIL, message, probes, entries=shown, diagnosis=pattern)
+
+
+def _evidence(probe: Probe) -> Evidence:
+    return Evidence(
+        gradient=probe.line.gradients[probe.index],
+        v=probe.line.v[probe.index],
+        slope=probe.truth.slope,
+        error_bar=probe.truth.error_bar,
+    )
 
 
 def _folded(probe: Probe) -> Probe:
@@ -326,8 +455,8 @@ def _folded(probe: Probe) -> Probe:
 def _repeats(probe: Probe, tolerance: float, rng: np.random.Generator) -> bool:
     """Whether a mismatch that no entry explains shows along another direction as well."""
     for _ in range(AGAIN):
-        v = probe.line.v * rng.choice([-1.0, 1.0], probe.line.v.shape)
-        line = replace(probe.line, v=v)
+        v = probe.line.v[probe.index]
+        line = replace(probe.line, v={probe.index: v * rng.choice([-1.0, 1.0], v.shape)})
         again = _folded(replace(probe, line=line, truth=ladder.estimate(line, careful=True)))
         if again.is_significant and again.mismatch > tolerance:
             return True
@@ -388,8 +517,16 @@ def _joined(here: Finding, beside: Finding, kinked: bool) -> Finding:
     return replace(beside, message=f"beside a kink: {beside.message}")
 
 
-def _telling(probe: Probe) -> float:
-    """How many error bars the mismatch is."""
-    if probe.bar:
-        return probe.excess / probe.bar
-    return float("inf") if probe.excess else 0.0
+def _strong_enough(finding: Finding, wanted: float | None) -> Finding:
+    """The finding, or a failure where a pass was proved to miss more than it may."""
+    if wanted is None or finding.verdict is not Verdict.PASS or not finding.power:
+        return finding
+    weakest = max(finding.power, key=lambda power: power.smallest)
+    if weakest.smallest <= wanted:
+        return finding
+    message = (
+        f"no error was found, but the check is too weak: one of {weakest.smallest:.0e} in a "
+        f"{weakest.fault} is the smallest that it would have seen, and min_power asks for "
+        f"{wanted:.0e}"
+    )
+    return replace(finding, verdict=Verdict.FAIL, message=message)

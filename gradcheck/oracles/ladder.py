@@ -33,7 +33,7 @@ from gradcheck.settings import SIGNIFICANCE
 
 __all__ = ["Estimate", "estimate", "fold"]
 
-RUNGS = 4  # three extrapolations; a fourth gains nothing once rounding dominates
+RUNGS = 4  # at most: three extrapolations; a fourth gains nothing once rounding dominates
 
 # A flight starts this many halvings below the leaf's scale. The first, 2⁻⁷ to 2⁻¹⁰, has a rounding
 # of 2¹⁰ eps = 2e-13 and a truncation of as much for a function that bends on an eighth of that
@@ -43,10 +43,10 @@ RUNGS = 4  # three extrapolations; a fourth gains nothing once rounding dominate
 # straight line up to 2¹⁵ times it.
 FIRST, FINER, COARSER = 7, (12, 17, 22, 27), (5, 3, 1, -3, -7, -11, -15)
 
-# The bar, relative to the slope's size, at which the ladder stops. A smooth float64 layer is far
-# below it after the first flight, eight evaluations; one wrong entry of 10⁶ that is off by 1e-5
-# still stands out.
-GOAL = 1e-9
+# The bar, relative to the slope's size, at which the ladder stops: one wrong entry of 10⁶ that is
+# off by 1e-5 still stands out. Within a flight, another rung is cheap and makes a smooth slope as
+# sharp as it gets, after six or eight evaluations.
+GOAL, FINE = 1e-9, 1e-11
 
 # The bar, relative to the slope and to a mismatch, at which that is out of question: a hundredth of
 # what makes it real.
@@ -73,6 +73,7 @@ class Estimate:
     slope: float
     error_bar: float  # infinite where φ has no finite values to difference
     noise: float = 0.0  # the part of the bar that rounding and noise make up
+    level: float = 0.0  # noise of one evaluation: measured, or what may round away if φ stands still
     ripple: float = 0.0  # measured noise of one evaluation, relative to the moving outputs
     weight: float = 0.0  # the size ‖u ∘ f‖ of the moving outputs
     standing: float = 0.0  # the slope that outputs which did not move may hide
@@ -111,12 +112,19 @@ class Flight:
 
     @property
     def bar(self) -> float:
-        return self.truncation + self.rounding + max(abs(self.bend) - self.bend_error, 0.0)
+        # Of two rungs, nothing tells curvature from a kink: all of the bend counts.
+        unsure = self.bend_error if isfinite(self.bend_error) else 0.0
+        return self.truncation + self.rounding + max(abs(self.bend) - unsure, 0.0)
 
     @property
     def stillness(self) -> float:
         """The slope that φ may have and yet not move at all at one of the steps."""
         return min((s.standing for s in self.samples if not s.moving), default=0.0)
+
+    @property
+    def hidden(self) -> float:
+        """What φ may have risen by at the widest step at which it did not move at all."""
+        return max((s.standing * s.h for s in self.samples if not s.moving), default=0.0)
 
     @property
     def weight(self) -> float:
@@ -141,12 +149,14 @@ class Flight:
         return abs(self.bend) > SIGNIFICANCE * self.bend_error
 
 
-def estimate(line: Line, *, careful: bool = False) -> Estimate:
+def estimate(line: Line, *, careful: bool = False, rough: bool = False) -> Estimate:
     """Return the slope of φ at 0 along `line`.
 
-    With `careful`, noise is measured before any slope is believed.
+    Args:
+        careful: measure the noise before any slope is believed.
+        rough: stop as soon as it is out of question how far the slope is from what is claimed.
     """
-    flights = [_climb(line, FIRST, line.floor)]
+    flights = [_climb(line, FIRST, line.floor, rough=rough)]
     if not careful:
         flights = _finer(line, flights)
         if _settles(flights[-1], line) and not _stalls(flights):
@@ -214,6 +224,7 @@ def _verdict(line: Line, flights: Sequence[Flight], ripple: float = 0.0) -> Esti
         slope=best.slope,
         error_bar=max(best.bar, best.stillness),
         noise=best.rounding,
+        level=max(best.level, best.hidden),
         ripple=ripple / weight if weight else 0.0,
         weight=weight,
         standing=best.samples[0].standing,
@@ -248,9 +259,16 @@ def _settles(flight: Flight, line: Line) -> bool:
     return flight.bar <= max(GOAL * size, clear)
 
 
-def _climb(line: Line, start: int, level: float) -> Flight:
-    samples = tuple(line.sample(line.unit * 2.0**-k) for k in range(start, start + RUNGS))
-    return _read(samples, level)
+def _climb(line: Line, start: int, level: float, *, rough: bool = False) -> Flight:
+    """Two rungs, and more until the slope is as sharp as it gets."""
+    samples = [line.sample(line.unit * 2.0**-start)]
+    for k in range(start + 1, start + RUNGS):
+        samples.append(line.sample(line.unit * 2.0**-k))
+        flight = _read(tuple(samples), level)
+        fine = flight.bar <= FINE * max(line.size, abs(flight.slope))
+        if fine or (rough and _settles(flight, line)):
+            break
+    return flight
 
 
 def _read(samples: tuple[Sample, ...], level: float) -> Flight:

@@ -285,13 +285,13 @@ def test_a_leaf_that_no_output_depends_on_passes_as_vacuous() -> None:
     assert "vacuous" in finding.message
 
 
-def test_a_passing_float64_check_costs_eight_values_a_probe() -> None:
+def test_two_probes_of_all_leaves_settle_a_float64_layer() -> None:
     layer, x = torch.nn.Linear(8, 5, dtype=torch.float64), torch.from_numpy(X[:, :8].copy())
 
-    evaluations = gradcheck.check(layer, x).evaluations
+    evaluations = gradcheck.check(layer, x, checks="vjp").evaluations
 
     assert evaluations.vjp == 3
-    assert evaluations.forward == 3 * 3 * 8 + 2
+    assert evaluations.forward == 2 * 4 + 2
 
 
 def test_an_error_is_told_in_words() -> None:
@@ -539,7 +539,9 @@ TREACHEROUS: list[tuple[str, tuple[Gradient, Gradient, tuple[Any, ...]]]] = [
     ("sorting ties", (np.sort, _sorted_vjp, (np.array([1.0, 0.0, 1.0, 0.0]),))),
     (
         "maximum of near lines",
-        _elementwise(lambda x: np.maximum(x, 0.999999 * x), lambda x: 1.0, [0.0]),
+        _elementwise(
+            lambda x: np.maximum(x, 0.999999 * x), lambda x: np.where(x < 0, 0.999999, 1), [0.0]
+        ),
     ),
     ("there and back over 1e8", _elementwise(lambda x: (x + 1e8) - 1e8, np.ones_like, B[0])),
     ("relu beside 1e6", _elementwise(lambda x: np.maximum(x + 1e6, 0), np.ones_like, B[0])),

@@ -1,0 +1,124 @@
+"""What was claimed of a leaf's gradient, what is true, and how far apart the two are."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from gradcheck.oracles.ladder import Estimate
+from gradcheck.oracles.path import Integral
+from gradcheck.probes import Line
+from gradcheck.problem import norm
+from gradcheck.settings import SIGNIFICANCE
+
+__all__ = ["Probe", "finest", "telling"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """One direction: what the target claims along it, and what is true of it.
+
+    The direction may move several leaves; then the probe speaks of the one at `index`, and what
+    it says of that is less sharp than along a direction of its own.
+    """
+
+    index: int  # the leaf in question
+    epsilon: float  # of the narrowest dtype that the gradient passes through
+    line: Line
+    truth: Estimate
+    mean: Integral | None = None  # claim and truth are means along a segment, not at the point
+
+    @property
+    def claimed(self) -> float:
+        return self.mean.claimed if self.mean else self.line.slope
+
+    @property
+    def size(self) -> float:
+        """What a mismatch is relative to."""
+        own = self.mean.size if self.mean else self.line.extent(self.index)
+        return max(own, abs(self.truth.slope)) if len(self.line.v) == 1 else own
+
+    @property
+    def excess(self) -> float:
+        return abs(self.truth.excess(self.claimed))
+
+    @property
+    def bar(self) -> float:
+        """The oracle's error bar, and the rounding of the target's own gradient.
+
+        An entry was rounded at least once, by half an ulp at most. What more rounding there is
+        inside the target is measured when a mismatch is suspected.
+        """
+        return self.calm if self.mean else self.calm + self.line.doubt
+
+    @property
+    def calm(self) -> float:
+        """The bar, less the rounding inside the target that was measured."""
+        if self.mean:
+            return self.truth.error_bar
+        own = self.epsilon / 2 * self.line.size + self.line.reuse * self.truth.weight
+        hidden = self.truth.standing if self.line.reuse else 0.0
+        return self.truth.error_bar + own + hidden
+
+    def is_outside(self, tolerance: float) -> bool:
+        """Whether the claim is none of the subgradients of a kink.
+
+        At a kink an ulp turns one subgradient into another, so that what was measured of the
+        target's rounding is no excuse.
+        """
+        off = self.mismatch > tolerance and self.excess > SIGNIFICANCE * self.calm
+        return self.truth.kink > 0 and off
+
+    @property
+    def is_significant(self) -> bool:
+        return self.excess > SIGNIFICANCE * self.bar
+
+    @property
+    def is_smooth(self) -> bool:
+        return not (self.truth.kink or self.truth.jump) and bool(np.isfinite(self.bar))
+
+    @property
+    def is_vacuous(self) -> bool:
+        """Whether claim and truth are zero: the claim but for rounding, the truth by its bar.
+
+        The bar must be small against the value itself over one step of the leaf, or a value that
+        drowns in noise would count as one that does not depend on the leaf.
+        """
+        line = self.line
+        value = norm(np.array([norm(u * f) for u, f in zip(line.u, line.centre, strict=True)]))
+        claims_zero = line.size <= SIGNIFICANCE * line.doubt
+        is_zero = abs(self.truth.slope) <= SIGNIFICANCE * self.bar
+        return claims_zero and is_zero and self.bar * line.unit <= self.epsilon**0.5 * value
+
+    @property
+    def resolution(self) -> float:
+        """The smallest relative error that would be significant."""
+        if self.size:
+            return SIGNIFICANCE * self.bar / self.size
+        return 0.0 if len(self.line.v) == 1 else float("inf")
+
+    @property
+    def mismatch(self) -> float:
+        return self.excess / self.size if self.size else 0.0
+
+    @property
+    def bars_off(self) -> float:
+        """How many error bars the mismatch is."""
+        if self.bar:
+            return self.excess / self.bar
+        return float("inf") if self.excess else 0.0
+
+
+def telling(probes: Sequence[Probe]) -> Probe | None:
+    """The probe with the most significant mismatch."""
+    return max(probes, key=lambda probe: probe.bars_off, default=None)
+
+
+def finest(probes: Sequence[Probe]) -> Probe | None:
+    """The probe with the finest resolution, of those that see anything.
+
+    The probes see independent projections of one error: an error larger than the finest
+    resolution is seen by that probe, so the coarsest need not reach the tolerance.
+    """
+    seeing = [probe for probe in probes if not probe.is_vacuous]
+    return min(seeing, key=lambda probe: probe.resolution, default=None)

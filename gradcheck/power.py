@@ -1,0 +1,86 @@
+"""What a passing check would have caught: faults are put into its gradient, the verdict asked again.
+
+It costs no run of the target: what is true along each probe is known, and a fault changes only
+what is claimed.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from gradcheck.evidence import Probe
+from gradcheck.problem import Array, inner
+from gradcheck.results import Power
+from gradcheck.settings import SIGNIFICANCE
+
+__all__ = ["prove"]
+
+# Faults grow by this factor until one is caught, from just above the tolerance: what is smaller
+# than that is no fault by definition.
+GROWTH, ABOVE = 10.0, 1.01
+
+LARGEST = 1e6  # a gradient a million times too large that is not caught: nothing is
+
+
+def prove(probes: Sequence[Probe], tolerance: float) -> tuple[Power, ...]:
+    """Return the smallest relative error of each kind that `probes` would reject."""
+    first = probes[0]
+    if first.mean:  # of a segment, nothing smaller than the whole leaf is held
+        changes = [probe.claimed for probe in probes]
+        return (Power(fault="leaf", smallest=_smallest(probes, changes, tolerance)),)
+    gradient = first.line.gradients[first.index]
+    return tuple(
+        Power(fault=name, smallest=_smallest(probes, _changes(probes, part), tolerance))
+        for name, part in _faults(gradient)
+    )
+
+
+def _faults(gradient: Array) -> Iterator[tuple[str, Any]]:
+    """What is scaled: all of the leaf, a slice of every axis, an entry; each of typical size."""
+    yield "leaf", ...
+    if gradient.ndim > 1 and gradient.size <= 10**6:
+        for axis, length in enumerate(gradient.shape):
+            if length > 1:
+                sizes = np.abs(gradient).sum(
+                    axis=tuple(k for k in range(gradient.ndim) if k != axis)
+                )
+                yield f"slice of axis {axis}", (slice(None),) * axis + (_typical(sizes),)
+    if gradient.size > 1:
+        yield "entry", np.unravel_index(_typical(np.abs(gradient).ravel()), gradient.shape)
+
+
+def _typical(sizes: Array) -> int:
+    """The position of the median of those that are not zero."""
+    positions = np.flatnonzero(sizes)
+    if not len(positions):
+        return 0
+    middle = len(positions) // 2
+    return int(positions[np.argpartition(sizes[positions], middle)[middle]])
+
+
+def _changes(probes: Sequence[Probe], part: Any) -> list[float]:
+    """What each probe's claim changes by, per relative error, if a part of the leaf is scaled."""
+    return [
+        inner(
+            np.asarray(probe.line.gradients[probe.index][part]),
+            np.asarray(probe.line.v[probe.index][part]),
+        )
+        for probe in probes
+    ]
+
+
+def _smallest(probes: Sequence[Probe], changes: Sequence[float], tolerance: float) -> float:
+    error = ABOVE * tolerance
+    while error < LARGEST:
+        pairs = zip(probes, changes, strict=True)
+        if any(_rejects(probe, error * change, error) for probe, change in pairs):
+            return error
+        error *= GROWTH
+    return float("inf")
+
+
+def _rejects(probe: Probe, change: float, error: float) -> bool:
+    """Whether the claim, changed by that much, is significantly off."""
+    off = abs(probe.truth.excess(probe.claimed + change))
+    return off > SIGNIFICANCE * probe.bar * (1 + error)

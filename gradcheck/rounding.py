@@ -1,0 +1,122 @@
+"""Does the target compute in its own dtype what it computes in float64? Rounding, and no more.
+
+The formula was checked in float64, where differences are sharp. What is left to ask of a float32
+or bfloat16 gradient is whether it is that formula, rounded: entry by entry, within what moving the
+point by an ulp does to it, and as a whole, where the rounding of many entries averages out.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from gradcheck.diagnose import ADVICE
+from gradcheck.probes import disturbed, scale
+from gradcheck.problem import Array, Arrays, Problem, norm
+from gradcheck.results import Entry, Finding, Verdict
+from gradcheck.settings import SIGNIFICANCE
+
+__all__ = ["natural", "restless", "rounded"]
+
+DISTURBED = 3  # points an ulp away, at which the rounding of the narrow gradient is measured
+
+SHOWN = 8
+
+
+def rounded(
+    finding: Finding,
+    problem: Problem,
+    index: int,
+    draws: Sequence[Arrays],
+    wide: Sequence[Array],
+    rng: np.random.Generator,
+) -> Finding:
+    """Return `finding`, or a failure if the leaf's own gradient is not that of float64, rounded.
+
+    Args:
+        finding: what was found of the leaf in float64.
+        problem: the target in its own dtype.
+        index: which leaf.
+        draws: cotangents.
+        wide: the leaf's gradient in float64 for each of them.
+    """
+    tolerance = finding.tolerance
+    for u, truth in zip(draws, wide, strict=True):
+        claim = problem.vjp(problem.point, u)[index]
+        if claim.shape != truth.shape:
+            continue
+        if not np.all(np.isfinite(claim)):
+            return _accused(finding, claim, truth, ~np.isfinite(claim), np.zeros(claim.shape))
+        off = np.abs(claim - truth)
+        largest = np.maximum(np.abs(claim), np.abs(truth))
+        if np.all(off <= tolerance * largest) and norm(off) <= 0.5 * tolerance * norm(truth):
+            continue
+        bar = _bar(problem, index, u, claim, rng)
+        wrong = (off > SIGNIFICANCE * bar) & (off > tolerance * largest)
+        if np.any(wrong):
+            return _accused(finding, claim, truth, wrong, bar)
+        size = norm(truth)
+        if not size:
+            continue
+        # The part of the claim that is off in the direction of the gradient itself.
+        factor = float(np.real(np.vdot(truth / size, claim))) / size
+        spread = norm(bar * np.abs(truth)) / size**2
+        if abs(factor - 1) > max(tolerance, SIGNIFICANCE * spread):
+            everywhere = off > np.median(off)
+            accused = _accused(finding, claim, truth, everywhere, bar)
+            message = f"all of it is {factor:.3g} times what the same rule gives in float64"
+            return replace(accused, message=message, mismatch=abs(factor - 1))
+    return finding
+
+
+def natural(u: Arrays, values: Arrays, x: Array) -> float:
+    """The gradient's size if the value were proportional to the leaf: ‖u ∘ f‖ / |x|.
+
+    A saturated tanh has the derivative 1 - y², and an ulp of y is all that is left of it; moving
+    x by an ulp does not show that. Eight roundings of this size are in every bar.
+    """
+    parts = [norm(np.nan_to_num(u_ * f)) for u_, f in zip(u, values, strict=True)]
+    return norm(np.array(parts)) / scale(x)
+
+
+def restless(unrest: Array, largest: Array, epsilon: float) -> Array:
+    """The error bar of each entry: its measured unrest, that of a typical one, four roundings."""
+    calm = np.nan_to_num(unrest, nan=0.0, posinf=0.0)
+    return np.asarray(calm + np.median(calm) + 4 * epsilon * np.nan_to_num(largest, posinf=0.0))
+
+
+def _bar(problem: Problem, index: int, u: Arrays, claim: Array, rng: np.random.Generator) -> Array:
+    unrest = np.zeros(claim.shape)
+    for _ in range(DISTURBED):
+        other = problem.vjp(disturbed(rng, problem.leaves, problem.point), u)[index]
+        unrest = np.maximum(unrest, np.abs(other - claim))
+    epsilon = max(array.epsilon for array in (problem.leaves[index], *problem.outputs))
+    reuse = 8 * epsilon * natural(u, problem.value(problem.point), problem.point[index])
+    return restless(unrest, np.abs(claim), epsilon) + reuse
+
+
+def _accused(finding: Finding, claim: Array, truth: Array, wrong: Array, bar: Array) -> Finding:
+    entries = tuple(
+        Entry(
+            index=tuple(int(i) for i in place),
+            got=float(np.real(claim[tuple(place)])),
+            wanted=float(np.real(truth[tuple(place)])),
+            error_bar=float(bar[tuple(place)]),
+        )
+        for place in np.argwhere(wrong)[:SHOWN]
+    )
+    finite = np.isfinite(claim)
+    pattern = None if np.all(finite) else "not finite"
+    message = f"{int(wrong.sum())} of {wrong.size} entries differ from the same rule in float64"
+    if pattern:
+        message += "; " + ADVICE[pattern]
+    return replace(
+        finding,
+        verdict=Verdict.FAIL,
+        mismatch=norm((claim - truth)[finite]) / max(norm(truth), norm(claim[finite]), 1e-300),
+        oracle="the target in float64",
+        message=message,
+        entries=entries,
+        diagnosis=pattern,
+        power=(),
+    )
