@@ -112,9 +112,7 @@ class _Search:
             read += [entry for entry in taken.read if entry.index not in known]
             kinks |= taken.kinks
         complete = len(found) < MOST or block is not None
-        return replace(
-            _assembled(found, read, kinks, tested=size, complete=complete), block=block
-        )
+        return replace(_assembled(found, read, kinks, tested=size, complete=complete), block=block)
 
     def _location(self, flat: Sequence[int], *, complete: bool) -> Location:
         readings = [self._entry(position) for position in flat]

@@ -23,6 +23,9 @@ __all__ = ["SPACINGS", "Noise", "Reading", "measure", "read"]
 # 1e-16 for float64, 1e-7 for float32, 1e-3 for float16 and 8e-3 for bfloat16.
 SPACINGS = (1e-11, 1e-8, 1e-6, 1e-4, 1e-3, 5e-2)
 
+# Where nothing moves at any of those. What is then seen as noise is not larger than an ulp of one.
+FAR = (1e1, 1e2, 1e3, 1e4)
+
 POINTS = 7  # recommended in section 3.2; with fewer, three successive orders cannot agree
 
 # A level above this part of the first differences is no ripple on a slope: it is all there is.
@@ -34,7 +37,9 @@ class Noise:
     """How noisy a function is."""
 
     level: float  # standard deviation
-    throughout: bool  # whether no finer spacing than the noise's own showed a smooth function
+    throughout: bool = (
+        False  # whether no finer spacing than the noise's own showed a smooth function
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,8 +56,14 @@ class Reading:
     stride: float = 0.0  # by how much, on average
 
 
-def measure(change: Callable[[float], float], unit: float) -> Noise:
-    """Return the noise of φ, from `change(t)` = φ(t) - φ(0), `unit` the size of a step.
+def measure(change: Callable[[float], float], unit: float, ulp: float = 0.0) -> Noise:
+    """Return the noise of φ, from `change(t)` = φ(t) - φ(0).
+
+    Args:
+        change: φ(t) - φ(0).
+        unit: the size of a step.
+        ulp: what rounding a number of the size of one inside the function may do to φ. What is no
+            larger than that is rounding, even where it is all there is: `log(1 + x) - x` at 1e-9.
 
     The largest believable level counts. Where no finer spacing showed a smooth function, any is.
     Where one did, what looks like noise may be structure that the spacing skips. Noise then has
@@ -61,13 +72,17 @@ def measure(change: Callable[[float], float], unit: float) -> Noise:
     """
     readings = [_reading(change, spacing * unit) for spacing in SPACINGS]
     believable, smooth, jumps, throughout = 0.0, False, False, False
+    if not any(reading.climbs for reading in readings):  # `1 - cos x` at 1e-8: look from farther
+        far = [_reading(change, spacing * unit).level or 0.0 for spacing in FAR]
+        believable = max((level for level in far if level <= ulp), default=0.0)
     for k, reading in enumerate(readings):
         level = reading.level
         finer = [r.level for r, s in zip(readings, SPACINGS, strict=True) if 50 * s <= SPACINGS[k]]
         steady = jumps or any(_is_like(level, other) for other in finer)
-        if level is not None and (not smooth or (steady and not reading.dominant)):
+        rounding = level is not None and level <= ulp
+        if level is not None and (not smooth or rounding or (steady and not reading.dominant)):
             believable = max(believable, level)
-            throughout |= not smooth
+            throughout |= not smooth and not rounding
         if reading.climbs and not smooth:
             stairs = _stairs(readings[:k], reading.stride / SPACINGS[k])
             believable = max(believable, stairs)

@@ -1,4 +1,4 @@
-"""What a passing check would have caught: faults are put into its gradient, the verdict asked again.
+"""What a passing check would have caught: faults put into its gradient, the verdict asked again.
 
 It costs no run of the target: what is true along each probe is known, and a fault changes only
 what is claimed.

@@ -137,6 +137,12 @@ class Line:
         return sum(inner(self.gradients[index], v) for index, v in self.v.items())
 
     @cached_property
+    def ulp(self) -> float:
+        """What rounding numbers of the size of one to the outputs' dtypes does to φ."""
+        pairs = zip(self.problem.outputs, self.u, strict=True)
+        return norm(np.array([output.epsilon * norm(u) for output, u in pairs]))
+
+    @cached_property
     def doubt(self) -> float:
         """How far rounding inside the target may have moved the claimed slope."""
         if self.unrest is None:
@@ -189,7 +195,7 @@ class Line:
             bend = _difference(plus, centre) + _difference(minus, centre)
             fold += inner(u, bend)
             crease += float(np.sum(np.abs(u) * np.abs(bend)))
-            moves = change != 0
+            moves = (change != 0) | (bend != 0)  # an even function moves by as much on both sides
             moving += int(np.count_nonzero(moves))
             size = norm(np.abs(u) * np.where(moves, np.abs(plus) + np.abs(minus), 0.0))
             weight = hypot(weight, size / 2)

@@ -22,7 +22,9 @@ __all__ = [
     "Arrays",
     "Leaf",
     "Problem",
+    "in_float64",
     "inner",
+    "is_same",
     "label",
     "norm",
     "widened",
@@ -44,6 +46,11 @@ class Leaf:
     def epsilon(self) -> float:
         """The spacing of the dtype's numbers at one: 2 ** -(mantissa bits)."""
         return EPSILON[self.dtype]
+
+    @property
+    def tiny(self) -> float:
+        """The spacing of the dtype's subnormal numbers."""
+        return TINY[self.dtype]
 
     def rounded(self, array: Array) -> Array:
         """Return `array` as the target will see it, in the engine's dtype."""
@@ -90,13 +97,12 @@ class Problem:
         return any(leaf.dtype in WIDER for leaf in (*self.leaves, *self.outputs))
 
 
-def widened(problem: Problem, centre: Arrays) -> tuple[Problem, Arrays] | None:
-    """Return `problem` computed in float64 and its value there, or None where it cannot be.
+def in_float64(problem: Problem) -> tuple[Problem, Arrays] | None:
+    """Return a narrow `problem` computed in float64 at the same point, and its value there.
 
     A point of a narrow dtype is exact in a wide one, so both are the same function up to the
-    rounding of one of them, and a difference of the wide one has 1e-9 of its noise. That they are
-    the same function is not believed but seen: half of the narrow digits of `centre` must agree.
-    They do not where the target draws random numbers or asks for the dtype.
+    rounding of one of them, and a difference of the wide one has 1e-9 of its noise. None where
+    the target does not run in float64: a kernel that takes float32 only.
     """
     if problem.in_float64 is None or not problem.is_narrow:
         return None
@@ -105,14 +111,29 @@ def widened(problem: Problem, centre: Arrays) -> tuple[Problem, Arrays] | None:
         pairs = zip(wide.leaves, problem.point, strict=True)
         wide = replace(wide, point=tuple(leaf.rounded(x) for leaf, x in pairs))
         values = wide.value(wide.point)
-    except Exception:  # a kernel that takes float32 only, an attribute that stayed narrow
+        wide.vjp(wide.point, tuple(np.zeros_like(value) for value in values))
+    except Exception:  # whatever it raises, an attribute that stayed narrow for one
         return None
-    if [value.shape for value in values] != [value.shape for value in centre]:
-        return None
+    shapes = [[leaf.shape for leaf in posed.outputs] for posed in (problem, wide)]
+    return (wide, values) if shapes[0] == shapes[1] else None
+
+
+def widened(problem: Problem, values: Arrays) -> tuple[Problem, Arrays] | None:
+    """Return what `in_float64` does, if that is the same function: its value is `values`."""
+    found = in_float64(problem)
+    return found if found and is_same(problem, values, found[1]) else None
+
+
+def is_same(problem: Problem, values: Arrays, wide: Arrays) -> bool:
+    """Whether the narrow `values` are the `wide` ones, rounded: half of their digits agree.
+
+    They do not where the target draws random numbers or asks for the dtype, and where all that
+    the narrow dtype leaves of a value is rounding.
+    """
     epsilon = max(leaf.epsilon for leaf in (*problem.leaves, *problem.outputs))
-    off = norm(np.array([norm(a - b) for a, b in zip(values, centre, strict=True)]))
-    size = norm(np.array([norm(value) for value in values]))
-    return (wide, values) if off <= epsilon**0.5 * size else None
+    off = norm(np.array([norm(a - b) for a, b in zip(values, wide, strict=True)]))
+    size = norm(np.array([norm(value) for value in wide]))
+    return off <= epsilon**0.5 * size
 
 
 WIDER = {
@@ -129,6 +150,15 @@ EPSILON = {
     "complex64": 2.0**-23,
     "float16": 2.0**-10,
     "bfloat16": 2.0**-7,
+}
+
+TINY = {
+    "float64": 2.0**-1074,
+    "complex128": 2.0**-1074,
+    "float32": 2.0**-149,
+    "complex64": 2.0**-149,
+    "float16": 2.0**-24,
+    "bfloat16": 2.0**-133,
 }
 
 

@@ -28,7 +28,8 @@ def rounded(
     problem: Problem,
     index: int,
     draws: Sequence[Arrays],
-    wide: Sequence[Array],
+    claims: Sequence[Array],
+    truths: Sequence[Array],
     rng: np.random.Generator,
 ) -> Finding:
     """Return `finding`, or a failure if the leaf's own gradient is not that of float64, rounded.
@@ -38,11 +39,11 @@ def rounded(
         problem: the target in its own dtype.
         index: which leaf.
         draws: cotangents.
-        wide: the leaf's gradient in float64 for each of them.
+        claims: the leaf's own gradient for each of them.
+        truths: the same in float64.
     """
     tolerance = finding.tolerance
-    for u, truth in zip(draws, wide, strict=True):
-        claim = problem.vjp(problem.point, u)[index]
+    for u, claim, truth in zip(draws, claims, truths, strict=True):
         if claim.shape != truth.shape:
             continue
         if not np.all(np.isfinite(claim)):
@@ -90,9 +91,10 @@ def _bar(problem: Problem, index: int, u: Arrays, claim: Array, rng: np.random.G
     for _ in range(DISTURBED):
         other = problem.vjp(disturbed(rng, problem.leaves, problem.point), u)[index]
         unrest = np.maximum(unrest, np.abs(other - claim))
-    epsilon = max(array.epsilon for array in (problem.leaves[index], *problem.outputs))
+    arrays = (problem.leaves[index], *problem.outputs)
+    epsilon, tiny = max(a.epsilon for a in arrays), max(a.tiny for a in arrays)
     reuse = 8 * epsilon * natural(u, problem.value(problem.point), problem.point[index])
-    return restless(unrest, np.abs(claim), epsilon) + reuse
+    return restless(unrest, np.abs(claim), epsilon) + reuse + 4 * tiny
 
 
 def _accused(finding: Finding, claim: Array, truth: Array, wrong: Array, bar: Array) -> Finding:

@@ -44,11 +44,16 @@ def _children(tree: Any) -> list[tuple[str, Any]] | None:
         return [(f"[{key!r}]", child) for key, child in tree.items()]
     if isinstance(tree, tuple) and hasattr(tree, "_fields"):
         return [(f".{name}", getattr(tree, name)) for name in tree._fields]
-    if type(tree) in (list, tuple):
+    if type(tree) in (list, tuple) or _is_sequence(tree):
         return [(f"[{index}]", child) for index, child in enumerate(tree)]
     if is_dataclass(tree) and not isinstance(tree, type):
         return [(f".{field.name}", getattr(tree, field.name)) for field in fields(tree)]
     return None
+
+
+def _is_sequence(tree: Any) -> bool:
+    """Whether it is a C record that is a tuple too, as what `torch.max(x, 0)` returns."""
+    return isinstance(tree, tuple) and hasattr(tree, "n_sequence_fields")
 
 
 def _copied(record: Any, values: list[Any]) -> Any:

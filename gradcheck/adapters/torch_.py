@@ -5,6 +5,7 @@ a fixed random state, so that the caller's module, its gradients, its buffers an
 come back as they were, and dropout draws the same mask at every step of a difference.
 """
 
+import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -29,7 +30,7 @@ def _out(tensor: torch.Tensor) -> Array:
     plain = dense.detach().resolve_conj().resolve_neg().cpu()
     if plain.dtype in (torch.bfloat16, torch.float16):
         plain = plain.to(torch.float32)
-    array: Array = plain.numpy().copy()
+    array: Array = plain.numpy(force=True).copy()  # also what PyTorch knows to be zero
     return array
 
 
@@ -105,6 +106,7 @@ def _problem(posed: "Posed", outputs: Sequence[Leaf], name: str | None) -> Probl
         vjp=posed.vjp,
         jvp=posed.jvp,
         second=posed.second,
+        batched=posed.batched,
         in_float64=None if posed.wide else in_float64,
         analytic=replace(posed, wide=True).value,
     )
@@ -188,7 +190,14 @@ class Posed:
         Raises:
             Unsupported: the target, or something in it, has no forward mode.
         """
-        with forward_ad.dual_level(), torch.no_grad(), _refusals("forward mode"):
+        with (
+            forward_ad.dual_level(),
+            torch.no_grad(),
+            _refusals("forward mode"),
+            warnings.catch_warnings(),
+        ):
+            # PyTorch's own, when it loads the forward rules of some operators.
+            warnings.simplefilter("ignore", DeprecationWarning)
             pairs = zip(self.tensors(point), tangents, strict=True)
             duals = [forward_ad.make_dual(x, _into(v, x)) for x, v in pairs]  # type: ignore[no-untyped-call]
             outputs = [tensor for _, tensor in self.run(duals)]
@@ -224,8 +233,28 @@ class Posed:
                         [None] * len(us), cotangents
                     )
                 tensors, ws = zip(*pairs, strict=True)
+                if _raises_when_differentiated(tensors):
+                    raise Unsupported("a function in the target is marked @once_differentiable")
                 found = torch.autograd.grad(tensors, [*leaves, *us], ws, allow_unused=True)
         return _arrays(found[: len(leaves)], point), _arrays(found[len(leaves) :], cotangents)
+
+    @torch.inference_mode(False)
+    def batched(self, point: Arrays, cotangents: Arrays) -> Arrays:
+        """The VJP of a batch of cotangents, by `vmap`.
+
+        Raises:
+            Unsupported: something in the backward cannot be batched.
+        """
+        with torch.enable_grad():
+            leaves = [tensor.requires_grad_() for tensor in self.tensors(point)]
+            outputs = [tensor for _, tensor in self.run(leaves)]
+        us = [_into(u, tensor) for u, tensor in zip(cotangents, outputs, strict=True)]
+        try:
+            gradients = self.pulled_back(outputs, leaves, us, is_grads_batched=True)
+        except Exception as error:  # it runs one by one: whatever is raised is about the batch
+            raise Unsupported(f"vmap is not supported: {_first_line(error)}") from error
+        size = len(cotangents[0])
+        return _arrays(gradients, tuple(np.broadcast_to(x, (size, *x.shape)) for x in point))
 
     def pulled_back(
         self,
@@ -234,6 +263,7 @@ class Posed:
         us: Sequence[torch.Tensor],
         *,
         create_graph: bool = False,
+        is_grads_batched: bool = False,
     ) -> Sequence[torch.Tensor | None]:
         """The gradients of the leaves; None where no output that is connected depends on one."""
         pairs = [(y, u) for y, u in zip(outputs, us, strict=True) if y.requires_grad]
@@ -243,7 +273,12 @@ class Posed:
         # Other random numbers than the forward pass had: a rule that draws its mask again is wrong.
         with same_randomness(self.seed + 1, self.devices):
             return torch.autograd.grad(
-                tensors, leaves, connected, allow_unused=True, create_graph=create_graph
+                tensors,
+                leaves,
+                connected,
+                allow_unused=True,
+                create_graph=create_graph,
+                is_grads_batched=is_grads_batched,
             )
 
     def _copied(self, value: Any) -> Any:
@@ -262,6 +297,20 @@ def _arrays(gradients: Sequence[torch.Tensor | None], like: Arrays) -> Arrays:
     )
 
 
+def _raises_when_differentiated(tensors: Sequence[torch.Tensor]) -> bool:
+    """Whether a node that only raises lies in their graph: `grad` walks around it in silence."""
+    seen, ahead = set(), [tensor.grad_fn for tensor in tensors]
+    while ahead:
+        node = ahead.pop()
+        if node is None or node in seen:
+            continue
+        if node.name() == "torch::autograd::Error":
+            return True
+        seen.add(node)
+        ahead += [below for below, _ in node.next_functions]
+    return False
+
+
 @contextmanager
 def _refusals(what: str) -> Iterator[None]:
     """Turn the ways in which PyTorch says that a derivative does not exist into `Unsupported`."""
@@ -277,6 +326,7 @@ def _refusals(what: str) -> Iterator[None]:
 
 REFUSALS = (
     "once_differentiable",
+    "Can't call numpy() on Tensor that requires grad",
     "is not implemented",
     "not yet implemented",
     "does not support forward AD",

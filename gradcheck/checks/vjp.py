@@ -21,7 +21,7 @@ from gradcheck.oracles import complex_step, ladder, path
 from gradcheck.oracles.ladder import FLOATING
 from gradcheck.power import prove
 from gradcheck.probes import Line, cotangent, direction, disturbed, nudged, relative, scale
-from gradcheck.problem import EPSILON, Array, Arrays, Leaf, Problem, norm, widened
+from gradcheck.problem import EPSILON, Array, Arrays, Leaf, Problem, in_float64, is_same, norm
 from gradcheck.results import Entry, Finding, Verdict, worst
 from gradcheck.rounding import rounded
 from gradcheck.settings import RIPPLE, Settings
@@ -44,9 +44,9 @@ AGAIN = 3
 SHARP = 1e-3
 
 # How far a path goes, in units of the leaf's size. The longer ones are for leaves that are small
-# beside the scale on which the value changes (1 - cos x at 1e-8), and for nothing noisier than
-# float64: from far away the steps of a quantiser are a straight line, which it is not.
-REACHES, LONG = (1.0, 2.0**-3, 2.0**8, 2.0**16), 1e-8
+# beside the scale on which the value changes (1 - cos x at 1e-8), and for noise below the rounding
+# of numbers like one: from far away the steps of a quantiser are a straight line, which it is not.
+REACHES = (1.0, 2.0**-3, 2.0**8, 2.0**16)
 
 SHOWN = 8  # wrong entries in a finding: what a reader looks at; the message says how many more
 
@@ -70,13 +70,13 @@ class Question:
         diagnosis: str | None = None,
     ) -> Finding:
         most = telling(probes)
-        seeing = [probe for probe in probes if not probe.is_vacuous]
+        shown = most if verdict is Verdict.FAIL else finest(probes)
         return Finding(
             check="vjp",
             leaf=self.leaf.path,
             verdict=verdict,
-            mismatch=max((probe.mismatch for probe in seeing), default=0.0),
-            resolution=max((probe.resolution for probe in seeing), default=0.0),
+            mismatch=shown.mismatch if shown else 0.0,
+            resolution=shown.resolution if shown else 0.0,
             tolerance=self.tolerance,
             oracle=self.oracle,
             message=message,
@@ -160,29 +160,86 @@ def _at_point(
         message = "the value at this point is not finite: there is no derivative to check"
         findings = [question.answer(Verdict.INCONCLUSIVE, message) for question in questions]
         return tuple(findings), frozenset()
-    # Differences are taken in float64 where the target can be run in it: without noise, almost.
-    wide = widened(problem, centre)
-    source, centre = wide or (problem, centre)
     draws = tuple(cotangent(rng, problem.outputs) for _ in range(settings.probes))
-    case = Case(
-        problem=source,
+    narrow = _case(problem, centre, draws)
+    if (wide := in_float64(problem)) is None:
+        return _examined(questions, narrow, problem, settings, rng)
+    # Differences are taken in float64 where the target can be run in it: without noise, almost.
+    formula = _case(*wide, draws)
+    if is_same(problem, centre, formula.centre):
+        findings, kinked = _examined(questions, formula, problem, settings, rng)
+        pairs = zip(questions, findings, strict=True)
+        return tuple(_narrowed(q, finding, narrow, formula, rng) for q, finding in pairs), kinked
+    findings, kinked = _examined(questions, narrow, problem, settings, rng)
+    if any(finding.verdict is not Verdict.PASS for finding in findings):
+        others, _ = _examined(questions, formula, problem, settings, rng)
+        findings = tuple(
+            _second_opinion(q, finding, other, narrow, formula, rng)
+            for q, finding, other in zip(questions, findings, others, strict=True)
+        )
+    return findings, kinked
+
+
+def _case(problem: Problem, centre: Arrays, draws: tuple[Arrays, ...]) -> Case:
+    return Case(
+        problem=problem,
         centre=centre,
-        again=source.value(source.point),
+        again=problem.value(problem.point),
         draws=draws,
-        gradients=tuple(source.vjp(source.point, u) for u in draws),
+        gradients=tuple(problem.vjp(problem.point, u) for u in draws),
     )
+
+
+def _examined(
+    questions: Sequence[Question],
+    case: Case,
+    problem: Problem,
+    settings: Settings,
+    rng: np.random.Generator,
+) -> tuple[tuple[Finding, ...], frozenset[str]]:
+    """The findings about a case, and the leaves along which its point lies on a kink."""
     findings, kinked = [], set()
     joint = _joint(case, questions, rng)
     for question in questions:
-        leaf = source.leaves[question.index]
+        leaf = case.problem.leaves[question.index]
         own = replace(question, oracle=f"finite differences, {leaf.dtype}")
-        finding, is_kink = _settled(own, joint, case) or _alone(own, case, problem, settings, rng)
-        if wide and finding.verdict is Verdict.PASS:
-            gradients = [gradient[question.index] for gradient in case.gradients]
-            finding = rounded(finding, problem, question.index, draws, gradients, rng)
+        finding, is_kink = _settled(own, joint) or _alone(own, case, problem, settings, rng)
         findings.append(finding)
         kinked |= {question.leaf.path} if is_kink else set()
     return tuple(findings), frozenset(kinked)
+
+
+def _narrowed(
+    question: Question, finding: Finding, narrow: Case, formula: Case, rng: np.random.Generator
+) -> Finding:
+    """What was found in float64, or a failure if the narrow gradient is not that, rounded."""
+    if finding.verdict is not Verdict.PASS or 0 in question.leaf.shape:
+        return finding
+    claims, truths = (
+        [gradient[question.index] for gradient in case.gradients] for case in (narrow, formula)
+    )
+    return rounded(finding, narrow.problem, question.index, narrow.draws, claims, truths, rng)
+
+
+def _second_opinion(
+    question: Question,
+    here: Finding,
+    wide: Finding,
+    narrow: Case,
+    formula: Case,
+    rng: np.random.Generator,
+) -> Finding:
+    """What was found in the narrow dtype, unless float64 explains it as rounding of the value.
+
+    (x + 1e8) - 1e8 stands still in float32, and its gradient is one. The rule is right if it is
+    so in float64 and gives the same gradient in both.
+    """
+    if here.verdict is Verdict.PASS or wide.verdict is not Verdict.PASS:
+        return here
+    if _narrowed(question, wide, narrow, formula, rng).verdict is not Verdict.PASS:
+        return here
+    message = f"right in float64; of the value in {question.leaf.dtype} only rounding is left"
+    return replace(wide, message=message)
 
 
 def _joint(
@@ -214,7 +271,7 @@ def _joint(
     return tuple(probes)
 
 
-def _settled(question: Question, joint: Sequence[Probe], case: Case) -> tuple[Finding, bool] | None:
+def _settled(question: Question, joint: Sequence[Probe]) -> tuple[Finding, bool] | None:
     """The finding of a leaf about which probes of all leaves say enough, or None."""
     if not joint or question.index not in joint[0].line.v:
         return None
@@ -333,13 +390,14 @@ def _by_path(question: Question, probes: Sequence[Probe]) -> Finding | None:
     assert best is not None
     if max(probe.truth.ripple for probe in probes) > FLOATING:
         return None
+    small = all(probe.truth.level <= probe.line.ulp for probe in probes)
     for reach in REACHES:
         seen = [_along(probe, reach) for probe in probes]
         found = [probe for probe in seen if probe is not None]
         if len(found) < len(probes):
             continue
         sharp = min(probe.resolution for probe in found)
-        if sharp > (question.tolerance if reach <= 1 else LONG):
+        if sharp > question.tolerance or (reach > 1 and not small):
             continue
         own = replace(question, oracle="path integral")
         if not any(probe.is_significant and probe.mismatch > own.tolerance for probe in found):

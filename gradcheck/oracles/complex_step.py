@@ -55,7 +55,8 @@ def sharpened(line: Line, truth: Estimate) -> Estimate | None:
             return None
         slope += inner(u, f.imag / h)
         weight = max(weight, norm(u * f.imag / h))
-    bar = ROUNDINGS * EPSILON["float64"] * weight
+    # An imaginary part may cancel as the value does: by the rounding of numbers like one, at most.
+    bar = ROUNDINGS * EPSILON["float64"] * weight + (line.ulp if truth.level else 0.0)
     if not weight or abs(truth.excess(slope)) > SIGNIFICANCE * (truth.error_bar + bar):
         return None
     return replace(truth, slope=slope, error_bar=bar, noise=bar)

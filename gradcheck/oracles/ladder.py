@@ -43,6 +43,10 @@ RUNGS = 4  # at most: three extrapolations; a fourth gains nothing once rounding
 # straight line up to 2¹⁵ times it.
 FIRST, FINER, COARSER = 7, (12, 17, 22, 27), (5, 3, 1, -3, -7, -11, -15)
 
+# Steps are no powers of two: x + h would be rounded away in the same manner on both sides wherever
+# it is added to something larger, and a rounding that is always the same is one that nobody sees.
+OFF_GRID = 0.87
+
 # The bar, relative to the slope's size, at which the ladder stops: one wrong entry of 10⁶ that is
 # off by 1e-5 still stands out. Within a flight, another rung is cheap and makes a smooth slope as
 # sharp as it gets, after six or eight evaluations.
@@ -73,7 +77,7 @@ class Estimate:
     slope: float
     error_bar: float  # infinite where φ has no finite values to difference
     noise: float = 0.0  # the part of the bar that rounding and noise make up
-    level: float = 0.0  # noise of one evaluation: measured, or what may round away if φ stands still
+    level: float = 0.0  # noise of one evaluation: measured, or what rounds away unseen
     ripple: float = 0.0  # measured noise of one evaluation, relative to the moving outputs
     weight: float = 0.0  # the size ‖u ∘ f‖ of the moving outputs
     standing: float = 0.0  # the slope that outputs which did not move may hide
@@ -161,7 +165,7 @@ def estimate(line: Line, *, careful: bool = False, rough: bool = False) -> Estim
         flights = _finer(line, flights)
         if _settles(flights[-1], line) and not _stalls(flights):
             return _verdict(line, flights)
-    measured = noise.measure(line.change, line.unit)
+    measured = noise.measure(line.change, line.unit, line.ulp)
     level = max(line.floor, measured.level, line.ripple * flights[0].samples[0].weight)
     flights = [_read(flight.samples, level) for flight in flights]
     if flights[0].is_noise_bound:
@@ -261,9 +265,10 @@ def _settles(flight: Flight, line: Line) -> bool:
 
 def _climb(line: Line, start: int, level: float, *, rough: bool = False) -> Flight:
     """Two rungs, and more until the slope is as sharp as it gets."""
-    samples = [line.sample(line.unit * 2.0**-start)]
+    step = OFF_GRID * line.unit
+    samples = [line.sample(step * 2.0**-start)]
     for k in range(start + 1, start + RUNGS):
-        samples.append(line.sample(line.unit * 2.0**-k))
+        samples.append(line.sample(step * 2.0**-k))
         flight = _read(tuple(samples), level)
         fine = flight.bar <= FINE * max(line.size, abs(flight.slope))
         if fine or (rough and _settles(flight, line)):

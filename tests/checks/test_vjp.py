@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ from gradcheck import Rule
 from gradcheck.problem import norm
 from gradcheck.results import CheckResult, Verdict
 
+check = partial(gradcheck.check, checks="vjp")
 Array = Any
 Vjp = Callable[[Array, Array], Array]  # (x, u) -> gradient
 
@@ -60,7 +62,7 @@ X = np.random.default_rng(0).standard_normal((12, 12))
 
 def _numpy(spoil: Callable[[Array], Array], scale: float) -> CheckResult:
     rule = Rule(lambda x: scale * np.sin(x), lambda inputs, u: spoil(scale * u * np.cos(inputs[0])))
-    return gradcheck.check(rule, X)
+    return check(rule, X)
 
 
 def _torch(spoil: Callable[[Array], Array], scale: float) -> CheckResult:
@@ -75,7 +77,7 @@ def _torch(spoil: Callable[[Array], Array], scale: float) -> CheckResult:
             (x,) = ctx.saved_tensors
             return torch.from_numpy(np.ascontiguousarray(spoil((scale * u * x.cos()).numpy())))
 
-    return gradcheck.check(Sine, torch.from_numpy(X))
+    return check(Sine, torch.from_numpy(X))
 
 
 def _jax(spoil: Callable[[Array], Array], scale: float) -> CheckResult:
@@ -87,7 +89,7 @@ def _jax(spoil: Callable[[Array], Array], scale: float) -> CheckResult:
         return (jnp.asarray(spoil(np.asarray(scale * u * jnp.cos(x)))),)
 
     sine.defvjp(lambda x: (scale * jnp.sin(x), x), backward)
-    return gradcheck.check(sine, X)
+    return check(sine, X)
 
 
 FRAMEWORKS = {"numpy": _numpy, "torch": _torch, "jax": _jax}
@@ -116,7 +118,7 @@ def test_the_right_gradient_passes(framework: str) -> None:
 def test_a_mean_loss_of_a_million_entries_with_its_sign_flipped_fails() -> None:
     rule = Rule(lambda x: np.mean(x * x), lambda inputs, u: -2 * u * inputs[0] / inputs[0].size)
 
-    result = gradcheck.check(rule, np.random.default_rng(0).standard_normal(1_000_000))
+    result = check(rule, np.random.default_rng(0).standard_normal(1_000_000))
 
     assert result.verdict is Verdict.FAIL
     assert result.findings[0].diagnosis == "sign"
@@ -129,7 +131,7 @@ def test_one_entry_of_a_hundred_thousand_is_found() -> None:
         return g
 
     rule = Rule(np.sin, vjp)
-    result = gradcheck.check(rule, np.random.default_rng(0).standard_normal(100_000))
+    result = check(rule, np.random.default_rng(0).standard_normal(100_000))
 
     assert [entry.index for entry in result.findings[0].entries] == [(77_777,)]
 
@@ -170,7 +172,7 @@ RIGHT: list[tuple[str, Rule, Any]] = [
 def test_a_right_gradient_at_a_treacherous_point_passes(
     name: str, rule: Rule, x: Any, seed: int
 ) -> None:
-    result = gradcheck.check(rule, np.array(x), seed=seed)
+    result = check(rule, np.array(x), seed=seed)
 
     assert result.passed, str(result)
 
@@ -178,7 +180,7 @@ def test_a_right_gradient_at_a_treacherous_point_passes(
 def test_a_float32_tanh_that_saturates_is_not_accused() -> None:
     rule = _rule(np.tanh, lambda x: 1 - np.tanh(x) ** 2)
 
-    assert gradcheck.check(rule, np.array([7.0, 5.0, 8.0], np.float32)).verdict is not Verdict.FAIL
+    assert check(rule, np.array([7.0, 5.0, 8.0], np.float32)).verdict is not Verdict.FAIL
 
 
 def test_a_bfloat16_layer_is_not_accused_and_its_double_is() -> None:
@@ -195,8 +197,8 @@ def test_a_bfloat16_layer_is_not_accused_and_its_double_is() -> None:
 
     x = torch.from_numpy(X).to(torch.bfloat16)
 
-    assert gradcheck.check(torch.sin, x).passed
-    assert gradcheck.check(Doubled, x).verdict is Verdict.FAIL
+    assert check(torch.sin, x).passed
+    assert check(Doubled, x).verdict is Verdict.FAIL
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -207,13 +209,13 @@ def test_a_bfloat16_product_inside_is_not_accused(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     x, w = (torch.randn(6, 6, dtype=torch.float64, generator=generator) for _ in range(2))
 
-    assert gradcheck.check(product, x, w, seed=seed).verdict is not Verdict.FAIL
+    assert check(product, x, w, seed=seed).verdict is not Verdict.FAIL
 
 
 def test_a_gradient_outside_the_subgradients_of_a_kink_fails() -> None:
     rule = _rule(lambda x: np.maximum(x, 0), lambda x: np.where(x == 0, -3.0, 1.0 * (x > 0)))
 
-    assert gradcheck.check(rule, np.array([0.0, 1.0, -2.0])).verdict is Verdict.FAIL
+    assert check(rule, np.array([0.0, 1.0, -2.0])).verdict is Verdict.FAIL
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -223,7 +225,7 @@ def test_a_row_of_zeros_through_a_relu_without_bias_is_not_accused(seed: int) ->
     x = torch.randn(5, 4, dtype=torch.float64)
     x[2] = 0
 
-    result = gradcheck.check(torch.nn.Sequential(*layers).double(), x, seed=seed)
+    result = check(torch.nn.Sequential(*layers).double(), x, seed=seed)
 
     assert result.verdict is not Verdict.FAIL, str(result)
 
@@ -232,7 +234,7 @@ def test_a_row_of_zeros_through_a_relu_without_bias_is_not_accused(seed: int) ->
 def test_two_tied_maxima_that_both_get_the_cotangent_do_not_pass(seed: int) -> None:
     rule = Rule(np.max, lambda inputs, u: u * (inputs[0] == inputs[0].max()))
 
-    result = gradcheck.check(rule, np.array([2.0, 2.0, 1.0, 0.0]), seed=seed)
+    result = check(rule, np.array([2.0, 2.0, 1.0, 0.0]), seed=seed)
 
     assert result.verdict is not Verdict.PASS
 
@@ -240,7 +242,7 @@ def test_two_tied_maxima_that_both_get_the_cotangent_do_not_pass(seed: int) -> N
 def test_a_straight_through_estimator_of_round_does_not_pass() -> None:
     rule = _rule(np.round, np.ones_like)
 
-    verdicts = [gradcheck.check(rule, X, seed=seed).verdict for seed in range(3)]
+    verdicts = [check(rule, X, seed=seed).verdict for seed in range(3)]
 
     assert Verdict.PASS not in verdicts
 
@@ -248,14 +250,14 @@ def test_a_straight_through_estimator_of_round_does_not_pass() -> None:
 def test_a_declared_deviation_is_not_checked_and_said() -> None:
     rule = _rule(np.round, np.ones_like)
 
-    result = gradcheck.check(rule, X, declared={"input[0]": "straight-through"})
+    result = check(rule, X, declared={"input[0]": "straight-through"})
 
     assert result.findings == ()
     assert result.not_checked == ("input[0]: declared, straight-through",)
 
 
 def test_a_value_that_is_not_finite_is_inconclusive() -> None:
-    result = gradcheck.check(_rule(np.log, lambda x: 1 / x), np.array([0.0, 1.0]))
+    result = check(_rule(np.log, lambda x: 1 / x), np.array([0.0, 1.0]))
 
     assert result.verdict is Verdict.INCONCLUSIVE
 
@@ -264,7 +266,7 @@ def test_a_vjp_that_raises_is_an_error_of_the_target() -> None:
     def vjp(inputs: Any, u: Array) -> Array:
         raise RuntimeError("no gradient today")
 
-    result = gradcheck.check(Rule(np.sin, vjp), X)
+    result = check(Rule(np.sin, vjp), X)
 
     assert result.verdict is Verdict.ERROR
     assert "RuntimeError: no gradient today" in str(result)
@@ -273,13 +275,13 @@ def test_a_vjp_that_raises_is_an_error_of_the_target() -> None:
 def test_outputs_that_change_their_shape_do_not_raise() -> None:
     rule = Rule(lambda x: x[x > 0.5], lambda inputs, u: np.where(inputs[0] > 0.5, u.sum(), 0.0))
 
-    assert gradcheck.check(rule, np.array([0.5 + 1e-12])).verdict is not Verdict.ERROR
+    assert check(rule, np.array([0.5 + 1e-12])).verdict is not Verdict.ERROR
 
 
 def test_a_leaf_that_no_output_depends_on_passes_as_vacuous() -> None:
     rule = Rule(lambda a, b: np.sin(a), lambda inputs, u: (u * np.cos(inputs[0]), None))
 
-    finding = gradcheck.check(rule, X, X).findings[1]
+    finding = check(rule, X, X).findings[1]
 
     assert finding.verdict is Verdict.PASS
     assert "vacuous" in finding.message
@@ -288,7 +290,7 @@ def test_a_leaf_that_no_output_depends_on_passes_as_vacuous() -> None:
 def test_two_probes_of_all_leaves_settle_a_float64_layer() -> None:
     layer, x = torch.nn.Linear(8, 5, dtype=torch.float64), torch.from_numpy(X[:, :8].copy())
 
-    evaluations = gradcheck.check(layer, x, checks="vjp").evaluations
+    evaluations = check(layer, x).evaluations
 
     assert evaluations.vjp == 3
     assert evaluations.forward == 2 * 4 + 2
@@ -475,7 +477,7 @@ WRONG: list[tuple[str, Gradient, Gradient, tuple[Any, ...]]] = [
 def test_a_wrong_gradient_fails(
     name: str, forward: Gradient, vjp: Gradient, inputs: tuple[Any, ...], seed: int
 ) -> None:
-    result = gradcheck.check(Rule(forward, vjp), *inputs, seed=seed)
+    result = check(Rule(forward, vjp), *inputs, seed=seed)
 
     assert result.verdict is Verdict.FAIL, str(result)
 
@@ -640,7 +642,7 @@ def test_a_right_gradient_is_not_accused(
 ) -> None:
     forward, vjp, inputs = case
 
-    result = gradcheck.check(Rule(forward, vjp), *inputs, seed=seed)
+    result = check(Rule(forward, vjp), *inputs, seed=seed)
 
     assert result.verdict in (Verdict.PASS, Verdict.INCONCLUSIVE), str(result)
 
@@ -660,7 +662,7 @@ def test_the_production_path_of_a_confident_classifier_is_not_accused(
     name: str, f: Callable[[torch.Tensor], torch.Tensor], top: float, dtype: torch.dtype
 ) -> None:
     verdicts = [
-        gradcheck.check(f, torch.tensor([[top, 0.0, 1.0]], dtype=dtype), seed=seed).verdict
+        check(f, torch.tensor([[top, 0.0, 1.0]], dtype=dtype), seed=seed).verdict
         for seed in range(3)
     ]
 
@@ -675,6 +677,6 @@ def test_cancellation_inside_is_not_taken_for_a_kink() -> None:
 
     rule = Rule(lambda x: np.mean((x - x.mean()) ** 2), vjp)
 
-    result = gradcheck.check(rule, np.random.default_rng(0).standard_normal(12) + 10)
+    result = check(rule, np.random.default_rng(0).standard_normal(12) + 10)
 
     assert result.verdict is Verdict.FAIL, str(result)
