@@ -3,6 +3,7 @@
 import os
 import platform
 import sys
+from functools import cache
 from importlib import metadata
 
 __all__ = ["describe_environment"]
@@ -14,5 +15,8 @@ def describe_environment() -> tuple[tuple[str, str], ...]:
     pairs += [("machine", platform.machine()), ("cpus", str(os.cpu_count()))]
     for package in ("gradcheck", "numpy", "torch", "jax", "jaxlib", "hypothesis"):
         if package in sys.modules or package == "gradcheck":
-            pairs.append((package, metadata.version(package)))
+            pairs.append((package, _version(package)))
     return tuple(pairs)
+
+
+_version = cache(metadata.version)  # reading it takes as long as checking a small layer

@@ -35,7 +35,7 @@ class Probe:
     @property
     def size(self) -> float:
         """What a mismatch is relative to."""
-        own = self.mean.size if self.mean else self.line.extent(self.index)
+        own = self.mean.size if self.mean else self.line.extents[self.index]
         return max(own, abs(self.truth.slope)) if len(self.line.v) == 1 else own
 
     @property
@@ -44,21 +44,27 @@ class Probe:
 
     @property
     def bar(self) -> float:
-        """The oracle's error bar, and the rounding of the target's own gradient.
+        """The error bar of the comparison.
 
-        An entry was rounded at least once, by half an ulp at most. What more rounding there is
-        inside the target is measured when a mismatch is suspected.
+        What the target's own gradient may have lost to rounding is an excuse for a mismatch. A
+        claim that needs none is held to the oracle's bar alone, and so is what was resolved.
         """
-        return self.calm if self.mean else self.calm + self.line.doubt
+        if self.excess <= SIGNIFICANCE * self.sharp:
+            return self.sharp
+        return self.calm + (0.0 if self.mean else self.line.doubt)
+
+    @property
+    def sharp(self) -> float:
+        """The oracle's error bar, and a gradient rounded once, by half an ulp an entry."""
+        own = 0.0 if self.mean else self.epsilon / 2 * self.line.size
+        return self.truth.error_bar + own
 
     @property
     def calm(self) -> float:
-        """The bar, less the rounding inside the target that was measured."""
-        if self.mean:
-            return self.truth.error_bar
-        own = self.epsilon / 2 * self.line.size + self.line.reuse * self.truth.weight
-        hidden = self.truth.standing if self.line.reuse else 0.0
-        return self.truth.error_bar + own + hidden
+        """The same with the rounding of values that the rule uses again, before it is measured."""
+        if self.mean or not self.line.reuse:
+            return self.sharp
+        return self.sharp + self.line.reuse * self.truth.weight + self.truth.standing
 
     def is_outside(self, tolerance: float) -> bool:
         """Whether the claim is none of the subgradients of a kink.

@@ -12,7 +12,7 @@ from math import hypot
 
 import numpy as np
 
-from gradcheck.problem import Array, Arrays, Leaf, Problem, inner, norm
+from gradcheck.problem import EPSILON, Array, Arrays, Leaf, Problem, inner, norm
 
 __all__ = ["Line", "Sample", "cotangent", "direction", "disturbed", "nudged", "relative", "scale"]
 
@@ -88,6 +88,10 @@ def scale(x: Array) -> float:
     return float(2.0 ** np.round(np.log2(typical)))
 
 
+# The part of the rise along a step that rounding the moved point may make up and not be looked at.
+NEGLIGIBLE = 1e-12
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
     """φ around the point, at distance h on both sides."""
@@ -122,14 +126,24 @@ class Line:
     floor: float = 0.0  # noise of φ that is known beforehand: the spread of repeated evaluations
     ripple: float = 0.0  # noise, relative to the outputs that move, that was found elsewhere
 
-    def extent(self, index: int) -> float:
-        """The size that one leaf's part of the claimed slope has if nothing cancels: ‖g ∘ v‖."""
-        return norm(self.gradients[index] * self.v[index])
+    @cached_property
+    def extents(self) -> Mapping[int, float]:
+        """The size that each leaf's part of the claimed slope has if nothing cancels: ‖g ∘ v‖."""
+        return {index: norm(self.gradients[index] * v) for index, v in self.v.items()}
 
     @cached_property
     def size(self) -> float:
         """The claimed slope's size if its terms did not cancel."""
-        return norm(np.array([self.extent(index) for index in self.v]))
+        return norm(np.array(list(self.extents.values())))
+
+    @cached_property
+    def slack(self) -> float:
+        """How much of the claimed rise rounding a float64 point may make up: eps ‖g ∘ x‖."""
+        parts = [
+            self.problem.leaves[k].epsilon * norm(self.gradients[k] * self.problem.point[k])
+            for k in self.v
+        ]
+        return norm(np.array(parts))
 
     @cached_property
     def slope(self) -> float:
@@ -149,17 +163,24 @@ class Line:
             return 0.0
         return norm(np.array([norm(self.unrest[index] * v) for index, v in self.v.items()]))
 
+    def is_exact(self, h: float) -> bool:
+        """Whether rounding the moved leaves is of no account: float64, and a step that is large."""
+        narrow = any(self.problem.leaves[k].epsilon > EPSILON["float64"] for k in self.v)
+        return not narrow and self.slack <= NEGLIGIBLE * h * self.size
+
     def at(self, t: float) -> Arrays:
         """Return f(x + t v)."""
         return self.values(self.moved(t))
 
     def moved(self, t: float) -> Mapping[int, Array]:
         """Return the moved leaves at x + t v, rounded to their dtypes."""
+        moved = {}
         with np.errstate(all="ignore"):  # a step may leave the dtype; infinity says so
-            return {
-                index: self.problem.leaves[index].rounded(self.problem.point[index] + t * v)
-                for index, v in self.v.items()
-            }
+            for index, v in self.v.items():
+                step = np.multiply(v, t)
+                step += self.problem.point[index]
+                moved[index] = self.problem.leaves[index].rounded(step)
+        return moved
 
     def values(self, moved: Mapping[int, Array]) -> Arrays:
         """Return f where some leaves have moved; NaN if its outputs have other shapes there."""
@@ -203,13 +224,15 @@ class Line:
             standing = hypot(standing, output.epsilon * norm(u * np.where(moves, 0.0, centre)))
         if not moving:  # nothing moved: what rounds away inside may be as large as the leaf
             standing = max(standing, max(o.epsilon for o in self.problem.outputs) * self.unit)
-        # Rounding moved the leaves by `right - left` instead of 2 h v.
-        shift = sum(
-            inner(self.gradients[index], _difference(right[index], left[index]) - 2 * h * v)
-            for index, v in self.v.items()
-        )
-        central -= shift
-        rounding = hypot(rounding, shift)  # as large as this, if the gradient is wrong
+        if self.is_exact(h):
+            rounding = hypot(rounding, self.slack)
+        else:  # rounding moved the leaves by `right - left` instead of 2 h v
+            shift = sum(
+                inner(self.gradients[index], _difference(right[index], left[index]) - 2 * h * v)
+                for index, v in self.v.items()
+            )
+            central -= shift
+            rounding = hypot(rounding, shift)  # as large as this, if the gradient is wrong
         return Sample(
             h=h,
             central=central / (2 * h),
@@ -225,7 +248,7 @@ class Line:
 def _difference(a: Array, b: Array) -> Array:
     wide = np.complex128 if np.iscomplexobj(a) else np.float64
     with np.errstate(invalid="ignore"):  # inf - inf is NaN, and NaN is what it should be
-        return a.astype(wide) - b.astype(wide)
+        return np.asarray(np.subtract(a, b, dtype=wide))
 
 
 def _normal(rng: np.random.Generator, leaf: Leaf) -> Array:

@@ -8,8 +8,9 @@ Inner products are real: ⟨a, b⟩ = Re Σ ā b, for complex arrays too. An ada
 another convention for complex cotangents (JAX) conjugates on the way in and out.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,11 @@ __all__ = [
     "WIDER",
     "Array",
     "Arrays",
+    "Audit",
+    "Call",
+    "Deed",
     "Leaf",
+    "Manner",
     "Problem",
     "in_float64",
     "inner",
@@ -58,7 +63,47 @@ class Leaf:
             return _bfloat16(array)
         if self.dtype == "float16":
             return array.astype(np.float16).astype(np.float32)
-        return array.astype(self.dtype)
+        return array.astype(self.dtype, copy=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manner:
+    """How a value and a VJP are asked for. The answer must not depend on it."""
+
+    layouts: Mapping[str, str] = field(default_factory=dict)  # path of an array -> its layout
+    leaves: tuple[int, ...] | None = None  # those that require a gradient; None: all
+    outputs: tuple[int, ...] | None = None  # those that are pulled back at all; None: all
+    is_compiled: bool = False
+    is_reseeded: bool = False  # with other random numbers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """A forward pass that waits for its backward passes; each may be asked for when it suits.
+
+    What `pull` returns reads the gradients, which the framework holds until then.
+    """
+
+    value: Arrays
+    pull: Callable[[Arrays], Callable[[], Arrays]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deed:
+    """Something that a target did beside computing: where, what, and whether it is wrong."""
+
+    path: str
+    what: str
+    is_wrong: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Audit:
+    """What was seen of one forward and one backward pass from inside the framework."""
+
+    deeds: tuple[Deed, ...] = ()
+    unreached: tuple[int, ...] = ()  # leaves that the graph does not lead back to
+    detached: tuple[int, ...] = ()  # outputs that no graph leads back from
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +127,10 @@ class Problem:
     second: Callable[[Arrays, Arrays, Arrays], tuple[Arrays, Arrays]] | None = None
     # (point, cotangents stacked along a new first axis) -> the gradients, stacked likewise.
     batched: Callable[[Arrays, Arrays], Arrays] | None = None
+    # Within a session, what one call leaves in the target meets the next one.
+    session: Callable[[Manner], AbstractContextManager[Callable[[Arrays], Call]]] | None = None
+    layouts: tuple[str, ...] = ()  # how arrays may lie in memory, beside contiguous
+    audit: Callable[[Arrays, Arrays], Audit] | None = None  # (point, cotangents)
     in_float64: "Callable[[], Problem] | None" = None  # the same target, computed in float64
     analytic: Callable[[Arrays], Arrays] | None = None  # the value at complex arrays
     notes: tuple[str, ...] = ()  # what was left out of the problem, and why
@@ -170,11 +219,15 @@ def label(target: Any, name: str | None = None) -> str:
 def inner(a: Array, b: Array) -> float:
     """Return Re Σ ā b, accumulated in float64."""
     wide = np.complex128 if np.iscomplexobj(a) or np.iscomplexobj(b) else np.float64
-    return float(np.vdot(a.astype(wide, copy=False), b.astype(wide, copy=False)).real)
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        return float(np.vdot(a.astype(wide, copy=False), b.astype(wide, copy=False)).real)
 
 
 def norm(a: Array) -> float:
     """Return the Euclidean norm in float64; no overflow below the largest float64."""
+    plain = inner(a, a) ** 0.5
+    if 1e-140 < plain < 1e140:  # no square of what matters has under- or overflown
+        return plain
     largest = float(np.max(np.abs(a), initial=0.0))
     if largest == 0.0 or not np.isfinite(largest):
         return largest

@@ -5,11 +5,12 @@ a fixed random state, so that the caller's module, its gradients, its buffers an
 come back as they were, and dropout draws the same mask at every step of a difference.
 """
 
+import random
 import warnings
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import chain
 from typing import Any
 
@@ -35,12 +36,18 @@ def _out(tensor: torch.Tensor) -> Array:
 
 
 def _into(array: Array, like: torch.Tensor) -> torch.Tensor:
-    return _wide(array, like).to(like.dtype)
+    return _crossed(array, like, like.dtype)
 
 
 def _wide(array: Array, like: torch.Tensor) -> torch.Tensor:
+    return _crossed(array, like, None)
+
+
+def _crossed(
+    array: Array, like: torch.Tensor, dtype: torch.dtype | None, *, copy: bool = True
+) -> torch.Tensor:
     tensor = torch.from_numpy(np.ascontiguousarray(array).reshape(array.shape))
-    return tensor.to(device=like.device, copy=True)
+    return tensor.to(device=like.device, dtype=dtype or tensor.dtype, copy=copy)
 
 
 BRIDGE = Bridge(
@@ -85,6 +92,8 @@ def problem_of_torch(
 
 
 def _problem(posed: "Posed", outputs: Sequence[Leaf], name: str | None) -> Problem:
+    from gradcheck.adapters import torch_manners  # it builds on this module
+
     target, called = posed.target, label(posed.target, name)
 
     def in_float64() -> Problem:
@@ -107,6 +116,9 @@ def _problem(posed: "Posed", outputs: Sequence[Leaf], name: str | None) -> Probl
         jvp=posed.jvp,
         second=posed.second,
         batched=posed.batched,
+        session=partial(torch_manners.session, posed),
+        layouts=torch_manners.LAYOUTS,
+        audit=partial(torch_manners.audit, posed),
         in_float64=None if posed.wide else in_float64,
         analytic=replace(posed, wide=True).value,
     )
@@ -121,6 +133,9 @@ class Posed:
     named: Mapping[str, torch.Tensor]
     seed: int
     wide: bool = False
+    keeps_attributes: bool = True
+    # What the target is given in place of a copy of an input, parameter or buffer.
+    given: Callable[[str, Any], Any] = lambda path, copy: copy
 
     @cached_property
     def point(self) -> Arrays:
@@ -138,19 +153,33 @@ class Posed:
         found = {t.device.index or 0 for t in self.named.values() if t.device.type == "cuda"}
         return sorted(found)
 
-    def tensors(self, point: Arrays) -> list[torch.Tensor]:
-        """The leaves at `point`, in the target's dtype or, if `wide`, in that of the arrays."""
-        cross = BRIDGE.wide if self.wide else BRIDGE.into
-        return [cross(array, like) for array, like in zip(point, self.named.values(), strict=True)]
+    def tensors(self, point: Arrays, *, shared: bool = False) -> list[torch.Tensor]:
+        """The leaves at `point`, in the target's dtype or, if `wide`, in that of the arrays.
 
-    def run(self, leaves: Sequence[torch.Tensor]) -> list[tuple[str, torch.Tensor]]:
-        """The floating outputs at `leaves`, in the caller's grad mode."""
+        Their memory may be that of the arrays if it is `shared`.
+        """
+        return [
+            _crossed(array, like, None if self.wide else like.dtype, copy=not shared)
+            for array, like in zip(point, self.named.values(), strict=True)
+        ]
+
+    def run(
+        self, leaves: Sequence[torch.Tensor], *, shared: bool = False
+    ) -> list[tuple[str, torch.Tensor]]:
+        """The floating outputs at `leaves`, in the caller's grad mode.
+
+        Inputs are copied unless they are `shared`, so that the target may write into them.
+        """
         moved = dict(zip(self.named, leaves, strict=True))
         target: Any = self.target
         with same_randomness(self.seed, self.devices):
             arguments = trees.rebuild(
                 self.inputs,
-                lambda path, leaf: self._copied(moved.get(path, leaf)),
+                lambda path, leaf: (
+                    moved[path]
+                    if shared and path in moved
+                    else self.given(path, self._copied(moved.get(path, leaf)))
+                ),
                 "input",
             )
             if isinstance(target, type):  # an autograd.Function
@@ -162,18 +191,30 @@ class Posed:
                 for path, tensor in chain(target.named_parameters(), target.named_buffers())
             }
             state = {
-                path: tensor if f"params.{path}" in moved else self._copied(tensor)
+                path: tensor if f"params.{path}" in moved else self.given(path, self._copied(tensor))
                 for path, tensor in state.items()
             }
-            with _attributes_kept(target):
+            with _attributes_kept(target) if self.keeps_attributes else nullcontext():
                 return _floating(torch.func.functional_call(target, state, arguments))
 
     # The caller may be in inference mode, in which no gradient is recorded.
     @torch.inference_mode(False)
     def value(self, point: Arrays) -> Arrays:
+        shared = self.keeps_leaves
         with torch.no_grad():
-            outputs = self.run(self.tensors(point))
+            outputs = self.run(self.tensors(point, shared=shared), shared=shared)
         return tuple(BRIDGE.out(tensor) for _, tensor in outputs)
+
+    @cached_property
+    @torch.inference_mode(False)
+    def keeps_leaves(self) -> bool:
+        """Whether a run leaves its leaves as they were, so that they need not be copied for it."""
+        with torch.no_grad():
+            leaves = self.tensors(self.point)
+            copies = [tensor.clone() for tensor in leaves]
+            self.run(leaves, shared=True)
+        pairs = zip(leaves, copies, strict=True)
+        return all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in pairs)
 
     @torch.inference_mode(False)
     def vjp(self, point: Arrays, cotangents: Arrays) -> Arrays:
@@ -376,7 +417,7 @@ def _floating(outputs: Any) -> list[tuple[str, torch.Tensor]]:
 
 @contextmanager
 def same_randomness(seed: int, devices: list[int]) -> Iterator[None]:
-    """Common random numbers, for PyTorch's generators and NumPy's global one.
+    """Common random numbers, for PyTorch's generators, NumPy's global one and Python's.
 
     The generators are set one by one: `torch.manual_seed` also visits every device type that
     this build knows, which takes longer than a small layer.
@@ -384,6 +425,8 @@ def same_randomness(seed: int, devices: list[int]) -> Iterator[None]:
     generators = [torch.default_generator, *(torch.cuda.default_generators[d] for d in devices)]
     states = [generator.get_state() for generator in generators]
     numpy_state = np.random.get_state()  # noqa: NPY002  (the target may draw from it)
+    python_state = random.getstate()
+    random.seed(seed)
     for generator in generators:
         generator.manual_seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002
@@ -393,6 +436,7 @@ def same_randomness(seed: int, devices: list[int]) -> Iterator[None]:
         for generator, state in zip(generators, states, strict=True):
             generator.set_state(state)
         np.random.set_state(numpy_state)  # noqa: NPY002
+        random.setstate(python_state)
 
 
 @contextmanager

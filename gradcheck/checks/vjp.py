@@ -10,7 +10,7 @@ it; its gradient in its own dtype is then compared with that.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -24,7 +24,7 @@ from gradcheck.probes import Line, cotangent, direction, disturbed, nudged, rela
 from gradcheck.problem import EPSILON, Array, Arrays, Leaf, Problem, in_float64, is_same, norm
 from gradcheck.results import Entry, Finding, Verdict, worst
 from gradcheck.rounding import rounded
-from gradcheck.settings import RIPPLE, Settings
+from gradcheck.settings import RIPPLE, SIGNIFICANCE, Settings
 
 __all__ = ["check_vjp"]
 
@@ -39,14 +39,15 @@ REUSE, REUSE_NARROW = 16.0, 2.0
 # wrong as a whole, as when both of two tied maxima get the cotangent, shows in half of them.
 AGAIN = 3
 
-# Two probes are enough where each resolves a thousandth of the tolerance: an error that large
-# hides from one with probability 1e-3, from both with 1e-6.
-SHARP = 1e-3
+# Two probes are enough where each resolves a hundredth of the tolerance: an error of its size
+# hides from both with probability 1e-4, and one ten times larger with 1e-6.
+SHARP = 1e-2
 
 # How far a path goes, in units of the leaf's size. The longer ones are for leaves that are small
 # beside the scale on which the value changes (1 - cos x at 1e-8), and for noise below the rounding
 # of numbers like one: from far away the steps of a quantiser are a straight line, which it is not.
-REACHES = (1.0, 2.0**-3, 2.0**8, 2.0**16)
+REACHES = (1.0, 2.0**-3, 2.0**8, 2.0**16, 2.0**24)
+SHORTER = (1 / 2, 1 / 4)  # parts of a path along which a mismatch must stay to be an error
 
 SHOWN = 8  # wrong entries in a finding: what a reader looks at; the message says how many more
 
@@ -100,7 +101,13 @@ class Case:
     centre: Arrays
     again: Arrays  # the value once more
     draws: tuple[Arrays, ...]  # cotangents
-    gradients: tuple[Arrays, ...]  # for each of them, of all leaves
+    found: dict[int, Arrays] = field(default_factory=dict)  # the gradients that were asked for
+
+    def gradients(self, k: int) -> Arrays:
+        """The gradients of all leaves for the k-th cotangent."""
+        if k not in self.found:
+            self.found[k] = self.problem.vjp(self.problem.point, self.draws[k])
+        return self.found[k]
 
     def line(self, k: int, v: Mapping[int, Array], unit: float = 1.0) -> Line:
         """The line along `v` seen through the k-th cotangent."""
@@ -112,7 +119,7 @@ class Case:
             problem=self.problem,
             v=v,
             u=self.draws[k],
-            gradients=self.gradients[k],
+            gradients=self.gradients(k),
             centre=self.centre,
             unit=unit,
             floor=floor,
@@ -186,7 +193,6 @@ def _case(problem: Problem, centre: Arrays, draws: tuple[Arrays, ...]) -> Case:
         centre=centre,
         again=problem.value(problem.point),
         draws=draws,
-        gradients=tuple(problem.vjp(problem.point, u) for u in draws),
     )
 
 
@@ -215,10 +221,10 @@ def _narrowed(
     """What was found in float64, or a failure if the narrow gradient is not that, rounded."""
     if finding.verdict is not Verdict.PASS or 0 in question.leaf.shape:
         return finding
-    claims, truths = (
-        [gradient[question.index] for gradient in case.gradients] for case in (narrow, formula)
-    )
-    return rounded(finding, narrow.problem, question.index, narrow.draws, claims, truths, rng)
+    asked = sorted(formula.found)
+    claims, truths = ([c.gradients(k)[question.index] for k in asked] for c in (narrow, formula))
+    draws = [narrow.draws[k] for k in asked]
+    return rounded(finding, narrow.problem, question.index, draws, claims, truths, rng)
 
 
 def _second_opinion(
@@ -249,8 +255,7 @@ def _joint(
     live = [
         question
         for question in questions
-        if 0 not in question.leaf.shape
-        and all(np.all(np.isfinite(gradient[question.index])) for gradient in case.gradients)
+        if 0 not in question.leaf.shape and np.all(np.isfinite(case.gradients(0)[question.index]))
     ]
     if not live:
         return ()
@@ -289,7 +294,7 @@ def _alone(
 ) -> tuple[Finding, bool]:
     """The finding of one leaf, moved alone, and whether the point lies on a kink along it."""
     index, leaf = question.index, question.leaf
-    own = [gradient[index] for gradient in case.gradients]
+    own = [case.gradients(k)[index] for k in range(len(case.draws))]
     if 0 in leaf.shape:
         return question.answer(Verdict.PASS, "the leaf is empty"), False
     if not all(np.all(np.isfinite(gradient)) for gradient in own):
@@ -390,14 +395,13 @@ def _by_path(question: Question, probes: Sequence[Probe]) -> Finding | None:
     assert best is not None
     if max(probe.truth.ripple for probe in probes) > FLOATING:
         return None
-    small = all(probe.truth.level <= probe.line.ulp for probe in probes)
-    for reach in REACHES:
-        seen = [_along(probe, reach) for probe in probes]
-        found = [probe for probe in seen if probe is not None]
-        if len(found) < len(probes):
+    small = all(p.truth.cancels and p.truth.level <= p.line.ulp for p in probes)
+    for reach in REACHES if small else REACHES[:2]:
+        found = [seen for p in probes if (seen := _along(p, reach, question.tolerance))]
+        if not found:
             continue
         sharp = min(probe.resolution for probe in found)
-        if sharp > question.tolerance or (reach > 1 and not small):
+        if sharp > question.tolerance:
             continue
         own = replace(question, oracle="path integral")
         if not any(probe.is_significant and probe.mismatch > own.tolerance for probe in found):
@@ -406,8 +410,8 @@ def _by_path(question: Question, probes: Sequence[Probe]) -> Finding | None:
                 f"segment of {reach:.0e} times the leaf's size"
             )
             return own.passed(message, found)
-        k = max(range(len(found)), key=lambda k: found[k].bars_off)
-        if _stays(probes[k], found[k], (reach / 2, reach / 4)):
+        most = max(found, key=lambda probe: probe.bars_off)
+        if _stays(most, own.tolerance):
             message = "the values rise otherwise than the integral of the gradient says"
             pattern = diagnose([_evidence(probe) for probe in found], ())
             if pattern is not None:
@@ -416,20 +420,22 @@ def _by_path(question: Question, probes: Sequence[Probe]) -> Finding | None:
     return None
 
 
-def _along(probe: Probe, reach: float) -> Probe | None:
-    """The same probe, asked along a segment."""
-    mean = path.integrate(probe.line, reach, level=probe.truth.level)
+def _along(probe: Probe, reach: float, tolerance: float) -> Probe | None:
+    """The same probe, asked along a segment; None where that does not resolve the tolerance."""
+    goal = tolerance / SIGNIFICANCE
+    mean = path.integrate(probe.line, reach, goal=goal, level=probe.truth.level)
     if mean is None or not mean.size:
         return None
     truth = replace(probe.truth, slope=mean.slope, error_bar=mean.error_bar, kink=0.0)
     return replace(probe, truth=truth, mean=mean)
 
 
-def _stays(probe: Probe, found: Probe, shorter: Sequence[float]) -> bool:
+def _stays(found: Probe, tolerance: float) -> bool:
     """Whether shorter segments show the mismatch that was `found`, in sign and size."""
+    assert found.mean is not None
     first = found.claimed - found.truth.slope
-    for reach in shorter:
-        other = _along(probe, reach)
+    for part in SHORTER:
+        other = _along(found, part * found.mean.reach, tolerance)
         if other is None or not other.is_significant:
             return False
         ratio = (other.claimed - other.truth.slope) / other.size / (first / found.size)

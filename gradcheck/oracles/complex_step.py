@@ -55,8 +55,9 @@ def sharpened(line: Line, truth: Estimate) -> Estimate | None:
             return None
         slope += inner(u, f.imag / h)
         weight = max(weight, norm(u * f.imag / h))
-    # An imaginary part may cancel as the value does: by the rounding of numbers like one, at most.
-    bar = ROUNDINGS * EPSILON["float64"] * weight + (line.ulp if truth.level else 0.0)
+    # Where the value is noisier than its own rounding, terms cancel in it; so they may in the
+    # imaginary part, and the rounding of numbers like one is left.
+    bar = ROUNDINGS * EPSILON["float64"] * weight + (line.ulp if truth.cancels else 0.0)
     if not weight or abs(truth.excess(slope)) > SIGNIFICANCE * (truth.error_bar + bar):
         return None
     return replace(truth, slope=slope, error_bar=bar, noise=bar)

@@ -28,6 +28,7 @@ from math import inf, isfinite
 
 from gradcheck import noise
 from gradcheck.probes import Line, Sample
+from gradcheck.problem import EPSILON
 from gradcheck.results import Step
 from gradcheck.settings import SIGNIFICANCE
 
@@ -65,6 +66,9 @@ AMPLIFICATION = 2.0
 # straight line, and a straight line is not what it is.
 FLOATING = 2.0**-7
 
+# Ulps of the value above which noise is more than the value's own rounding.
+CANCELLING = 32.0
+
 # A part of the outputs this large that moves at the first step and stands still at the last is
 # reason to suspect a staircase. The steps of a bfloat16 are 2⁻⁷, of the order of the first flight.
 STALLED = 0.1
@@ -84,6 +88,11 @@ class Estimate:
     kink: float = 0.0  # width of the interval of slopes that a kink leaves; 0 where φ is smooth
     jump: bool = False  # φ itself jumps at the point: difference quotients grow like 1/h
     steps: tuple[Step, ...] = ()
+
+    @property
+    def cancels(self) -> bool:
+        """Whether the value is noisier than its own rounding, so that terms cancel in it."""
+        return self.level > CANCELLING * EPSILON["float64"] * self.weight
 
     def excess(self, claimed: float) -> float:
         """How far `claimed` lies above (or, negative, below) the one-sided slopes' interval."""

@@ -54,6 +54,7 @@ COARSE[1::2] = np.concatenate([GAUSS, GAUSS[-2::-1]])
 PIECES = 8  # at most, where a kink lies on the way: 15 VJPs each
 
 # Where the point lies between the ends: not at a node of the rule, and at none after a bisection.
+# From a leaf that is tiny, a long way goes to one side only: an even function would cancel.
 BEHIND = 0.9
 
 GOAL = 1e-9  # the quadrature error, relative to the size, at which no piece is divided further
@@ -70,16 +71,28 @@ class Integral:
     size: float  # of the claimed slope, if its terms did not cancel
 
 
-def integrate(line: Line, reach: float, *, level: float = 0.0) -> Integral | None:
-    """Return both sides of the identity along `line`, or None where a value is not finite.
+def integrate(line: Line, reach: float, *, goal: float, level: float = 0.0) -> Integral | None:
+    """Return both sides of the identity along `line`.
+
+    None where a value is not finite, and where the noise of the ends alone hides more than `goal`:
+    then the gradients between them need not be asked for.
 
     Args:
         reach: how far from the point the segment goes, in units of the line.
+        goal: the relative error bar below which the integral is of use.
         level: noise of one evaluation of φ, if more than the rounding of the outputs is known.
     """
-    low, high = line.moved(-BEHIND * reach * line.unit), line.moved(reach * line.unit)
+    behind = BEHIND if reach <= 1 else 0.0
+    low, high = line.moved(-behind * reach * line.unit), line.moved(reach * line.unit)
     below, above = line.values(low), line.values(high)
     if not all(np.all(np.isfinite(f)) for f in (*below, *above)):
+        return None
+    rounding = 2**0.5 * level
+    for output, u, a, b in zip(line.problem.outputs, line.u, below, above, strict=True):
+        rounding = hypot(rounding, output.epsilon * norm(np.abs(u) * (np.abs(a) + np.abs(b))))
+    length = (1 + behind) * reach * line.unit
+    rise = line.rise(above, below)
+    if rounding > goal * max(abs(rise), line.size * length):
         return None
     way = {k: _wide(high[k]) - _wide(low[k]) for k in line.v}
     pieces = [_piece(line, low, way, 0.0, 1.0)]
@@ -87,7 +100,8 @@ def integrate(line: Line, reach: float, *, level: float = 0.0) -> Integral | Non
         total = float(np.sum([piece.integral for piece in pieces]))
         size = max(piece.size for piece in pieces)
         worst = max(pieces, key=lambda piece: piece.error)
-        if not isfinite(total) or worst.error <= GOAL * size or len(pieces) >= PIECES:
+        enough = worst.error <= max(GOAL * size, rounding / PIECES)
+        if not isfinite(total) or enough or len(pieces) >= PIECES:
             break
         pieces.remove(worst)
         middle = (worst.start + worst.stop) / 2
@@ -95,16 +109,12 @@ def integrate(line: Line, reach: float, *, level: float = 0.0) -> Integral | Non
         pieces.append(_piece(line, low, way, middle, worst.stop))
     if not isfinite(total):
         return None
-    rounding = 2**0.5 * level
-    for output, u, a, b in zip(line.problem.outputs, line.u, below, above, strict=True):
-        rounding = hypot(rounding, output.epsilon * norm(np.abs(u) * (np.abs(a) + np.abs(b))))
     # Nodes and gradients are rounded to the dtypes of the leaves, each by half an ulp at most.
     own = max(line.problem.leaves[k].epsilon for k in line.v) * size
-    length = (1 + BEHIND) * reach * line.unit
     return Integral(
         reach=reach,
         claimed=total / length,
-        slope=line.rise(above, below) / length,
+        slope=rise / length,
         error_bar=(sum(piece.error for piece in pieces) + rounding + own) / length,
         size=size / length,
     )
