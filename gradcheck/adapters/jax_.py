@@ -8,7 +8,7 @@ global configuration is not touched.
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from typing import Any
 
 import jax
@@ -86,6 +86,8 @@ def problem_of_jax(
 
 
 def _problem(posed: "Posed", outputs: tuple[Leaf, ...], name: str | None) -> Problem:
+    from gradcheck.adapters import jax_manners  # it builds on this module
+
     called = label(posed.target, name)
 
     def in_float64() -> Problem:
@@ -108,6 +110,9 @@ def _problem(posed: "Posed", outputs: tuple[Leaf, ...], name: str | None) -> Pro
         both=posed.both if posed.is_compiled and not posed.wide else None,
         jvp=posed.jvp,
         second=posed.second,
+        batched=posed.batched,
+        session=partial(jax_manners.session, posed),
+        audit=partial(jax_manners.audit, posed),
         in_float64=None if posed.wide else in_float64,
         analytic=replace(posed, x64=True, wide=True).value,
     )
@@ -203,6 +208,21 @@ class Posed:
             in_point, in_cotangents = pullback(ws)
             return _gradients(in_point), tuple(BRIDGE.out(g) for g in in_cotangents)
 
+    def batched(self, point: Arrays, cotangents: Arrays) -> Arrays:
+        """The VJP of a batch of cotangents, by `vmap`.
+
+        Raises:
+            Unsupported: something in the backward cannot be batched.
+        """
+        with precision(self.x64):
+            outputs, pullback = jax.vjp(self.f, *self.arrays(point))
+            try:
+                gradients = jax.vmap(pullback)(_cotangents(cotangents, outputs))
+            except Exception as error:  # it runs one by one: whatever is raised is about the batch
+                first = str(error).strip().partition("\n")[0]
+                raise Unsupported(f"vmap is not supported: {first}") from error
+            return _gradients(gradients)
+
     def both(self, point: Arrays, cotangents: Arrays) -> tuple[Arrays, Arrays]:
         with precision(self.x64):
             # NumPy arrays go in as they are: an operation to convert one would be compiled too.
@@ -239,8 +259,10 @@ def _refusals(what: str) -> Iterator[None]:
 
 
 REFUSALS = (
-    "can't apply forward-mode differentiation (jvp) to a custom_vjp",
+    "can't apply forward-mode",  # to a custom_vjp
     "Reverse-mode differentiation does not work for lax.while_loop",
+    "Pure callbacks do not support JVP",
+    "conversion method __array__() was called on traced array",  # a rule in NumPy
     "not implemented",
     "not supported",
 )

@@ -5,6 +5,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gradcheck.checks.adjoint import check_adjoint
+from gradcheck.checks.batched import check_batched
+from gradcheck.checks.contract import check_contract
+from gradcheck.checks.determinism import check_determinism
+from gradcheck.checks.jvp import check_jvp
+from gradcheck.checks.layout import check_layout
+from gradcheck.checks.second_order import check_second_order
+from gradcheck.checks.state import check_state
 from gradcheck.checks.vjp import check_vjp
 from gradcheck.problem import Problem
 from gradcheck.results import Finding
@@ -27,4 +35,12 @@ class Check:
 
 CHECKS: Mapping[str, Check] = {
     "vjp": Check(ask=check_vjp),
+    "jvp": Check(ask=check_jvp),
+    "adjoint": Check(ask=check_adjoint),
+    "second_order": Check(ask=check_second_order),
+    "batched": Check(ask=check_batched, by_default=False),
+    "layout": Check(ask=check_layout),
+    "determinism": Check(ask=check_determinism),
+    "state": Check(ask=check_state),
+    "contract": Check(ask=check_contract),
 }

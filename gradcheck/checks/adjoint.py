@@ -1,0 +1,326 @@
+"""Is the VJP linear in its cotangent, and the transpose of the JVP?
+
+Both are identities of the target with itself: they hold to rounding, in any precision, and need no
+differences. A rule that ignores its cotangent, adds a constant or keeps a stale one is not linear:
+vjp(u - 2w) = vjp(u) - 2 vjp(w), and vjp(0) = 0. Where forward mode exists, ⟨u, J v⟩ = ⟨Jᵀu, v⟩.
+That both modes are wrong in the same way is not seen here; the checks "vjp" and "jvp" see it.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import cache
+
+import numpy as np
+
+from gradcheck.checks.entrywise import LINEAR, ROUNDINGS, compared, moved, narrowest, rough
+from gradcheck.errors import Unsupported
+from gradcheck.probes import direction, scale
+from gradcheck.problem import Array, Arrays, Leaf, Problem, inner, norm
+from gradcheck.results import Entry, Finding, Verdict
+from gradcheck.settings import SIGNIFICANCE, Settings
+
+__all__ = ["check_adjoint"]
+
+LINEARITY, ADJOINT = "linearity", "linearity, adjoint identity"
+
+DRAWS = 3  # pairs of points beside the one in doubt
+
+# Forward and reverse mode agree everywhere, so the point may be moved far: across the steps of a
+# bfloat16 kernel inside a float64 interface.
+FAR = 2.0**-8
+
+
+def check_adjoint(
+    problem: Problem, settings: Settings, rng: np.random.Generator
+) -> tuple[Finding, ...]:
+    """Return one finding for each leaf; that of a target without forward mode is about linearity.
+
+    `Finding.oracle` says which of the two was asked.
+    """
+    u, w = _exact(rng, problem.outputs), _exact(rng, problem.outputs)
+    gradients = problem.vjp(problem.point, u), problem.vjp(problem.point, w)
+    findings = _linear(problem, settings, rng, (u, w), gradients)
+    linear = {k: f for k, f in findings.items() if f.verdict is Verdict.PASS}
+    if problem.jvp is not None and linear:
+        pairs = [Pair(problem=problem, point=problem.point, u=u_) for u_ in (u, w)]
+        with suppress(Unsupported):  # that there is no forward mode is said by the check "jvp"
+            findings |= _transposed(pairs, gradients, linear, settings, rng)
+    return tuple(findings.values())
+
+
+def _linear(
+    problem: Problem,
+    settings: Settings,
+    rng: np.random.Generator,
+    cotangents: tuple[Arrays, Arrays],
+    gradients: tuple[Arrays, Arrays],
+) -> dict[int, Finding]:
+    """By position of the leaf, whether the gradients of cotangents add up."""
+    point = problem.point
+    # A quarter, so that a sum does not overflow where its terms do not.
+    both = tuple((u - 2 * w) / 4 for u, w in zip(*cotangents, strict=True))
+    summed = problem.vjp(point, both)
+    nothing = problem.vjp(point, tuple(np.zeros_like(u) for u in both))
+
+    @cache
+    def restless() -> Arrays:
+        total = [np.zeros(leaf.shape) for leaf in problem.leaves]
+        terms = ((1.0, cotangents[0], gradients[0]), (2.0, cotangents[1], gradients[1]))
+        for weight, u, centre in (*terms, (4.0, both, summed)):
+            sides = [
+                [problem.vjp(point, beside) for beside in moved(rng, problem.outputs, u, LINEAR)]
+                for _ in range(DRAWS)
+            ]
+            for k, array in enumerate(total):
+                array += weight * rough(centre[k], [(a[k], b[k]) for a, b in sides])
+        return tuple(total)
+
+    findings = {}
+    for k, leaf in enumerate(problem.leaves):
+        if not settings.wants(leaf.path):
+            continue
+        first, other = (_wide(gradient[k]) for gradient in gradients)
+        size = np.abs(first) + 2 * np.abs(other)
+        with np.errstate(invalid="ignore"):  # infinities are said below
+            expected = first - 2 * other
+        zero = np.zeros_like(size)
+        asked: list[tuple[str, Array, Array, Callable[[], Array]]] = [
+            (
+                "the gradient is not linear in the cotangent",
+                4 * summed[k],
+                expected,
+                lambda k=k: restless()[k],  # type: ignore[misc]
+            ),
+            # No rounding makes anything of nothing.
+            (
+                "the gradient of a zero cotangent is not zero",
+                nothing[k],
+                zero,
+                lambda zero=zero: zero,  # type: ignore[misc]
+            ),
+        ]
+        answers = [
+            compared(
+                got,
+                wanted,
+                size,
+                unrest,
+                check="adjoint",
+                leaf=leaf,
+                outputs=problem.outputs,
+                settings=settings,
+                oracle=LINEARITY,
+                complaint=complaint,
+            )
+            for complaint, got, wanted, unrest in asked
+        ]
+        # The first that failed; else the first, whose resolution is that of both.
+        findings[k] = next((f for f in answers if f.verdict is Verdict.FAIL), answers[0])
+        if not np.all(np.isfinite(size)):
+            message = "the gradient is not finite"
+            findings[k] = replace(
+                answers[0], verdict=Verdict.INCONCLUSIVE, message=message, entries=(), mismatch=0.0
+            )
+    return findings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """A point and a cotangent, at which both modes are asked."""
+
+    problem: Problem
+    point: Arrays
+    u: Arrays
+
+    def products(self, v: Mapping[int, Array], gradients: Arrays | None = None) -> "Products":
+        """⟨u, J v⟩ and ⟨Jᵀu, v⟩ where `v` gives the tangents of some leaves, the others' zero."""
+        assert self.problem.jvp is not None
+        gradients = gradients or self.problem.vjp(self.point, self.u)
+        tangents = tuple(v.get(k, np.zeros_like(x)) for k, x in enumerate(self.point))
+        pushed = self.problem.jvp(self.point, tangents)
+        ahead = [(u, y) for u, y in zip(self.u, pushed, strict=True)]
+        back = [(gradients[k], v_) for k, v_ in v.items()]
+        return Products(
+            forward=sum(inner(a, b) for a, b in ahead),
+            reverse=sum(inner(a, b) for a, b in back),
+            size=sum(norm(a * b) for a, b in (*ahead, *back)) / 2,
+        )
+
+    def unrest(self, v: Mapping[int, Array], centre: float, rng: np.random.Generator) -> float:
+        """How far rounding inside the target moves the difference of the two products."""
+        leaves, tangents = [self.problem.leaves[k] for k in v], tuple(v.values())
+        sides = []
+        for size in (None, FAR) * 2:
+            points = moved(rng, self.problem.leaves, self.point, size)
+            us = moved(rng, self.problem.outputs, self.u, LINEAR)
+            vs = moved(rng, leaves, tangents, LINEAR)
+            ahead, behind = (
+                np.asarray(
+                    replace(self, point=points[k], u=us[k])
+                    .products(dict(zip(v, vs[k], strict=True)))
+                    .excess
+                )
+                for k in (0, 1)
+            )
+            sides.append((ahead, behind))
+        return float(rough(np.asarray(centre), sides))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Products:
+    """What forward and reverse mode say of the same number."""
+
+    forward: float
+    reverse: float
+    size: float  # of the number, if nothing in it cancelled
+
+    @property
+    def excess(self) -> float:
+        return self.reverse - self.forward
+
+    def bar(self, epsilon: float) -> float:
+        return 2 * ROUNDINGS * epsilon * self.size
+
+    def is_doubtful(self, bar: float) -> bool:
+        return not abs(self.excess) <= SIGNIFICANCE * bar
+
+    @property
+    def mismatch(self) -> float:
+        return abs(self.excess) / self.size if self.size else 0.0
+
+
+def _transposed(
+    pairs: Sequence[Pair],
+    gradients: Sequence[Arrays],
+    linear: Mapping[int, Finding],
+    settings: Settings,
+    rng: np.random.Generator,
+) -> dict[int, Finding]:
+    """All leaves at once; one by one those of which that says too little."""
+    problem = pairs[0].problem
+    draws = [
+        {
+            k: problem.leaves[k].rounded(direction(rng, problem.leaves[k]) * scale(x))
+            for k, x in enumerate(problem.point)
+            if k in linear
+        }
+        for _ in pairs
+    ]
+    epsilon = max(narrowest(problem.leaves[k], problem.outputs).epsilon for k in linear)
+    joint = [p.products(v, g) for p, v, g in zip(pairs, draws, gradients, strict=True)]
+    doubtful = any(seen.is_doubtful(seen.bar(epsilon)) for seen in joint)
+    findings = {}
+    for k, finding in linear.items():
+        own = [norm(g[k] * v[k]) for g, v in zip(gradients, draws, strict=True)]
+        bars = [SIGNIFICANCE * seen.bar(epsilon) for seen in joint]
+        sizes = zip(bars, own, strict=True)
+        resolution = min(bar / size if size else float("inf") for bar, size in sizes)
+        if doubtful or resolution > finding.tolerance:
+            v = [{k: draw[k]} for draw in draws]
+            findings[k] = _alone(finding, pairs, gradients, v, settings, rng)
+        else:
+            findings[k] = replace(
+                finding,
+                oracle=ADJOINT,
+                mismatch=max(finding.mismatch, *(seen.mismatch for seen in joint)),
+                resolution=max(finding.resolution, resolution),
+            )
+    return findings
+
+
+def _alone(
+    finding: Finding,
+    pairs: Sequence[Pair],
+    gradients: Sequence[Arrays],
+    directions: Sequence[Mapping[int, Array]],
+    settings: Settings,
+    rng: np.random.Generator,
+) -> Finding:
+    """The finding of one leaf, moved alone."""
+    finding = replace(finding, oracle=ADJOINT)
+    problem = pairs[0].problem
+    for pair, gradient, v in zip(pairs, gradients, directions, strict=True):
+        (index,) = v
+        coarsest = narrowest(problem.leaves[index], problem.outputs)
+        seen = pair.products(v, gradient)
+        least = bar = seen.bar(coarsest.epsilon)
+        tolerance = finding.tolerance
+        if seen.is_doubtful(bar):
+            unrest = pair.unrest(v, seen.excess, rng)
+            bar += unrest
+            if not seen.is_doubtful(bar) and seen.size:  # rounding: the target is held to that
+                rounded = settings.tolerance(coarsest.dtype, unrest / seen.size)
+                tolerance = max(tolerance, rounded)
+        resolution = SIGNIFICANCE * bar / seen.size if seen.size else 0.0
+        finding = replace(
+            finding,
+            mismatch=max(finding.mismatch, seen.mismatch),
+            resolution=max(finding.resolution, resolution),
+            tolerance=tolerance,
+        )
+        if seen.is_doubtful(bar):
+            epsilon = coarsest.epsilon * (bar / least if least else 1.0)
+            return _located(finding, pair, gradient, v, epsilon)
+    if finding.resolution > finding.tolerance:
+        message = f"rounding inside the target hides errors below {finding.resolution:.0e}"
+        return replace(finding, verdict=Verdict.INCONCLUSIVE, message=message)
+    return finding
+
+
+def _located(
+    finding: Finding, pair: Pair, gradients: Arrays, v: Mapping[int, Array], epsilon: float
+) -> Finding:
+    """Half by half down to an entry at which the modes disagree; judged by the size of that."""
+    ((index, whole),) = v.items()
+    low, high = 0, whole.size
+    seen = pair.products(v, gradients)
+    while high - low > 1:
+        middle = (low + high) // 2
+        halves = []
+        for start, stop in ((low, middle), (middle, high)):
+            part = np.zeros_like(whole)
+            part.flat[start:stop] = whole.flat[start:stop]
+            halves.append((pair.products({index: part}, gradients), start, stop))
+        half, start, stop = max(halves, key=lambda h: abs(h[0].excess))
+        if not half.is_doubtful(half.bar(epsilon)):
+            break
+        seen, low, high = half, start, stop
+    if seen.mismatch <= finding.tolerance:
+        message = f"forward and reverse mode differ by {seen.mismatch:.0e}, less than the tolerance"
+        return replace(finding, message=message)
+    entries: tuple[Entry, ...] = ()
+    if high - low == 1 and not np.iscomplexobj(whole):
+        step = float(whole.flat[low])
+        place = np.unravel_index(low, whole.shape)
+        entry = Entry(
+            index=tuple(int(i) for i in place),
+            got=seen.reverse / step,
+            wanted=seen.forward / step,
+            error_bar=seen.bar(epsilon) / abs(step),
+        )
+        entries = (entry,)
+    message = (
+        "reverse mode (got) is not the transpose of forward mode (wanted); the checks vjp and jvp "
+        "say which of them is wrong"
+    )
+    return replace(
+        finding, verdict=Verdict.FAIL, mismatch=seen.mismatch, message=message, entries=entries
+    )
+
+
+def _exact(rng: np.random.Generator, outputs: Sequence[Leaf]) -> Arrays:
+    """Return cotangents of so few bits that their sums are exact in every dtype."""
+
+    def real(shape: tuple[int, ...]) -> Array:
+        return rng.choice([-1.0, 1.0], shape) * rng.integers(4, 13, shape) / 8
+
+    drawn = [
+        real(leaf.shape) + 1j * real(leaf.shape) if "complex" in leaf.dtype else real(leaf.shape)
+        for leaf in outputs
+    ]
+    return tuple(leaf.rounded(np.asarray(u)) for leaf, u in zip(outputs, drawn, strict=True))
+
+
+def _wide(array: Array) -> Array:
+    return array.astype(np.complex128 if np.iscomplexobj(array) else np.float64)

@@ -1,0 +1,115 @@
+"""What does the target do beside computing, and does its graph lead where its value does?
+
+Inputs, cotangents and what was saved for the backward pass are there to be read. An output that
+changes with a leaf and has no graph was detached; a leaf that the value depends on and that the
+graph does not lead back to gets no gradient. Both are seen by moving leaves a little to either
+side: a step function does not move, a smooth one moves the other way on the other side.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from gradcheck.checks.parity import first_line
+from gradcheck.errors import GradcheckError, Unsupported
+from gradcheck.probes import cotangent, direction, scale
+from gradcheck.problem import Arrays, Audit, Deed, Problem, norm
+from gradcheck.results import Finding, Verdict
+from gradcheck.settings import Settings
+
+__all__ = ["check_contract"]
+
+CLEAR = 100.0  # roundings of a value: a smaller change proves nothing
+
+
+def check_contract(
+    problem: Problem, settings: Settings, rng: np.random.Generator
+) -> tuple[Finding, ...]:
+    """Return one finding for each leaf, and one for whatever else something is to be said of.
+
+    Raises:
+        Unsupported: the target cannot be watched.
+    """
+    if problem.audit is None:
+        return ()
+    u = cotangent(rng, problem.outputs)
+    try:
+        seen = problem.audit(problem.point, u)
+    except GradcheckError:
+        raise
+    except Exception as error:  # it runs unwatched, or the other checks say that it does not
+        raise Unsupported(f"the target does not run when watched: {first_line(error)}") from error
+    deeds = [*seen.deeds, *_severed(problem, seen, rng)]
+    deeds = [d for d in deeds if d.path not in _paths(problem) or settings.wants(d.path)]
+    wanted = [path for path in _paths(problem) if settings.wants(path)]
+    paths = dict.fromkeys([*wanted, *(deed.path for deed in deeds)])
+    return tuple(_finding(path, [d for d in deeds if d.path == path]) for path in paths)
+
+
+def _paths(problem: Problem) -> list[str]:
+    return [leaf.path for leaf in problem.leaves]
+
+
+def _finding(path: str, deeds: Sequence[Deed]) -> Finding:
+    wrong = [deed for deed in deeds if deed.is_wrong]
+    return Finding(
+        check="contract",
+        leaf=path,
+        verdict=Verdict.FAIL if wrong else Verdict.PASS,
+        mismatch=0.0,
+        resolution=0.0,
+        tolerance=0.0,
+        oracle="watched",
+        message="; ".join(deed.what for deed in wrong or deeds),
+    )
+
+
+def _severed(problem: Problem, seen: Audit, rng: np.random.Generator) -> list[Deed]:
+    """Outputs without a graph and leaves that no graph leads to, if the value depends on them."""
+    deeds = []
+    everything = range(len(problem.leaves))
+    moving = _moving(problem, everything, rng) if seen.detached else set()
+    for k in seen.detached:
+        if k in moving:
+            causes = [
+                leaf.path
+                for j, leaf in enumerate(problem.leaves)
+                if k in _moving(problem, [j], rng)
+            ]
+            what = f"wrongly detached: it depends on {', '.join(causes[:3]) or 'the leaves'}"
+            deeds.append(Deed(path=problem.outputs[k].path, what=what))
+    for k in seen.unreached:
+        moved = [problem.outputs[j].path for j in sorted(_moving(problem, [k], rng))]
+        what = (
+            f"no gradient reaches it, but {', '.join(moved[:3])} depends on it"
+            if moved
+            else "nothing depends on it"
+        )
+        deeds.append(Deed(path=problem.leaves[k].path, what=what, is_wrong=bool(moved)))
+    return deeds
+
+
+def _moving(problem: Problem, leaves: Iterable[int], rng: np.random.Generator) -> set[int]:
+    """The outputs that move smoothly with `leaves`."""
+    chosen = set(leaves)
+    steps = [
+        leaf.epsilon**0.5 * scale(x) * direction(rng, leaf) if k in chosen else np.zeros(leaf.shape)
+        for k, (leaf, x) in enumerate(zip(problem.leaves, problem.point, strict=True))
+    ]
+
+    def value(sign: float) -> Arrays:
+        moved = zip(problem.leaves, problem.point, steps, strict=True)
+        with np.errstate(all="ignore"):
+            return problem.value(tuple(leaf.rounded(x + sign * step) for leaf, x, step in moved))
+
+    ahead, centre, behind = value(1.0), value(0.0), value(-1.0)
+    found = set()
+    for k, (output, *ys) in enumerate(zip(problem.outputs, ahead, centre, behind, strict=True)):
+        if not all(np.all(np.isfinite(y)) and y.shape == output.shape for y in ys):
+            continue
+        up, down = norm(ys[0] - ys[1]), norm(ys[1] - ys[2])
+        bend = norm(ys[0] - ys[1] + ys[2] - ys[1])
+        noise = CLEAR * output.epsilon * norm(ys[1])
+        if min(up, down) > noise and bend < 0.5 * (up + down):
+            found.add(k)
+    return found

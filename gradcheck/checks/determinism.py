@@ -1,0 +1,66 @@
+"""Asked twice, does the target give the same answer?
+
+Random numbers are common to all calls, so dropout is the same function every time. Atomic additions
+on a GPU are not, by a rounding or two: how far two gradients lie apart is measured and said, and no
+failure. What differs by more has a hidden state, or randomness that no seed governs, and then no
+difference quotient of it means anything. What can be compiled must say the same when it is.
+"""
+
+from contextlib import suppress
+
+import numpy as np
+
+from gradcheck.checks.parity import PLAIN, Question, Reply, asked, findings
+from gradcheck.errors import Unsupported
+from gradcheck.probes import cotangent
+from gradcheck.problem import Manner, Problem, norm
+from gradcheck.results import Finding
+from gradcheck.settings import Settings
+
+__all__ = ["check_determinism"]
+
+COMPLAINT = (
+    "same input, different answer: a state hidden between calls, or randomness that no seed governs"
+)
+
+
+def check_determinism(
+    problem: Problem, settings: Settings, rng: np.random.Generator
+) -> tuple[Finding, ...]:
+    """Return one finding for each leaf, and one for each output whose value differs."""
+    question = Question(
+        problem=problem, rng=rng, point=problem.point, u=cotangent(rng, problem.outputs)
+    )
+    replies = [_again(question)]
+    if problem.session is not None:
+        name, complaint = "compiled", "compiled, the target gives another answer"
+        with suppress(Unsupported):  # it cannot be, or it is already
+            replies.append(asked(question, Manner(is_compiled=True), name, complaint))
+    return findings("determinism", problem, settings, replies, _spread(replies[0]))
+
+
+def _again(question: Question) -> Reply:
+    problem, name = question.problem, "asked again"
+    assert question.answer  # asked first
+    if problem.session is not None:
+        return asked(question, PLAIN, name, COMPLAINT, is_repeat=True)
+    arrays = (*problem.value(question.point), *problem.vjp(question.point, question.u))
+    return Reply(
+        question=question,
+        manner=name,
+        complaint=COMPLAINT,
+        arrays=dict(enumerate(arrays)),
+        is_repeat=True,
+    )
+
+
+def _spread(reply: Reply) -> dict[str, str]:
+    """What to say of gradients that are not the same to the last bit."""
+    problem, remarks = reply.question.problem, {}
+    for k, leaf in enumerate(problem.leaves):
+        position = len(problem.outputs) + k
+        first, other = reply.question.answer[position], reply.arrays[position]
+        off, size = norm(other - first), norm(first)
+        if off and size:
+            remarks[leaf.path] = f"two runs differ by {off / size:.0e}, relative to the gradient"
+    return remarks

@@ -1,0 +1,213 @@
+"""One question asked in several manners: is the answer the same?
+
+The plain answer is the measure, not the truth: whether that is right is for other checks. Answers
+differ by rounding, since a kernel for another layout sums in another order; how much rounding
+matters is measured at points an ulp away, in doubt only.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from gradcheck.checks.entrywise import LINEAR, ROUNDINGS, compared, moved, narrowest, rough
+from gradcheck.errors import Unsupported
+from gradcheck.problem import Array, Arrays, Leaf, Manner, Problem, norm
+from gradcheck.results import Finding, Verdict
+from gradcheck.rounding import natural
+from gradcheck.settings import Settings
+
+__all__ = ["PLAIN", "Question", "Reply", "asked", "failing", "findings", "first_line", "is_random"]
+
+PLAIN = Manner()
+
+PAIRS = 3  # of points on either side, at which rounding is measured
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """A point and cotangents, and what the target says if it is asked plainly."""
+
+    problem: Problem
+    rng: np.random.Generator
+    point: Arrays
+    u: Arrays
+
+    @cached_property
+    def answer(self) -> Arrays:
+        """The outputs, then the gradients."""
+        return self._at(self.point, self.u)
+
+    @cached_property
+    def unrest(self) -> Arrays:
+        """How far rounding inside the target moves each entry of the answer."""
+        sides = []
+        for _ in range(PAIRS):
+            points = moved(self.rng, self.problem.leaves, self.point)
+            us = moved(self.rng, self.problem.outputs, self.u, LINEAR)
+            sides.append([self._at(x, u) for x, u in zip(points, us, strict=True)])
+        return tuple(rough(y, [(a[k], b[k]) for a, b in sides]) for k, y in enumerate(self.answer))
+
+    def _at(self, point: Arrays, u: Arrays) -> Arrays:
+        with np.errstate(all="ignore"):
+            return (*self.problem.value(point), *self.problem.vjp(point, u))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """What the target said in some manner."""
+
+    question: Question
+    manner: str
+    complaint: str  # of a leaf whose gradient is another
+    arrays: Mapping[int, Array]  # position among outputs and gradients -> answer
+    base: Arrays = ()  # an answer in which nothing cancels
+    is_repeat: bool = False  # the same computation again, which rounds alike
+
+    def unrest(self, position: int, epsilon: float) -> Array:
+        """How far rounding may move each entry of one array.
+
+        What is computed again is not measured: a state hidden in the target would excuse itself.
+        """
+        question = self.question
+        wanted = question.answer[position]
+        count = len(question.problem.outputs)
+        # An entry that is nothing beside the others is the rounding of what cancelled in it.
+        typical = norm(np.nan_to_num(wanted)) / max(wanted.size, 1) ** 0.5
+        floor = np.full(wanted.shape, ROUNDINGS * epsilon * typical)
+        if position >= count:
+            x = question.point[position - count]
+            floor += 8 * epsilon * natural(question.u, question.answer[:count], x)
+        return floor if self.is_repeat else floor + question.unrest[position]
+
+
+def asked(
+    question: Question,
+    manner: Manner,
+    name: str,
+    complaint: str,
+    *,
+    with_value: bool = True,
+    is_repeat: bool = False,
+    base: Arrays = (),
+) -> Reply:
+    """Return the answer in `manner`: one forward and one backward pass."""
+    problem = question.problem
+    assert problem.session is not None
+    with problem.session(manner) as call, np.errstate(all="ignore"):
+        called = call(question.point)
+        gradients = called.pull(question.u)()
+    count = len(problem.outputs)
+    chosen = range(len(gradients)) if manner.leaves is None else manner.leaves
+    arrays = {count + k: gradients[k] for k in chosen}
+    if with_value:
+        arrays |= dict(enumerate(called.value))
+    return Reply(
+        question=question,
+        manner=name,
+        complaint=complaint,
+        arrays=arrays,
+        base=base,
+        is_repeat=is_repeat,
+    )
+
+
+def findings(
+    check: str,
+    problem: Problem,
+    settings: Settings,
+    replies: Sequence[Reply],
+    remarks: Mapping[str, str] | None = None,
+) -> tuple[Finding, ...]:
+    """Return one finding for each leaf, and one for each output that differs.
+
+    Args:
+        remarks: by path, what is to be said even if it passes.
+    """
+    found = []
+    labels = (*problem.outputs, *problem.leaves)
+    for position, label in enumerate(labels):
+        is_output = position < len(problem.outputs)
+        if not is_output and not settings.wants(label.path):
+            continue
+        answers = [
+            _compared(check, problem, settings, reply, position, label)
+            for reply in replies
+            if position in reply.arrays
+        ]
+        failed = [finding for finding in answers if finding.verdict is Verdict.FAIL]
+        if failed:
+            found.append(failed[0])
+        elif not is_output and answers:
+            worst = max(answers, key=lambda f: (f.verdict is not Verdict.PASS, f.resolution))
+            manners = ", ".join(dict.fromkeys(finding.oracle for finding in answers))
+            mismatch = max(finding.mismatch for finding in answers)
+            message = worst.message or (remarks or {}).get(label.path, "")
+            found.append(replace(worst, oracle=manners, mismatch=mismatch, message=message))
+    return tuple(found)
+
+
+def failing(check: str, problem: Problem, manner: str, error: Exception) -> Finding:
+    """Return the failure of a target that raises where it must not."""
+    return Finding(
+        check=check,
+        leaf=problem.leaves[0].path,
+        verdict=Verdict.FAIL,
+        mismatch=float("nan"),
+        resolution=0.0,
+        tolerance=0.0,
+        oracle=manner,
+        message=f"raises {type(error).__name__} ({manner}): {first_line(error)}",
+    )
+
+
+def first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
+
+
+def is_random(question: Question) -> bool:
+    """Whether other random numbers give other values."""
+    assert question.problem.session is not None
+    try:
+        with question.problem.session(Manner(is_reseeded=True)) as call:
+            values = call(question.point).value
+    except Unsupported:
+        return False
+    pairs = zip(values, question.answer, strict=False)
+    return not all(np.array_equal(a, b, equal_nan=True) for a, b in pairs)
+
+
+def _compared(
+    check: str, problem: Problem, settings: Settings, reply: Reply, position: int, label: Leaf
+) -> Finding:
+    got, wanted = reply.arrays[position], reply.question.answer[position]
+    # What is not finite in both answers is the same, and of no size.
+    same = (got == wanted) | (np.isnan(got) & np.isnan(wanted))
+    got, wanted = np.where(same & ~np.isfinite(got), 0, (got, wanted))
+    size = np.nan_to_num(np.abs(wanted).astype(np.float64), posinf=0.0)
+    epsilon = narrowest(label, problem.outputs).epsilon
+    finding = compared(
+        got,
+        wanted,
+        size,
+        lambda: reply.unrest(position, epsilon),
+        check=check,
+        leaf=label,
+        outputs=problem.outputs,
+        settings=settings,
+        oracle=reply.manner,
+        complaint=f"{reply.complaint} ({reply.manner})",
+    )
+    if finding.verdict is not Verdict.INCONCLUSIVE:
+        return finding
+    if finding.resolution >= 1:
+        message = "nothing of this gradient is above its rounding"
+        return replace(finding, verdict=Verdict.PASS, message=message, resolution=1.0)
+    # Rounding may hide an error, but there is none to be hidden if the answers agree; and what is
+    # left of a gradient that cancels is compared with its size at other cotangents.
+    whole = max(norm(size), norm(reply.base[position])) if reply.base else norm(size)
+    if norm(got - wanted) > finding.tolerance * whole:
+        return finding
+    resolution = min(finding.resolution, finding.tolerance)
+    return replace(finding, verdict=Verdict.PASS, message="", resolution=resolution)

@@ -1,0 +1,156 @@
+"""Does the answer depend on what was asked before, beside or apart?
+
+A forward pass leaves behind what its backward pass needs. If it leaves that in the wrong place (an
+attribute of the class or the module, a global, a buffer used again), the next call takes it away,
+and the gradient of the first is that of the second. No single call shows it; gradient accumulation,
+shared layers and every network that uses a layer twice do.
+
+What is asked in part must be the same part of the answer: outputs that nobody pulls back count as
+zero, and a leaf that is frozen changes nothing for the others.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from gradcheck.checks.parity import PLAIN, Question, Reply, asked, failing, findings, first_line
+from gradcheck.errors import Unsupported
+from gradcheck.probes import cotangent, direction
+from gradcheck.problem import Arrays, Manner, Problem
+from gradcheck.results import Finding
+from gradcheck.settings import Settings
+
+__all__ = ["check_state"]
+
+STALE = "the gradient is that of another call"
+TWICE = "a second backward pass over the same graph gives another gradient"
+UNDEFINED = "the gradients of single outputs, the others undefined, do not add up to that of all"
+FROZEN = "with other leaves frozen the gradient is another"
+
+PARTS = 3  # how many outputs are pulled back alone
+
+
+def check_state(
+    problem: Problem, settings: Settings, rng: np.random.Generator
+) -> tuple[Finding, ...]:
+    """Return one finding for each leaf, and one for each output whose value differs."""
+    question = Question(
+        problem=problem, rng=rng, point=problem.point, u=cotangent(rng, problem.outputs)
+    )
+    assert question.answer  # what a plain call raises is not about the state
+    found: list[Reply | Finding] = []
+    remarks: dict[str, str] = {}
+    other = _elsewhere(question)
+    if other is not None:
+        arrays = (*problem.value(question.point), *problem.vjp(question.point, question.u))
+        found.append(_again(question, "after a call at another point", STALE, arrays, 0))
+        if problem.session is not None:
+            found += _interleaved(question, other, remarks)
+            found += _reversed(question, other)
+    if problem.session is not None:
+        found += _parts(question)
+    replies = [reply for reply in found if isinstance(reply, Reply)]
+    raised = [finding for finding in found if isinstance(finding, Finding)]
+    return (*raised, *findings("state", problem, settings, replies, remarks))
+
+
+def _elsewhere(question: Question) -> Question | None:
+    """Another point at which the target runs, and was run; the farther the better."""
+    problem, rng = question.problem, question.rng
+    for size in (0.25, 2.0**-8):
+        point = tuple(
+            leaf.rounded(x * (1 + size * direction(rng, leaf)))
+            for leaf, x in zip(problem.leaves, question.point, strict=True)
+        )
+        u = cotangent(rng, problem.outputs)
+        other = Question(problem=problem, rng=rng, point=point, u=u)
+        try:
+            if [y.shape for y in other.answer] == [y.shape for y in question.answer]:
+                return other
+        except Exception:  # outside of the domain
+            continue
+    return None
+
+
+def _again(
+    question: Question, manner: str, complaint: str, arrays: Sequence[np.ndarray], first: int
+) -> Reply:
+    placed = dict(enumerate(arrays, start=first))
+    return Reply(
+        question=question, manner=manner, complaint=complaint, arrays=placed, is_repeat=True
+    )
+
+
+def _interleaved(
+    question: Question, other: Question, remarks: dict[str, str]
+) -> Iterator[Reply | Finding]:
+    problem, count = question.problem, len(question.problem.outputs)
+    assert problem.session is not None
+    name = "two forward passes, then their backward passes"
+    with problem.session(PLAIN) as call:
+        try:
+            one, two = call(question.point), call(other.point)
+            read = one.pull(question.u)
+            two.pull(other.u)
+            # Read late: a backward pass that hands out a buffer of its own has overwritten it.
+            yield _again(question, name, STALE, read(), count)
+        except Exception as error:
+            yield failing("state", problem, name, error)
+            return
+        try:
+            again = one.pull(question.u)()
+            yield _again(question, "backward twice", TWICE, again, count)
+        except Exception as error:  # what is freed cannot be used again, and says so
+            remarks[problem.leaves[0].path] = f"refuses a second backward: {first_line(error)}"
+        if not _is_same(call(question.point).value, question.answer):
+            why = "a second call gives another output: the target keeps a state on its module"
+            remarks.setdefault(problem.leaves[0].path, why)
+
+
+def _is_same(values: Arrays, answer: Arrays) -> bool:
+    pairs = zip(values, answer, strict=False)
+    return all(np.allclose(a, b, equal_nan=True) for a, b in pairs)
+
+
+def _reversed(question: Question, other: Question) -> Iterator[Reply | Finding]:
+    problem, count = question.problem, len(question.problem.outputs)
+    assert problem.session is not None
+    name = "two forward passes, then their backward passes in reverse order"
+    with problem.session(PLAIN) as call:
+        try:
+            one, two = call(question.point), call(other.point)
+            two.pull(other.u)
+            yield _again(question, name, STALE, one.pull(question.u)(), count)
+        except Exception as error:
+            yield failing("state", problem, name, error)
+
+
+def _parts(question: Question) -> Iterator[Reply | Finding]:
+    """Outputs one by one, whose gradients add up to that of all; every second leaf, and the others.
+
+    A rule is then given undefined cotangents, or told that nobody needs a gradient.
+    """
+    problem, count = question.problem, len(question.problem.outputs)
+    leaves = tuple(range(len(problem.leaves)))
+    parts = _alone(count)
+    try:
+        if len(parts) > 1:
+            total = [np.zeros_like(x) for x in question.answer[count:]]
+            for outputs in parts:
+                reply = asked(question, Manner(outputs=outputs), "", "", with_value=False)
+                total = [g + reply.arrays[count + k] for k, g in enumerate(total)]
+            placed = dict(enumerate(total, start=count))
+            name = "outputs one by one"
+            yield Reply(question=question, manner=name, complaint=UNDEFINED, arrays=placed)
+        for some in (leaves[::2], leaves[1::2]) if len(leaves) > 1 else ():
+            yield asked(question, Manner(leaves=some), "some leaves only", FROZEN)
+    except Unsupported:  # a rule that gives all of its gradients or none
+        return
+    except Exception as error:
+        yield failing("state", problem, "outputs one by one, some leaves only", error)
+
+
+def _alone(count: int) -> list[tuple[int, ...]]:
+    """Each of the first outputs; all others together."""
+    parts = [(k,) for k in range(min(count, PARTS))]
+    return [*parts, tuple(range(PARTS, count))] if count > PARTS else parts

@@ -1,0 +1,266 @@
+"""The adjoint identity and linearity: what they must reject, and what they must let pass."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+import gradcheck
+from gradcheck import Rule
+from gradcheck.results import CheckResult, Verdict
+
+X = np.random.default_rng(0).standard_normal((6, 4))
+Back = Callable[[Any, Any], Any]
+
+
+def _asked(target: Any, *inputs: Any, seed: int = 0) -> CheckResult:
+    return gradcheck.check(target, *inputs, checks="adjoint", seed=seed)
+
+
+def _stale() -> Back:
+    kept = [np.ones(X.shape)]
+
+    def back(x: Any, u: Any) -> Any:
+        kept.append(u)
+        return kept[-2] * np.cos(x)
+
+    return back
+
+
+def _once_more(index: Any, factor: float) -> Back:
+    def back(x: Any, u: Any) -> Any:
+        g = u * np.cos(x)
+        g[index] *= 1 + factor * abs(u[index])
+        return g
+
+    return back
+
+
+# Wrong in the cotangent u; each at u = 1 for all entries may be right.
+NOT_LINEAR: dict[str, Back] = {
+    "ignored": lambda x, u: np.cos(x),
+    "a constant added": lambda x, u: u * np.cos(x) + 1e-3,
+    "a tiny constant added": lambda x, u: u * np.cos(x) + 1e-5 * np.cos(x),
+    "a constant in one entry": lambda x, u: u * np.cos(x) + 1e-4 * np.eye(6, 4),
+    "stale": _stale(),
+    "its sign": lambda x, u: np.sign(u) * np.cos(x),
+    "its size": lambda x, u: np.abs(u) * np.cos(x),
+    "normalised": lambda x, u: u / max(np.linalg.norm(u), 1e-12) * np.cos(x),
+    "clipped": lambda x, u: np.clip(u, -0.9, 0.9) * np.cos(x),
+    "squared in one entry": _once_more((2, 3), 1.0),
+    "1e-5 of a square in one entry": _once_more((2, 3), 1e-5),
+    "NaN at zero": lambda x, u: u * np.cos(x) if np.any(u) else np.full_like(u, np.nan),
+    "not zero at zero": lambda x, u: u * np.cos(x) + 1e-3 * (not np.any(u)),
+}
+
+
+@pytest.mark.parametrize("back", NOT_LINEAR.values(), ids=NOT_LINEAR.keys())
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_what_is_not_linear_in_the_cotangent_is_found(back: Back, dtype: str) -> None:
+    rule = Rule(np.sin, lambda inputs, u: (back(inputs[0], u).astype(dtype),))
+    result = _asked(rule, X.astype(dtype))
+    tiny = {
+        "a tiny constant added",
+        "a constant in one entry",
+        "1e-5 of a square in one entry",
+    }
+    if dtype == "float32" and back in [NOT_LINEAR[name] for name in tiny]:
+        assert result.passed  # less than the tolerance of the dtype
+        return
+    assert result.verdict is Verdict.FAIL
+    assert "cotangent" in result.findings[0].message
+
+
+def test_entries_are_named() -> None:
+    rule = Rule(np.sin, lambda inputs, u: (NOT_LINEAR["squared in one entry"](inputs[0], u),))
+    (finding,) = _asked(rule, X).findings
+    assert [entry.index for entry in finding.entries] == [(2, 3)]
+
+
+def test_jax_and_torch_rules_that_are_not_linear_are_found() -> None:
+    @jax.custom_vjp
+    def sine(x: Any) -> Any:
+        return jnp.sin(x)
+
+    sine.defvjp(lambda x: (jnp.sin(x), x), lambda x, u: (u * jnp.cos(x) + 1e-3,))
+
+    class Sine(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: torch.Tensor, w: torch.Tensor) -> Any:
+            ctx.save_for_backward(x, w)
+            return x.sin() * w
+
+        @staticmethod
+        def backward(ctx: Any, u: torch.Tensor) -> Any:
+            x, w = ctx.saved_tensors
+            return u * w * x.cos(), x.sin()
+
+    assert _asked(sine, X).verdict is Verdict.FAIL
+    result = _asked(Sine, torch.from_numpy(X), torch.from_numpy(X))
+    assert [f.leaf for f in result.findings if f.verdict is Verdict.FAIL] == ["input[1]"]
+
+
+def _pushed(spoil: Callable[[Any], Any]) -> Rule:
+    return Rule(
+        lambda x, w: np.sin(x) * w,
+        lambda inputs, u: (u * np.cos(inputs[0]) * inputs[1], u * np.sin(inputs[0])),
+        jvp=lambda inputs, v: (
+            spoil(v[0]) * np.cos(inputs[0]) * inputs[1] + v[1] * np.sin(inputs[0])
+        ),
+    )
+
+
+def _with(index: Any, factor: float) -> Callable[[Any], Any]:
+    mask = np.ones(X.shape)
+    mask[index] = factor
+    return lambda v: v * mask
+
+
+WRONG_TANGENTS: dict[str, Callable[[Any], Any]] = {
+    "doubled": lambda v: 2 * v,
+    "sign": lambda v: -v,
+    "missing": lambda v: 0 * v,
+    "1e-3 too large": lambda v: v * (1 + 1e-3),
+    "1e-5 too large": lambda v: v * (1 + 1e-5),
+    "rolled": lambda v: np.roll(v, 1, 0),
+    "reversed": lambda v: v[::-1],
+    "a row missing": _with(2, 0.0),
+    "one entry missing": _with((1, 3), 0.0),
+    "one entry off by 1e-5": _with((1, 3), 1 + 1e-5),
+}
+
+
+@pytest.mark.parametrize("spoil", WRONG_TANGENTS.values(), ids=WRONG_TANGENTS.keys())
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_forward_mode_that_is_not_the_transpose_is_found(
+    spoil: Callable[[Any], Any], seed: int
+) -> None:
+    result = _asked(_pushed(spoil), X, X + 3, seed=seed)
+    assert [f.leaf for f in result.findings if f.verdict is Verdict.FAIL] == ["input[0]"]
+    assert "transpose" in result.findings[0].message
+
+
+def test_the_entry_at_which_the_modes_disagree_is_named() -> None:
+    (wrong, _) = _asked(_pushed(WRONG_TANGENTS["one entry off by 1e-5"]), X, X + 3).findings
+    assert [entry.index for entry in wrong.entries] == [(1, 3)]
+    assert wrong.mismatch == pytest.approx(1e-5, rel=1e-2)
+
+
+def test_a_leaf_beside_larger_ones_is_asked_alone() -> None:
+    rule = Rule(
+        lambda x, w: x + 1e-12 * w,
+        lambda inputs, u: (u, 1e-12 * u),
+        jvp=lambda inputs, v: v[0] + 1.001e-12 * v[1],
+    )
+    result = _asked(rule, X, X)
+    assert [f.leaf for f in result.findings if f.verdict is Verdict.FAIL] == ["input[1]"]
+
+
+def _x(*shape: int) -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng(1).standard_normal(shape))
+
+
+class Inside(torch.nn.Module):
+    """Takes any dtype and computes in a narrow one."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
+
+    def forward(self, x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(x.to(self.dtype) @ w.to(self.dtype)).to(x.dtype)
+
+
+RIGHT: dict[str, tuple[Any, list[torch.Tensor]]] = {
+    "tanh, saturated": (torch.tanh, [9 * _x(3, 4)]),
+    "softmax": (lambda x: x.softmax(1), [30 * _x(3, 4)]),
+    "product": (torch.matmul, [_x(9, 50), _x(50, 9)]),
+    "relu at zero": (torch.relu, [torch.zeros(5)]),
+    "ties": (lambda x: x.amax(0), [torch.ones(5)]),
+    "sums that cancel": (lambda x: (x - x.mean()).sum() + x[0], [_x(50)]),
+    "an offset": (lambda x: 1e6 + torch.sin(x), [_x(4)]),
+    "widely scaled": (lambda x, w: x.sum() + 1e-9 * w.sum(), [_x(4), _x(4)]),
+    "layer norm": (torch.nn.LayerNorm(4), [_x(3, 4)]),
+    "batch norm": (torch.nn.BatchNorm1d(3), [_x(5, 3)]),
+    "attention layer": (torch.nn.MultiheadAttention(8, 2), [_x(4, 2, 8)] * 3),
+    "LSTM": (torch.nn.LSTM(3, 4), [_x(5, 2, 3)]),
+    "solve": (torch.linalg.solve, [_x(4, 4), _x(4, 2)]),
+    "dropout": (torch.nn.Dropout(), [_x(3, 4)]),
+    "no forward mode": (torch.cdist, [_x(3, 4), _x(5, 4)]),
+    "not connected": (lambda x, y: x * 2, [_x(3), _x(3)]),
+    "a constant output": (lambda x: (x.sin(), torch.ones(2, dtype=x.dtype)), [_x(3)]),
+    "empty": (lambda x: x * 2, [_x(0, 3)]),
+    "scalar": (torch.sin, [_x()]),
+    "float32 inside": (Inside(torch.float32), [_x(4, 3), _x(3, 5)]),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("target", "inputs"), RIGHT.values(), ids=RIGHT.keys())
+def test_a_right_torch_target_passes(
+    target: Any, inputs: list[torch.Tensor], dtype: torch.dtype
+) -> None:
+    if dtype is torch.bfloat16 and target in (torch.linalg.solve, torch.cdist):
+        pytest.skip("PyTorch has no kernel for it")
+    if isinstance(target, torch.nn.Module):
+        target = target.to(dtype)
+    result = _asked(target, *(x.to(dtype) for x in inputs))
+    assert result.verdict in (Verdict.PASS, Verdict.INCONCLUSIVE), result
+    if dtype is not torch.bfloat16:
+        assert result.passed, result
+
+
+def test_bfloat16_inside_float64_is_left_open_and_not_accused() -> None:
+    for seed in range(5):
+        result = _asked(Inside(torch.bfloat16), _x(4, 3), _x(3, 5), seed=seed)
+        assert result.verdict in (Verdict.PASS, Verdict.INCONCLUSIVE), result
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize(
+    "target",
+    [
+        jnp.tanh,
+        jax.nn.relu,
+        jnp.linalg.norm,
+        lambda x: jnp.fft.fft(x),
+        jax.jit(lambda x: jnp.tanh(x @ x.T)),
+        lambda x: jax.lax.scan(lambda h, a: (jnp.tanh(h + a),) * 2, jnp.zeros_like(x[0]), x)[1],
+    ],
+)
+def test_a_right_jax_target_passes(target: Any, dtype: str) -> None:
+    with jax.enable_x64(dtype == "float64"):
+        x = jnp.asarray(X.astype(dtype))
+    assert _asked(target, x).passed
+
+
+def test_complex_targets_pass() -> None:
+    z = _x(4) + 1j * _x(4).flip(0)
+    for result in (
+        _asked(lambda z: z * z.conj() + z**3, z),
+        _asked(torch.abs, z),
+        _asked(lambda z: jnp.tanh(z * jnp.conj(z) + z), z.numpy()),
+    ):
+        assert result.passed
+        assert result.findings[0].oracle == "linearity, adjoint identity"
+
+
+def test_the_oracle_says_what_was_asked() -> None:
+    assert _asked(torch.cdist, _x(3, 4), _x(5, 4)).findings[0].oracle == "linearity"
+    assert _asked(torch.sin, _x(3)).findings[0].oracle == "linearity, adjoint identity"
+
+
+def test_a_gradient_that_is_not_finite_is_left_to_the_check_of_gradients() -> None:
+    rule = Rule(np.sin, lambda inputs, u: (np.copysign(np.inf, u),))
+    assert _asked(rule, X).verdict is Verdict.INCONCLUSIVE
+
+
+def test_it_costs_four_gradients_and_two_tangents() -> None:
+    result = _asked(torch.nn.Sequential(*[torch.nn.Linear(8, 8).double()] * 3), _x(4, 8))
+    assert result.passed
+    assert result.evaluations.vjp == 4
+    assert result.evaluations.forward == 2

@@ -1,0 +1,145 @@
+"""What gives two answers to one question is caught; common random numbers are not."""
+
+import os
+import random
+from itertools import count
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import gradcheck
+from gradcheck import CheckResult, Rule
+from tests.checks.clean import JAX, RULE, TORCH, array, tensor
+
+
+def determinism(target: Any, *inputs: Any) -> CheckResult:
+    return gradcheck.check(target, *inputs, checks="determinism")
+
+
+def failed(result: CheckResult) -> list[str]:
+    return [finding.leaf for finding in result.findings if finding.verdict == "fail"]
+
+
+# wrong
+
+
+def counting() -> Any:
+    calls = count(1)
+    return lambda x: x * next(calls)
+
+
+class Warming(torch.autograd.Function):
+    """x; every backward pass is a little larger."""
+
+    scale = 1.0
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, u: Tensor) -> Tensor:  # type: ignore[override]
+        Warming.scale *= 1.01
+        return Warming.scale * u
+
+
+class OwnGenerator(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.generator = torch.Generator().manual_seed(0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.rand(x.shape, generator=self.generator, dtype=x.dtype)
+
+
+def momentum(x: Any, state: Any = np.zeros(3)) -> Any:
+    state += x
+    return state.copy()
+
+
+def urandom(x: Tensor) -> Tensor:
+    return x * (1 + int.from_bytes(os.urandom(4), "little") / 2**32)
+
+
+def numpy_generator() -> Any:
+    rng = np.random.default_rng(0)
+    return lambda x: x * torch.from_numpy(rng.random(x.shape))
+
+
+@pytest.mark.parametrize("target", [counting(), OwnGenerator(), urandom, numpy_generator()])
+def test_hidden_state_is_named(target: Any) -> None:
+    result = determinism(target, tensor(3))
+
+    assert failed(result) == ["output", "input[0]"]
+    assert result.findings[0].message.startswith("same input, different answer")
+
+
+def test_state_of_the_backward_pass_is_caught() -> None:
+    assert failed(determinism(Warming, tensor(3))) == ["input[0]"]
+
+
+def test_state_of_a_numpy_rule_is_caught() -> None:
+    rule = Rule(momentum, lambda x, u: u)
+
+    assert failed(determinism(rule, array(3))) == ["output"]
+
+
+def test_counter_in_a_jax_function_is_caught() -> None:
+    assert failed(determinism(counting(), jnp.ones(3))) == ["output", "input[0]"]
+
+
+# right
+
+
+@pytest.mark.parametrize("name", TORCH)
+def test_right_torch_targets_pass(name: str) -> None:
+    assert determinism(*TORCH[name]()).passed
+
+
+@pytest.mark.parametrize("name", JAX)
+def test_right_jax_targets_pass(name: str) -> None:
+    assert determinism(*JAX[name]()).passed
+
+
+@pytest.mark.parametrize("name", RULE)
+def test_right_rules_pass(name: str) -> None:
+    assert determinism(*RULE[name]()).passed
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: torch.rand(()).item(),
+        lambda: np.random.random(),  # noqa: NPY002
+        random.random,
+    ],
+)
+def test_common_random_numbers_are_no_state(draw: Any) -> None:
+    before = random.getstate()
+
+    result = determinism(lambda x: x * (1 + draw()), tensor(3))
+
+    assert result.passed
+    assert random.getstate() == before
+
+
+def test_spread_of_roundings_is_said_and_no_failure() -> None:
+    flip = iter(range(10**6))
+
+    def reassociated(x: Any, u: Any) -> Any:
+        return u * (1 + 2.0**-52 * (next(flip) % 2))
+
+    result = determinism(Rule(lambda x: x.copy(), reassociated), array(5))
+
+    assert result.passed
+    assert result.findings[0].message == "two runs differ by 2e-16, relative to the gradient"
+
+
+def test_compiled_is_asked_of_what_is_not_yet() -> None:
+    result = determinism(lambda x: jnp.sin(x), jnp.ones(3))
+
+    assert result.findings[0].oracle == "asked again, compiled"

@@ -1,0 +1,253 @@
+"""Rules that take an array for contiguous are caught; right ones pass in every layout."""
+
+import ctypes
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import gradcheck
+from gradcheck import CheckResult, Rule
+from gradcheck.adapters.layouts import CONJUGATED, EXPANDED, STRIDES, differs, placement
+from tests.checks.clean import JAX, RULE, TORCH, array, tensor
+
+SLICED = "sliced from a larger buffer"
+
+
+def layout(target: Any, *inputs: Any) -> CheckResult:
+    return gradcheck.check(target, *inputs, checks="layout")
+
+
+def failed(result: CheckResult) -> dict[str, str]:
+    return {f.leaf: f.oracle for f in result.findings if f.verdict == "fail"}
+
+
+# geometry
+
+
+@pytest.mark.parametrize("name", STRIDES)
+@pytest.mark.parametrize("shape", [(4,), (3, 1), (2, 3), (2, 3, 2, 2)])
+def test_every_layout_holds_every_entry_and_keeps_inside(name: str, shape: tuple[int, ...]) -> None:
+    place = placement(name, shape)
+    if place is None:
+        return
+    at = place.offset + sum(
+        stride * grid for stride, grid in zip(place.strides, np.indices(shape), strict=True)
+    )
+
+    assert at.min() >= 8
+    assert at.max() < place.length - 8
+    assert len(np.unique(at)) == (1 if name == EXPANDED else at.size)
+
+
+def test_what_cannot_lie_otherwise_is_not_asked() -> None:
+    assert not differs(SLICED, (), "float64")
+    assert not differs(SLICED, (1, 1), "float64")
+    assert not differs("transposed", (1, 4), "float64")
+    assert not differs("channels last", (2, 1, 3, 3), "float64")
+    assert not differs(CONJUGATED, (2, 3), "float64")
+    assert differs(CONJUGATED, (2, 3), "complex64")
+
+
+# wrong
+
+
+class Scaled(torch.autograd.Function):
+    """3 x, and a backward that is right for contiguous cotangents only."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return 3 * x
+
+
+class ByAddress(Scaled):
+    """As a kernel does that is handed a pointer and a count."""
+
+    @staticmethod
+    def backward(ctx: Any, u: Tensor) -> Tensor:  # type: ignore[override]
+        read = (ctypes.c_double * u.numel()).from_address(u.data_ptr())
+        return 3 * torch.tensor(list(read), dtype=u.dtype).reshape(u.shape)
+
+
+class FromTheStart(Scaled):
+    """Strides are heeded, the offset into the storage is not."""
+
+    @staticmethod
+    def backward(ctx: Any, u: Tensor) -> Tensor:  # type: ignore[override]
+        return 3 * torch.as_strided(u, u.shape, u.stride(), 0)
+
+
+class StridesOfTheInput(Scaled):
+    """The cotangent is read with the strides of x."""
+
+    @staticmethod
+    def backward(ctx: Any, u: Tensor) -> Tensor:  # type: ignore[override]
+        (x,) = ctx.saved_tensors
+        flat = torch.as_strided(u, (u.numel(),), (1,))
+        return 3 * torch.as_strided(flat, x.shape, x.stride())
+
+
+class Viewed(Scaled):
+    """Raises where the cotangent is not contiguous."""
+
+    @staticmethod
+    def backward(ctx: Any, u: Tensor) -> Tensor:  # type: ignore[override]
+        return 3 * u.view(-1).view(u.shape)
+
+
+class Transposed(Scaled):
+    """Takes what is not contiguous for transposed."""
+
+    @staticmethod
+    def backward(ctx: Any, u: Tensor) -> Tensor:  # type: ignore[override]
+        return 3 * (u if u.is_contiguous() else u.flatten().reshape(u.shape[::-1]).T)
+
+
+class InputByAddress(torch.autograd.Function):
+    """The forward pass itself reads x as contiguous."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        read = (ctypes.c_double * x.numel()).from_address(x.data_ptr())
+        return 3 * torch.tensor(list(read), dtype=x.dtype).reshape(x.shape)
+
+    @staticmethod
+    def backward(ctx: Any, u: Tensor) -> Tensor:  # type: ignore[override]
+        return 3 * u
+
+
+class Conjugating(torch.autograd.Function):
+    """2 z; the backward reads the cotangent's memory and forgets that it may be conjugated."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor) -> Tensor:
+        return 2 * z
+
+    @staticmethod
+    def backward(ctx: Any, u: Tensor) -> Tensor:  # type: ignore[override]
+        return 2 * (u.conj() if u.is_conj() else u)
+
+
+@pytest.mark.parametrize(
+    "rule", [ByAddress, FromTheStart, StridesOfTheInput, Viewed, Transposed, InputByAddress]
+)
+def test_reading_memory_as_contiguous_is_caught(rule: Any) -> None:
+    x = tensor(2, 3)
+
+    assert gradcheck.check(rule, x, checks="vjp").passed  # whose cotangents are contiguous
+
+    assert not layout(rule, x).passed
+
+
+def test_conjugate_bit_that_is_ignored_is_caught() -> None:
+    result = layout(Conjugating, tensor(2, 3, dtype=torch.complex128))
+
+    assert failed(result) == {"input[0]": f"cotangent {CONJUGATED}"}
+
+
+def test_strided_weight_of_batch_norm_is_found_in_pytorch() -> None:
+    def norm(x: Tensor, weight: Tensor) -> Tensor:
+        return F.batch_norm(x, None, None, weight, None, True)
+
+    result = layout(norm, tensor(4, 3), tensor(3, seed=1))
+
+    assert failed(result) == {"input[0]": f"input[1] {SLICED}"}
+    assert "lie in memory" in result.findings[0].message
+    assert layout(norm, tensor(4, 3, 2), tensor(3, seed=1)).passed
+
+
+def order_kept(x: Any, u: Any) -> Any:
+    return (2 * x[0].ravel() * u.ravel(order="K")).reshape(u.shape)
+
+
+@pytest.mark.parametrize(
+    "vjp",
+    [
+        order_kept,
+        lambda x, u: 2 * x[0] * np.lib.stride_tricks.as_strided(u, u.shape, x[0].strides),
+        lambda x, u: np.multiply(u, 2 * x[0], out=u),  # an expanded cotangent cannot be written
+        lambda x, u: 2 * x[0] * (u if u.flags.c_contiguous else u.T.reshape(u.shape)),
+    ],
+)
+def test_numpy_rules_that_look_at_memory_are_caught(vjp: Any) -> None:
+    assert not layout(Rule(lambda x: x * x, vjp), array(2, 3)).passed
+
+
+def test_forward_of_a_numpy_rule_that_looks_at_memory_is_caught() -> None:
+    rule = Rule(lambda x: x.ravel(order="K") * 2, lambda x, u: 2 * u.reshape(x[0].shape))
+
+    assert "output" in failed(layout(rule, array(2, 3)))
+
+
+def test_memory_around_an_array_is_not_a_number() -> None:
+    def peeping(x: Any, u: Any) -> Any:
+        neighbour = np.lib.stride_tricks.as_strided(u, (u.size + 1,), u.strides)
+        return 2 * u + 0 * neighbour[-1]
+
+    result = layout(Rule(lambda x: 2 * x, peeping), array(4))
+
+    assert np.isnan(result.findings[0].entries[0].got)
+
+
+# right
+
+
+@pytest.mark.parametrize("name", TORCH)
+def test_right_torch_targets_pass(name: str) -> None:
+    assert layout(*TORCH[name]()).passed
+
+
+@pytest.mark.parametrize("name", RULE)
+def test_right_rules_pass(name: str) -> None:
+    result = layout(*RULE[name]())
+
+    assert result.passed
+    assert result.findings
+
+
+@pytest.mark.parametrize("name", ["two outputs", "complex"])
+def test_arrays_of_jax_have_no_layout(name: str) -> None:
+    assert layout(*JAX[name]()).findings == ()
+
+
+def test_refusal_of_an_input_layout_is_said_and_no_failure() -> None:
+    result = layout(lambda x: x.view(-1).sin(), tensor(4, 3))
+
+    assert result.passed
+    assert result.findings[0].message.startswith("refuses input[0] ")
+
+
+def test_random_numbers_in_the_order_of_memory_are_no_failure() -> None:
+    result = layout(lambda x: F.dropout(x, 0.3) * x, tensor(4, 6))
+
+    assert result.passed
+    assert "order of memory" in result.findings[0].message
+
+
+def test_what_is_asked_of_a_leaf_is_named() -> None:
+    result = layout(torch.matmul, tensor(4, 3), tensor(3, 2, seed=1))
+
+    assert result.findings[0].oracle.split(", ") == [
+        f"cotangent {SLICED}",
+        "cotangent transposed",
+        f"cotangent {EXPANDED}",
+        f"input[0] {SLICED}",
+        f"input[1] {SLICED}",
+        "input[0]",
+        "input[1] transposed",
+    ]
+
+
+def test_inputs_come_back_as_they_were() -> None:
+    x = tensor(4, 3).T.requires_grad_()
+    before = x.detach().clone()
+
+    layout(torch.tanh, x)
+
+    assert torch.equal(x, before)
+    assert x.grad is None
+    assert x.stride() == (1, 3)

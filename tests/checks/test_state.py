@@ -1,0 +1,273 @@
+"""What one call leaves to another is caught; what each keeps for itself is not."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import gradcheck
+from gradcheck import CheckResult, Rule
+from tests.checks.clean import JAX, RULE, TORCH, array, tensor
+
+
+def state(target: Any, *inputs: Any) -> CheckResult:
+    return gradcheck.check(target, *inputs, checks="state")
+
+
+def failures(result: CheckResult) -> list[str]:
+    return [finding.message for finding in result.findings if finding.verdict == "fail"]
+
+
+# wrong
+
+
+class OnTheClass(torch.autograd.Function):
+    """x², with x kept on the class."""
+
+    x: Tensor
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        OnTheClass.x = x
+        return x * x
+
+    @staticmethod
+    def backward(ctx: Any, u: Tensor) -> Tensor:  # type: ignore[override]
+        return 2 * OnTheClass.x * u
+
+
+class Stack(torch.autograd.Function):
+    """x², with every x on a stack: right if backward passes come in reverse order."""
+
+    kept: list[Tensor] = []
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        if x.requires_grad:
+            Stack.kept.append(x)
+        return x * x
+
+    @staticmethod
+    def backward(ctx: Any, u: Tensor) -> Tensor:  # type: ignore[override]
+        return 2 * (Stack.kept.pop() if len(Stack.kept) > 1 else Stack.kept[0]) * u
+
+
+class ThroughModule(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, module: Any) -> Tensor:
+        ctx.module = module
+        module.x = x
+        return x * x
+
+    @staticmethod
+    def backward(ctx: Any, u: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        return 2 * ctx.module.x * u, None
+
+
+class OnTheModule(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.x = torch.zeros(3, dtype=torch.float64)
+
+    def forward(self, x: Tensor) -> Any:
+        return ThroughModule.apply(x, self)  # type: ignore[no-untyped-call]
+
+
+class Workspace(torch.autograd.Function):
+    """3 x; the gradient is handed out in one buffer, again and again."""
+
+    buffer = torch.empty(3, dtype=torch.float64)
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return 3 * x
+
+    @staticmethod
+    def backward(ctx: Any, u: Tensor) -> Tensor:  # type: ignore[override]
+        return torch.mul(u, 3, out=Workspace.buffer)
+
+
+class Reusing(torch.autograd.Function):
+    """exp; the gradient is computed in the memory of what was saved."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        y = x.exp()
+        ctx.save_for_backward(y.clone())
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, u: Tensor) -> Tensor:  # type: ignore[override]
+        (y,) = ctx.saved_tensors
+        return y.data.mul_(u)  # which autograd does not see
+
+
+class Undefined(torch.autograd.Function):
+    """x y and x + y; an undefined cotangent of the first makes it forget the second."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(x, y)
+        return x * y, x + y
+
+    @staticmethod
+    def backward(ctx: Any, u: Tensor | None, v: Tensor | None) -> Any:
+        x, y = ctx.saved_tensors
+        if u is None:
+            return None, None
+        return u * y + (0 if v is None else v), u * x + (0 if v is None else v)
+
+
+class Crashing(Undefined):
+    """Fails where a cotangent is undefined."""
+
+    @staticmethod
+    def backward(ctx: Any, u: Any, v: Any) -> Any:
+        x, y = ctx.saved_tensors
+        return u * y + v, u * x + v
+
+
+class Misplaced(torch.autograd.Function):
+    """x y; where only the second needs a gradient it gets that of the first."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, y: Tensor) -> Tensor:
+        ctx.save_for_backward(x, y)
+        return x * y
+
+    @staticmethod
+    def backward(ctx: Any, u: Tensor) -> Any:  # type: ignore[override]
+        x, y = ctx.saved_tensors
+        gradients = [u * y, u * x]
+        if not ctx.needs_input_grad[0]:
+            return None, gradients[0]
+        return gradients[0], gradients[1]
+
+
+@pytest.mark.parametrize(
+    ("target", "complaint"),
+    [
+        (OnTheClass, "that of another call"),
+        (Stack, "that of another call"),
+        (OnTheModule(), "that of another call"),
+        (Workspace, "that of another call"),
+        (Reusing, "a second backward pass"),
+    ],
+)
+def test_what_is_left_to_another_call_is_caught(target: Any, complaint: str) -> None:
+    result = state(target, tensor(3))
+
+    assert len(failures(result)) == 1
+    assert complaint in failures(result)[0]
+
+
+@pytest.mark.parametrize(
+    ("target", "complaint"),
+    [
+        (Undefined, "do not add up"),
+        (Crashing, "raises TypeError (outputs one by one"),
+        (Misplaced, "with other leaves frozen"),
+    ],
+)
+def test_what_is_asked_in_part_is_the_part_of_the_answer(target: Any, complaint: str) -> None:
+    result = state(target, tensor(3), tensor(3, seed=1))
+
+    assert gradcheck.check(target, tensor(3), tensor(3, seed=1), checks="vjp").passed
+    assert complaint in failures(result)[0]
+
+
+class Layer:
+    """A layer as people write it from scratch: what backward needs is on the layer."""
+
+    def forward(self, x: Any) -> Any:
+        self.x = x
+        return x * x
+
+    def backward(self, _: Any, u: Any) -> Any:
+        return 2 * self.x * u
+
+
+def test_numpy_layer_that_keeps_its_input_is_caught() -> None:
+    layer = Layer()
+
+    assert "another call" in failures(state(Rule(layer.forward, layer.backward), array(3)))[0]
+
+
+def test_numpy_cache_that_is_consumed_is_caught() -> None:
+    def consuming(cache: Any, u: Any) -> Any:
+        cache *= u
+        return cache
+
+    rule = Rule(lambda x: (np.exp(x), np.exp(x)), consuming, cached=True)
+
+    assert "backward twice" in failures(state(rule, array(3)))[0]
+
+
+def test_memory_of_shapes_is_caught() -> None:
+    known: dict[Any, Any] = {}
+
+    def forward(x: Any) -> Any:
+        return x * known.setdefault(x.shape, 1.0 + 0.5 * float(abs(x[0])))
+
+    def remembering(x: Any, u: Any) -> Any:
+        known[u.shape] = known[u.shape] + 1.0
+        return u * known[u.shape]
+
+    assert not state(Rule(forward, remembering), array(3)).passed
+
+
+# right
+
+
+@pytest.mark.parametrize("name", TORCH)
+def test_right_torch_targets_pass(name: str) -> None:
+    assert state(*TORCH[name]()).passed
+
+
+@pytest.mark.parametrize("name", JAX)
+def test_right_jax_targets_pass(name: str) -> None:
+    assert state(*JAX[name]()).passed
+
+
+@pytest.mark.parametrize("name", RULE)
+def test_right_rules_pass(name: str) -> None:
+    assert state(*RULE[name]()).passed
+
+
+def test_state_on_a_module_is_said() -> None:
+    result = state(*TORCH["a state on the module"]())
+
+    assert "keeps a state on its module" in result.findings[0].message
+
+
+def test_graph_that_is_freed_may_refuse_a_second_backward() -> None:
+    class Freeing(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            ctx.x = x
+            return x * x
+
+        @staticmethod
+        def backward(ctx: Any, u: Tensor) -> Tensor:  # type: ignore[override]
+            x = ctx.x
+            del ctx.x
+            return torch.as_tensor(2 * x * u)
+
+    result = state(Freeing, tensor(3))
+
+    assert result.passed
+    assert result.findings[0].message.startswith("refuses a second backward")
+
+
+def test_module_comes_back_as_it_was() -> None:
+    module, x = TORCH["a state on the module"]()
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+
+    state(module, x)
+
+    assert module.h is None
+    assert all(torch.equal(before[name], value) for name, value in module.state_dict().items())
+    assert all(parameter.grad is None for parameter in module.parameters())
