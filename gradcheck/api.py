@@ -1,6 +1,7 @@
 """The public questions: `check`, `assert_gradients`, `compare`."""
 
 from collections.abc import Mapping, Sequence
+from math import inf
 from typing import Any
 
 from gradcheck.adapters import Rule, problem_of
@@ -24,6 +25,8 @@ def check(
     name: str | None = None,
     params: Any = None,
     declared: Mapping[str, str] | None = None,
+    min_power: float | None = None,
+    budget_s: float | None = None,
 ) -> CheckResult:
     """Return what is right and wrong about the gradients of `target` at `inputs`.
 
@@ -44,12 +47,19 @@ def check(
         params: parameters of a reference layer; drawn from `seed` when left out.
         declared: leaf path or pattern -> why its gradient deviates on purpose (straight-through,
             stop-gradient, clipped). Those leaves are not checked, and the result says so.
+        min_power: a relative error; a pass that was proved to miss one as large fails.
+        budget_s: seconds of wall-clock time; what is not finished then is said to be not checked.
 
     Raises:
         InputError: an argument cannot be used; the message names it.
     """
     settings = Settings(
-        seed=_seed(seed), rtol=_rtol(rtol), wrt=_patterns(wrt), declared=dict(declared or {})
+        seed=_seed(seed),
+        rtol=_positive("rtol", rtol, below=1.0),
+        wrt=_patterns(wrt),
+        declared=dict(declared or {}),
+        min_power=_positive("min_power", min_power),
+        budget_s=_positive("budget_s", budget_s),
     )
     chosen = _checks(checks)
     try:
@@ -104,7 +114,7 @@ def compare(
             f"got {type(implementations).__name__} of "
             f"{len(implementations) if hasattr(implementations, '__len__') else 'no'} entries"
         )
-    settings = Settings(seed=_seed(seed), rtol=_rtol(rtol))
+    settings = Settings(seed=_seed(seed), rtol=_positive("rtol", rtol, below=1.0))
     problems = {
         key: problem_of(target, inputs, name=key, seed=seed)
         for key, target in implementations.items()
@@ -139,12 +149,11 @@ def _known(settings: Settings, problem: Problem) -> None:
                 raise InputError(f"{option}={pattern!r} matches no leaf; the leaves are {paths}")
 
 
-def _rtol(rtol: float | None) -> float | None:
-    if rtol is not None and not 0 < rtol < 1:
-        raise InputError(
-            f"expected rtol between 0 and 1, the relative error of an entry; got {rtol!r}"
-        )
-    return rtol
+def _positive(option: str, value: float | None, below: float = inf) -> float | None:
+    if value is not None and not 0 < value < below:
+        limit = "above 0" if below == inf else f"between 0 and {below:g}"
+        raise InputError(f"expected {option} to be a number {limit}; got {value!r}")
+    return value
 
 
 def _seed(seed: int) -> int:

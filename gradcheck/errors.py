@@ -9,6 +9,7 @@ __all__ = [
     "GradientMismatch",
     "InputError",
     "MissingFrameworkError",
+    "OutOfTime",
     "ShapeMismatch",
     "Unsupported",
 ]
@@ -39,6 +40,10 @@ class Unsupported(GradcheckError):
 
     It leaves the engine only as a line of what was not checked.
     """
+
+
+class OutOfTime(GradcheckError):
+    """The time a check was given is up. It leaves the engine only as what was not checked."""
 
 
 class MissingFrameworkError(GradcheckError, ImportError):

@@ -1,15 +1,16 @@
 """Problems in, results out: what runs the checks and counts what they cost."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from math import inf
 from time import perf_counter
-from typing import ParamSpec, TypeVar
 
 import numpy as np
 
 from gradcheck.checks import CHECKS
 from gradcheck.environment import describe_environment
-from gradcheck.errors import GradcheckError, InputError, ShapeMismatch, Unsupported
+from gradcheck.errors import GradcheckError, InputError, OutOfTime, ShapeMismatch, Unsupported
+from gradcheck.meter import Meter
 from gradcheck.problem import Problem
 from gradcheck.results import CheckResult, Evaluations, Finding, Verdict
 from gradcheck.settings import Settings
@@ -18,8 +19,11 @@ from gradcheck.triangulate import Difference, triangulate
 __all__ = ["check_problem", "compare_problems", "not_corresponding", "unposed"]
 
 
-P = ParamSpec("P")
-R = TypeVar("R")
+# A check that nobody asked for by name may take this long, and as many times as long as those
+# before it took: no default is worth a wait that one did not ask for.
+PATIENCE_S, PATIENCE = 5.0, 10.0
+
+NOTHING = Evaluations(forward=0, vjp=0)
 
 
 def check_problem(
@@ -35,15 +39,20 @@ def check_problem(
     open that is not among those `asked` for by name: it does not make a result inconclusive.
     """
     started = perf_counter()
-    counted, counts = _counted(problem)
+    meter = Meter()
+    counted = meter.around(problem)
     findings: list[Finding] = []
     left_open: list[str] = []
     for key in checks:
         rng = np.random.default_rng([settings.seed, *key.encode()])
+        meter.deadline = _deadline(started, settings, is_asked=key in asked)
         try:
             found = CHECKS[key].ask(counted, settings, rng)
         except Unsupported as refusal:
             left_open.append(f"{key}: {refusal}")
+            continue
+        except OutOfTime:
+            left_open.append(_unfinished(key, settings, is_asked=key in asked))
             continue
         except ShapeMismatch as mismatch:
             found = (_misshapen(mismatch),)
@@ -61,8 +70,22 @@ def check_problem(
         for leaf in problem.leaves
         if (reason := settings.reason(leaf.path)) is not None
     )
-    result = _result(problem.name, problem.target, settings, tuple(findings), counts, started)
+    cost = meter.evaluations
+    result = _result(problem.name, problem.target, settings, tuple(findings), cost, started)
     return replace(result, not_checked=(*problem.notes, *excepted, *left_open))
+
+
+def _deadline(started: float, settings: Settings, *, is_asked: bool) -> float:
+    now = perf_counter()
+    budget = inf if settings.budget_s is None else started + settings.budget_s
+    patience = inf if is_asked else now + max(PATIENCE_S, PATIENCE * (now - started))
+    return min(budget, patience)
+
+
+def _unfinished(key: str, settings: Settings, *, is_asked: bool) -> str:
+    if settings.budget_s is not None:
+        return f"{key}: not finished within budget_s={settings.budget_s:g}"
+    return f"{key}: it takes long, and was stopped; ask for it with checks={key!r}"
 
 
 def compare_problems(
@@ -81,26 +104,27 @@ def compare_problems(
         InputError: their leaves or outputs do not correspond.
     """
     started = perf_counter()
-    counted = {key: _counted(problem) for key, problem in problems.items()}
+    meter = Meter()
+    counted = {key: meter.around(problem) for key, problem in problems.items()}
     target = next(iter(problems.values())).target
     try:
         found = triangulate(
-            {key: problem for key, (problem, _) in counted.items()},
+            counted,
             settings,
             np.random.default_rng(settings.seed),
             alone=alone,
             arbitrate=arbitrate,
         )
     except ShapeMismatch as mismatch:
-        return _result(name, target, settings, (_misshapen(mismatch),), (0, 0), started), ()
-    counts = [sum(spent[k] for _, spent in counted.values()) for k in (0, 1)]
-    result = _result(name, target, settings, found.findings, counts, started)
+        misshapen = (_misshapen(mismatch),)
+        return _result(name, target, settings, misshapen, meter.evaluations, started), ()
+    result = _result(name, target, settings, found.findings, meter.evaluations, started)
     return replace(result, odd_one_out=found.odd_one_out), found.differences
 
 
 def unposed(name: str, error: Exception, settings: Settings) -> CheckResult:
     """Return the result of a target that raised before it could be made a problem."""
-    return _result(name, name, settings, (_raised("value", error),), (0, 0), perf_counter())
+    return _result(name, name, settings, (_raised("value", error),), NOTHING, perf_counter())
 
 
 def _result(
@@ -108,7 +132,7 @@ def _result(
     target: str,
     settings: Settings,
     findings: tuple[Finding, ...],
-    counts: Sequence[int],
+    cost: Evaluations,
     started: float,
 ) -> CheckResult:
     return CheckResult(
@@ -117,46 +141,15 @@ def _result(
         seed=settings.seed,
         findings=findings,
         environment=describe_environment(),
-        evaluations=Evaluations(forward=counts[0], vjp=counts[1]),
+        evaluations=cost,
         elapsed_s=perf_counter() - started,
     )
-
-
-def _counted(problem: Problem) -> tuple[Problem, list[int]]:
-    """The same problem, and a running count of (forward, vjp) evaluations."""
-    counts = [0, 0]
-
-    def counting(run: Callable[P, R], forward: int, vjp: int) -> Callable[P, R]:
-        def counted(*args: P.args, **kwargs: P.kwargs) -> R:
-            counts[0] += forward
-            counts[1] += vjp
-            return run(*args, **kwargs)
-
-        return counted
-
-    def around(problem: Problem) -> Problem:
-        def in_float64() -> Problem:
-            assert problem.in_float64 is not None
-            return around(problem.in_float64())
-
-        return replace(
-            problem,
-            value=counting(problem.value, 1, 0),
-            vjp=counting(problem.vjp, 0, 1),
-            both=problem.both and counting(problem.both, 1, 1),
-            jvp=problem.jvp and counting(problem.jvp, 1, 0),
-            second=problem.second and counting(problem.second, 0, 2),
-            in_float64=problem.in_float64 and in_float64,
-            analytic=problem.analytic and counting(problem.analytic, 1, 0),
-        )
-
-    return around(problem), counts
 
 
 def not_corresponding(name: str, error: InputError, settings: Settings) -> CheckResult:
     """Return the failure of implementations whose outputs have different shapes."""
     finding = replace(_raised("shape", error), verdict=Verdict.FAIL, message=str(error))
-    return _result(name, name, settings, (finding,), (0, 0), perf_counter())
+    return _result(name, name, settings, (finding,), NOTHING, perf_counter())
 
 
 def _misshapen(mismatch: ShapeMismatch) -> Finding:

@@ -28,6 +28,10 @@ FAR = (1e1, 1e2, 1e3, 1e4)
 
 POINTS = 7  # recommended in section 3.2; with fewer, three successive orders cannot agree
 
+# Ulps of a number like one, within which a value that goes up and down is rounded, whatever the
+# table says of it.
+WOBBLE = 8.0
+
 # A level above this part of the first differences is no ripple on a slope: it is all there is.
 DOMINANT = 0.3
 
@@ -54,6 +58,7 @@ class Reading:
     step: float = 0.0  # the largest change, where most values are equal
     climbs: bool = False  # whether all values but one differ from their neighbours
     stride: float = 0.0  # by how much, on average
+    wobble: float = 0.0  # the size of the steps, where they go up and down
 
 
 def measure(change: Callable[[float], float], unit: float, ulp: float = 0.0) -> Noise:
@@ -87,6 +92,8 @@ def measure(change: Callable[[float], float], unit: float, ulp: float = 0.0) -> 
             stairs = _stairs(readings[:k], reading.stride / SPACINGS[k])
             believable = max(believable, stairs)
             throughout |= stairs > 0
+        if reading.wobble <= WOBBLE * ulp:
+            believable = max(believable, reading.wobble)
         smooth |= reading.climbs and not reading.dominant
         jumps |= reading.jumps
     return Noise(level=believable, throughout=throughout)
@@ -139,6 +146,7 @@ def read(values: Sequence[float]) -> Reading:
         step=0.0 if climbs else float(np.max(np.abs(first))),
         climbs=climbs,
         stride=float(np.mean(np.abs(first))),
+        wobble=_deviation(first) if _turns(first) > 1 else 0.0,
     )
     if not moves or jumps or _is_lone(np.diff(first), 2):
         return plain
@@ -154,6 +162,12 @@ def read(values: Sequence[float]) -> Reading:
             typical = _deviation(first)
             return replace(plain, level=levels[k], dominant=levels[k] > DOMINANT * typical)
     return plain
+
+
+def _turns(differences: Array) -> int:
+    """How often the values turn from rising to falling or back; a smooth function does so once."""
+    signs = np.sign(differences[differences != 0])
+    return int(np.count_nonzero(np.diff(signs)))
 
 
 def _deviation(table: Array) -> float:

@@ -11,6 +11,7 @@ another convention for complex cotangents (JAX) conjugates on the way in and out
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
+from math import sqrt
 from typing import Any
 
 import numpy as np
@@ -182,7 +183,7 @@ def is_same(problem: Problem, values: Arrays, wide: Arrays) -> bool:
     epsilon = max(leaf.epsilon for leaf in (*problem.leaves, *problem.outputs))
     off = norm(np.array([norm(a - b) for a, b in zip(values, wide, strict=True)]))
     size = norm(np.array([norm(value) for value in wide]))
-    return off <= epsilon**0.5 * size
+    return bool(off <= epsilon**0.5 * size)
 
 
 WIDER = {
@@ -225,7 +226,7 @@ def inner(a: Array, b: Array) -> float:
 
 def norm(a: Array) -> float:
     """Return the Euclidean norm in float64; no overflow below the largest float64."""
-    plain = inner(a, a) ** 0.5
+    plain = sqrt(inner(a, a))
     if 1e-140 < plain < 1e140:  # no square of what matters has under- or overflown
         return plain
     largest = float(np.max(np.abs(a), initial=0.0))

@@ -44,6 +44,7 @@ class Settings:
     wrt: tuple[str, ...] = ()  # leaf paths or shell patterns; empty: all
     declared: Mapping[str, str] = field(default_factory=dict)  # leaf pattern -> reason
     min_power: float | None = None  # a pass that would miss a larger error than this is a failure
+    budget_s: float | None = None  # wall-clock seconds; what is not finished then is said
 
     def wants(self, path: str) -> bool:
         """Whether the leaf is asked for and not declared."""

@@ -50,14 +50,14 @@ def test_a_result_is_the_same_for_the_same_seed() -> None:
 
 
 def test_wrt_chooses_leaves() -> None:
-    result = gradcheck.check(_product, X, X.flip(0), wrt="input[[]1]")
+    result = gradcheck.check(_product, X, X.flip(0), wrt="input[[]1]", checks="vjp")
 
     assert [finding.leaf for finding in result.findings] == ["input[1]"]
     assert result.passed
 
 
 def test_wrt_takes_a_path_as_it_is_printed() -> None:
-    result = gradcheck.check(_product, X, X.flip(0), wrt="input[0]")
+    result = gradcheck.check(_product, X, X.flip(0), wrt="input[0]", checks="vjp")
 
     assert result.verdict is Verdict.FAIL
 
@@ -65,7 +65,7 @@ def test_wrt_takes_a_path_as_it_is_printed() -> None:
 def test_wrt_takes_patterns() -> None:
     module = torch.nn.Linear(6, 2, dtype=torch.float64)
 
-    result = gradcheck.check(module, X, wrt="params.*")
+    result = gradcheck.check(module, X, wrt="params.*", checks="vjp")
 
     assert [finding.leaf for finding in result.findings] == ["params.weight", "params.bias"]
 
@@ -133,8 +133,8 @@ def test_a_failure_reads_as_where_what_and_how_sure() -> None:
 MISUSE: list[tuple[dict[str, Any], str]] = [
     ({"wrt": "input[3]"}, "wrt='input[3]' matches no leaf; the leaves are ['input[0]']"),
     ({"declared": {"nothing": "why"}}, "declared='nothing' matches no leaf"),
-    ({"rtol": 0.0}, "expected rtol between 0 and 1"),
-    ({"rtol": 2.0}, "expected rtol between 0 and 1"),
+    ({"rtol": 0.0}, "expected rtol to be a number between 0 and 1"),
+    ({"rtol": 2.0}, "expected rtol to be a number between 0 and 1"),
     ({"seed": -1}, "expected seed to be an integer"),
     ({"seed": 0.5}, "expected seed to be an integer"),
     ({"checks": "everything"}, "expected checks to be"),

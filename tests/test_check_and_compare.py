@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ from gradcheck import CheckResult, GradientMismatch, InputError, Rule, Verdict
 from gradcheck.records import decode
 from gradcheck.reference import Dense
 
+check = partial(gradcheck.check, checks="vjp")
 X = np.linspace(0.5, 2.0, 4)
 
 Factory = Callable[[float], Any]
@@ -50,7 +52,7 @@ def framework(request: pytest.FixtureRequest) -> str:
 
 
 def wrong_square(factor: float = 0.5) -> CheckResult:
-    return gradcheck.check(torch_square(factor), torch.tensor(X))
+    return check(torch_square(factor), torch.tensor(X))
 
 
 def two_inputs(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -66,14 +68,14 @@ def pair() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def test_right_gradient_passes(framework: str) -> None:
-    result = gradcheck.check(SQUARES[framework](1.0), ARRAYS[framework](X))
+    result = check(SQUARES[framework](1.0), ARRAYS[framework](X))
 
     assert result.passed, result
     assert [finding.leaf for finding in result.findings] == ["input[0]"]
 
 
 def test_wrong_gradient_fails_with_leaf_and_both_values(framework: str) -> None:
-    result = gradcheck.check(SQUARES[framework](0.5), ARRAYS[framework](X))
+    result = check(SQUARES[framework](0.5), ARRAYS[framework](X))
 
     (finding,) = result.findings
     assert result.verdict is Verdict.FAIL
@@ -88,7 +90,7 @@ def test_wrong_gradient_fails_with_leaf_and_both_values(framework: str) -> None:
     [(-1.0, "sign"), (0.0, "zero"), (0.25, "constant factor: got / wanted = 0.25")],
 )
 def test_obvious_fault_is_diagnosed(framework: str, factor: float, diagnosis: str) -> None:
-    result = gradcheck.check(SQUARES[framework](factor), X)
+    result = check(SQUARES[framework](factor), X)
 
     assert result.findings[0].diagnosis == diagnosis
 
@@ -97,7 +99,7 @@ def test_only_the_wrong_entry_is_accused() -> None:
     weights = np.array([1.0, 1.0, 1.001, 1.0])
     rule = Rule(np.square, lambda inputs, u: 2 * weights * inputs[0] * u)
 
-    (finding,) = gradcheck.check(rule, X).findings
+    (finding,) = check(rule, X).findings
 
     assert [entry.index for entry in finding.entries] == [(2,)]
 
@@ -108,9 +110,7 @@ def test_assert_gradients_raises_what_the_result_says(framework: str) -> None:
 
 
 def test_same_seed_finds_the_same(framework: str) -> None:
-    one, same, other = (
-        gradcheck.check(SQUARES[framework](0.5), X, seed=seed) for seed in (3, 3, 4)
-    )
+    one, same, other = (check(SQUARES[framework](0.5), X, seed=seed) for seed in (3, 3, 4))
 
     assert one.findings == same.findings
     assert one.findings != other.findings
@@ -121,7 +121,7 @@ def test_same_seed_finds_the_same(framework: str) -> None:
 
 
 def test_declared_leaf_is_not_checked_and_said_so() -> None:
-    result = gradcheck.check(two_inputs, *pair(), declared={"input[1]": "stopped on purpose"})
+    result = check(two_inputs, *pair(), declared={"input[1]": "stopped on purpose"})
 
     assert result.passed
     assert result.not_checked == ("input[1]: declared, stopped on purpose",)
@@ -129,7 +129,7 @@ def test_declared_leaf_is_not_checked_and_said_so() -> None:
 
 
 def test_check_of_no_leaf_does_not_read_like_a_pass() -> None:
-    result = gradcheck.check(two_inputs, *pair(), declared={"*": "all of it"})
+    result = check(two_inputs, *pair(), declared={"*": "all of it"})
 
     assert str(result).startswith("NOTHING CHECKED")
 
@@ -137,7 +137,7 @@ def test_check_of_no_leaf_does_not_read_like_a_pass() -> None:
 def test_params_are_those_of_a_reference_layer() -> None:
     params = {"weight": np.ones((2, 4), np.float32), "bias": np.ones(2, np.float32)}
 
-    result = gradcheck.check(Dense(inputs=4, outputs=2), X, params=params)
+    result = check(Dense(inputs=4, outputs=2), X, params=params)
 
     by_leaf = {finding.leaf: finding.tolerance for finding in result.findings}
     assert by_leaf == {"params.weight": 1e-3, "params.bias": 1e-3, "input[0]": 1e-6}
@@ -149,7 +149,7 @@ def test_params_are_those_of_a_reference_layer() -> None:
 def test_nan_from_where_is_not_finite() -> None:
     x = torch.tensor([0.0, 1.0, 4.0], dtype=torch.float64)
 
-    result = gradcheck.check(lambda x: torch.where(x > 0, torch.sqrt(x), x * 0), x)
+    result = check(lambda x: torch.where(x > 0, torch.sqrt(x), x * 0), x)
 
     (finding,) = result.findings
     assert finding.verdict is Verdict.FAIL
@@ -179,25 +179,25 @@ def relu_with(slope: float) -> Any:
 
 @pytest.mark.parametrize("slope", [0.0, 0.5, 1.0])
 def test_any_subgradient_at_a_kink_passes(slope: float) -> None:
-    result = gradcheck.check(relu_with(slope), KINKED)
+    result = check(relu_with(slope), KINKED)
 
     assert result.passed, result
     assert "kink" in result.findings[0].message
 
 
 def test_kink_is_said_in_the_text_of_a_pass() -> None:
-    assert "kink" in str(gradcheck.check(relu_with(0.0), KINKED))
+    assert "kink" in str(check(relu_with(0.0), KINKED))
 
 
 @pytest.mark.parametrize("slope", [2.0, -1.0])
 def test_gradient_outside_the_subgradients_fails(slope: float) -> None:
-    result = gradcheck.check(relu_with(slope), KINKED)
+    result = check(relu_with(slope), KINKED)
 
     assert result.verdict is Verdict.FAIL, result
 
 
 def test_vacuous_leaf_is_said() -> None:
-    result = gradcheck.check(lambda x, y: x**2 + 0 * y, *pair())
+    result = check(lambda x, y: x**2 + 0 * y, *pair())
 
     messages = {finding.leaf: finding.message for finding in result.findings}
     assert result.passed
@@ -206,20 +206,20 @@ def test_vacuous_leaf_is_said() -> None:
 
 
 def test_vacuous_leaf_is_said_in_the_text_of_a_pass() -> None:
-    assert "vacuous" in str(gradcheck.check(lambda x, y: x**2 + 0 * y, *pair()))
+    assert "vacuous" in str(check(lambda x, y: x**2 + 0 * y, *pair()))
 
 
 def test_jump_is_inconclusive() -> None:
     x = torch.tensor([0.0, 1.0], dtype=torch.float64)
 
-    (finding,) = gradcheck.check(lambda x: x + (x >= 0), x).findings
+    (finding,) = check(lambda x: x + (x >= 0), x).findings
 
     assert finding.verdict is Verdict.INCONCLUSIVE
     assert "jumps" in finding.message
 
 
 def test_value_that_is_not_finite_is_inconclusive() -> None:
-    result = gradcheck.check(torch.log, torch.tensor([-1.0, 1.0]))
+    result = check(torch.log, torch.tensor([-1.0, 1.0]))
 
     assert result.verdict is Verdict.INCONCLUSIVE
     assert "not finite" in result.findings[0].message
@@ -253,7 +253,7 @@ class BrokenBackward(torch.autograd.Function):
     ids=["rule", "rule's vjp", "torch", "backward", "jax", "jit", "plain"],
 )
 def test_target_that_raises_is_an_error_and_no_exception(target: Any, x: Any) -> None:
-    result = gradcheck.check(target, x)
+    result = check(target, x)
 
     assert result.verdict is Verdict.ERROR
     assert result.findings[0].message == "the target raised ValueError: it broke"
@@ -265,18 +265,18 @@ ONES = torch.ones(2, dtype=torch.float64)
 PRELU = torch.nn.PReLU(dtype=torch.float64)
 
 MISUSE: list[tuple[str, Callable[[], object], str]] = [
-    ("rtol nan", lambda: gradcheck.check(torch.sin, ONES, rtol=float("nan")), "got nan"),
+    ("rtol nan", lambda: check(torch.sin, ONES, rtol=float("nan")), "got nan"),
     (
         "mixed",
-        lambda: gradcheck.check(lambda a, b: a, ONES, jnp.ones(2)),
+        lambda: check(lambda a, b: a, ONES, jnp.ones(2)),
         "input[0] is from torch and input[1] is from jax",
     ),
-    ("plain NumPy", lambda: gradcheck.check(np.sin, X), "gradcheck.Rule(forward, vjp)"),
-    ("integers", lambda: gradcheck.check(lambda x: x * 1.0, torch.arange(3)), "to differentiate"),
-    ("boolean output", lambda: gradcheck.check(lambda x: x > 0, ONES), "to return at least one"),
-    ("no input", lambda: gradcheck.check(torch.nn.ReLU()), "to differentiate"),
-    ("not callable", lambda: gradcheck.check(3, ONES), "got int"),
-    ("params", lambda: gradcheck.check(torch.sin, ONES, params={}), "params= is for layers"),
+    ("plain NumPy", lambda: check(np.sin, X), "gradcheck.Rule(forward, vjp)"),
+    ("integers", lambda: check(lambda x: x * 1.0, torch.arange(3)), "to differentiate"),
+    ("boolean output", lambda: check(lambda x: x > 0, ONES), "to return at least one"),
+    ("no input", lambda: check(torch.nn.ReLU()), "to differentiate"),
+    ("not callable", lambda: check(3, ONES), "got int"),
+    ("params", lambda: check(torch.sin, ONES, params={}), "params= is for layers"),
     ("assert", lambda: gradcheck.assert_gradients(torch.sin, ONES, seed=-1), "got -1"),
     ("compare one", lambda: gradcheck.compare({"a": torch.sin}, ONES), "dict of 1 entries"),
     (
@@ -365,14 +365,14 @@ def test_result_is_as_bad_as_its_worst_finding() -> None:
 
 
 def test_resolution_is_the_coarsest_of_the_findings() -> None:
-    result = gradcheck.check(lambda x, y: x**2 + y, torch.tensor(X), torch.tensor(X).float())
+    result = check(lambda x, y: x**2 + y, torch.tensor(X), torch.tensor(X).float())
 
     assert result.resolution == max(finding.resolution for finding in result.findings)
     assert 0 < result.resolution < 1e-3
 
 
 def test_evaluations_are_counted(framework: str) -> None:
-    evaluations = gradcheck.check(SQUARES[framework](1.0), X).evaluations
+    evaluations = check(SQUARES[framework](1.0), X).evaluations
 
     assert evaluations.forward > 0
     assert evaluations.vjp > 0
@@ -381,7 +381,7 @@ def test_evaluations_are_counted(framework: str) -> None:
 def test_text_fits_a_small_terminal() -> None:
     many = {f"x{k}": torch.tensor(X) for k in range(12)}
 
-    result = gradcheck.check(
+    result = check(
         lambda d: sum(x.detach() ** 2 for x in d.values()), many, declared={"*x1*": "a" * 300}
     )
 
@@ -394,7 +394,7 @@ def test_text_fits_a_small_terminal() -> None:
     [
         pytest.param(lambda: wrong_square(1.0), id="pass"),
         pytest.param(wrong_square, id="fail"),
-        pytest.param(lambda: gradcheck.check(torch.log, -KINKED), id="inconclusive"),
+        pytest.param(lambda: check(torch.log, -KINKED), id="inconclusive"),
     ],
 )
 def test_json_comes_back_as_the_result(result: Callable[[], CheckResult]) -> None:
@@ -404,7 +404,7 @@ def test_json_comes_back_as_the_result(result: Callable[[], CheckResult]) -> Non
 
 
 def test_json_keeps_what_is_not_a_number() -> None:
-    made = gradcheck.check(broken, torch.tensor(X))
+    made = check(broken, torch.tensor(X))
 
     assert decode(made.to_json(), CheckResult).to_json() == made.to_json()
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -59,6 +59,8 @@ def problem_of_rule(
 
 
 def _problem(posed: "Posed", outputs: tuple[Leaf, ...], name: str | None) -> Problem:
+    from gradcheck.adapters import rule_manners  # it builds on this module
+
     called, bridge = label(posed.rule.forward, name), posed.bridge
     # JAX's float64 is not ours to switch on around a rule that is not traced.
     widens = bridge.framework != "jax" and not posed.wide
@@ -80,9 +82,15 @@ def _problem(posed: "Posed", outputs: tuple[Leaf, ...], name: str | None) -> Pro
         value=posed.value,
         vjp=posed.vjp,
         jvp=None if posed.rule.jvp is None else posed.jvp,
+        session=partial(rule_manners.session, posed),
+        layouts=rule_manners.LAYOUTS if bridge.framework == "numpy" else (),
+        audit=partial(rule_manners.audit, posed),
         in_float64=in_float64 if widens else None,
         analytic=replace(posed, wide=True).value if bridge.framework != "jax" else None,
     )
+
+
+Ran = tuple[tuple[Any, ...], Any, Any]  # the inputs, the outputs, what the VJP is given
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +102,8 @@ class Posed:
     named: Mapping[str, Any]
     bridge: Bridge
     wide: bool = False
+    # What the rule is given in place of an input or a cotangent.
+    given: Callable[[str, Any], Any] = lambda path, array: array
 
     @cached_property
     def point(self) -> Arrays:
@@ -105,13 +115,13 @@ class Posed:
             array.astype(d or array.dtype) for array, d in zip(arrays, dtypes, strict=True)
         )
 
-    def run(self, point: Arrays) -> tuple[tuple[Any, ...], Any, Any]:
+    def run(self, point: Arrays) -> "Ran":
         """The inputs at `point`, the outputs, and what the VJP is given beside cotangents."""
         moved = dict(zip(self.named, point, strict=True))
         cross = self.bridge.wide if self.wide else self.bridge.into
         arguments = trees.rebuild(
             self.inputs,
-            lambda path, leaf: cross(moved[path], leaf) if path in moved else leaf,
+            lambda p, leaf: self.given(p, cross(moved[p], leaf)) if p in moved else leaf,
             "input",
         )
         with np.errstate(all="ignore"):  # what is not finite is said by the result
@@ -126,19 +136,30 @@ class Posed:
         return tuple(self.bridge.leaf(path, leaf) for path, leaf in found)
 
     def value(self, point: Arrays) -> Arrays:
-        outputs = self.run(point)[1]
-        return tuple(self.bridge.out(leaf) for _, leaf in _floating(outputs, self.bridge))
+        return self.values(self.run(point))
+
+    def values(self, ran: "Ran") -> Arrays:
+        return tuple(self.bridge.out(leaf) for _, leaf in _floating(ran[1], self.bridge))
 
     def vjp(self, point: Arrays, cotangents: Arrays) -> Arrays:
-        arguments, outputs, known = self.run(point)
+        ran = self.run(point)
+        return self.gradients(ran, self.pulled_back(ran, cotangents))
+
+    def pulled_back(self, ran: "Ran", cotangents: Arrays) -> Any:
+        """What the rule returns, as it returns it."""
+        _, outputs, known = ran
         paths = [path for path, _ in _floating(outputs, self.bridge)]
         given = dict(zip(paths, cotangents, strict=True))
+        into = self.bridge.into
         u = trees.rebuild(
             outputs,
-            lambda path, leaf: self.bridge.into(given[path], leaf) if path in given else None,
+            lambda p, leaf: self.given(p, into(given[p], leaf)) if p in given else None,
             "output",
         )
-        return _gradients(self.rule.vjp(known, u), arguments, tuple(self.named), self.bridge)
+        return self.rule.vjp(known, u)
+
+    def gradients(self, ran: "Ran", returned: Any) -> Arrays:
+        return _gradients(returned, ran[0], tuple(self.named), self.bridge)
 
     def jvp(self, point: Arrays, tangents: Arrays) -> Arrays:
         assert self.rule.jvp is not None

@@ -85,7 +85,8 @@ def problem_of_torch(
             f"{[type(value).__name__ for value in inputs]}"
         )
     posed = Posed(target=target, inputs=inputs, named=named, seed=seed)
-    outputs = posed.run(posed.tensors(posed.point))
+    with torch.set_grad_enabled(torch.is_grad_enabled()):  # a target may leave it switched off
+        outputs = posed.run(posed.tensors(posed.point))
     if not outputs:
         raise InputError("expected the target to return at least one floating or complex tensor")
     return _problem(posed, [BRIDGE.leaf(path, tensor) for path, tensor in outputs], name)
@@ -191,8 +192,8 @@ class Posed:
                 for path, tensor in chain(target.named_parameters(), target.named_buffers())
             }
             state = {
-                path: tensor if f"params.{path}" in moved else self.given(path, self._copied(tensor))
-                for path, tensor in state.items()
+                path: x if f"params.{path}" in moved else self.given(path, self._copied(x))
+                for path, x in state.items()
             }
             with _attributes_kept(target) if self.keeps_attributes else nullcontext():
                 return _floating(torch.func.functional_call(target, state, arguments))

@@ -76,7 +76,7 @@ def _severed(problem: Problem, seen: Audit, rng: np.random.Generator) -> list[De
                 for j, leaf in enumerate(problem.leaves)
                 if k in _moving(problem, [j], rng)
             ]
-            what = f"wrongly detached: it depends on {', '.join(causes[:3]) or 'the leaves'}"
+            what = f"wrongly detached: it has no graph, but depends on {', '.join(causes[:3]) or 'the leaves'}"
             deeds.append(Deed(path=problem.outputs[k].path, what=what))
     for k in seen.unreached:
         moved = [problem.outputs[j].path for j in sorted(_moving(problem, [k], rng))]

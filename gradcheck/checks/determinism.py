@@ -36,7 +36,14 @@ def check_determinism(
         name, complaint = "compiled", "compiled, the target gives another answer"
         with suppress(Unsupported):  # it cannot be, or it is already
             replies.append(asked(question, Manner(is_compiled=True), name, complaint))
-    return findings("determinism", problem, settings, replies, _spread(replies[0]))
+    return findings(
+        "determinism",
+        problem,
+        settings,
+        replies,
+        oracle=", ".join(reply.manner for reply in replies),
+        remarks=_spread(replies[0]),
+    )
 
 
 def _again(question: Question) -> Reply:

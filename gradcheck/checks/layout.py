@@ -25,6 +25,8 @@ __all__ = ["check_layout"]
 
 COMPLAINT = "the answer depends on how arrays lie in memory"
 
+ORACLE = "other layouts"
+
 GROUPS = 6  # how many backward passes are spent on one leaf at a time, or on groups of them
 
 
@@ -46,11 +48,13 @@ def check_layout(
     raised = [finding for finding in backward if isinstance(finding, Finding)]
     replies = [reply for reply in backward if isinstance(reply, Reply)]
     forward, remarks = _inputs(problem, question)
-    found = findings("layout", problem, settings, [*replies, *forward], remarks)
+    found = findings(
+        "layout", problem, settings, [*replies, *forward], oracle=ORACLE, remarks=remarks
+    )
     if any(f.verdict is Verdict.FAIL for f in found) and is_random(question):
         why = "random numbers are drawn in the order of memory: input layouts are not compared"
         remarks = {leaf.path: why for leaf in problem.leaves}
-        found = findings("layout", problem, settings, replies, remarks)
+        found = findings("layout", problem, settings, replies, oracle=ORACLE, remarks=remarks)
     return (*raised, *found)
 
 
@@ -74,8 +78,9 @@ def _cotangents(problem: Problem, question: Question) -> Iterator[Reply | Findin
 
 def _inputs(problem: Problem, question: Question) -> tuple[list[Reply], dict[str, str]]:
     """The answers where leaves lie otherwise, and which layouts are refused."""
-    replies, remarks = [], {}
-    for layout, leaves in _sweep(problem):
+    replies: list[Reply] = []
+    remarks: dict[str, str] = {}
+    for layout, leaves in sweep(problem):
         name = f"{_listed(leaves)} {layout}"
         manner = Manner(layouts={leaf.path: layout for leaf in leaves})
         try:
@@ -85,7 +90,7 @@ def _inputs(problem: Problem, question: Question) -> tuple[list[Reply], dict[str
     return replies, remarks
 
 
-def _sweep(problem: Problem) -> Iterator[tuple[str, list[Leaf]]]:
+def sweep(problem: Problem) -> Iterator[tuple[str, list[Leaf]]]:
     """The first layout for leaves one by one, if they are few; the others for all of them."""
     for position, layout in enumerate(problem.layouts):
         leaves = [leaf for leaf in problem.leaves if differs(layout, leaf.shape, leaf.dtype)]

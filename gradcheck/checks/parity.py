@@ -118,11 +118,14 @@ def findings(
     problem: Problem,
     settings: Settings,
     replies: Sequence[Reply],
+    *,
+    oracle: str,
     remarks: Mapping[str, str] | None = None,
 ) -> tuple[Finding, ...]:
     """Return one finding for each leaf, and one for each output that differs.
 
     Args:
+        oracle: all manners in a word, for what passes; what fails names its own.
         remarks: by path, what is to be said even if it passes.
     """
     found = []
@@ -141,10 +144,9 @@ def findings(
             found.append(failed[0])
         elif not is_output and answers:
             worst = max(answers, key=lambda f: (f.verdict is not Verdict.PASS, f.resolution))
-            manners = ", ".join(dict.fromkeys(finding.oracle for finding in answers))
             mismatch = max(finding.mismatch for finding in answers)
             message = worst.message or (remarks or {}).get(label.path, "")
-            found.append(replace(worst, oracle=manners, mismatch=mismatch, message=message))
+            found.append(replace(worst, oracle=oracle, mismatch=mismatch, message=message))
     return tuple(found)
 
 

@@ -51,7 +51,10 @@ def check_state(
         found += _parts(question)
     replies = [reply for reply in found if isinstance(reply, Reply)]
     raised = [finding for finding in found if isinstance(finding, Finding)]
-    return (*raised, *findings("state", problem, settings, replies, remarks))
+    passed = findings(
+        "state", problem, settings, replies, oracle="beside other calls", remarks=remarks
+    )
+    return (*raised, *passed)
 
 
 def _elsewhere(question: Question) -> Question | None:
@@ -152,5 +155,5 @@ def _parts(question: Question) -> Iterator[Reply | Finding]:
 
 def _alone(count: int) -> list[tuple[int, ...]]:
     """Each of the first outputs; all others together."""
-    parts = [(k,) for k in range(min(count, PARTS))]
+    parts: list[tuple[int, ...]] = [(k,) for k in range(min(count, PARTS))]
     return [*parts, tuple(range(PARTS, count))] if count > PARTS else parts

@@ -49,6 +49,8 @@ SHARP = 1e-2
 REACHES = (1.0, 2.0**-3, 2.0**8, 2.0**16, 2.0**24)
 SHORTER = (1 / 2, 1 / 4)  # parts of a path along which a mismatch must stay to be an error
 
+FLAT = 2.0**-30  # of the leaf's size: the finest step of the ladder
+
 SHOWN = 8  # wrong entries in a finding: what a reader looks at; the message says how many more
 
 
@@ -165,8 +167,7 @@ def _at_point(
     centre = problem.value(problem.point)
     if not all(np.all(np.isfinite(output)) for output in centre):
         message = "the value at this point is not finite: there is no derivative to check"
-        findings = [question.answer(Verdict.INCONCLUSIVE, message) for question in questions]
-        return tuple(findings), frozenset()
+        return tuple(q.answer(Verdict.INCONCLUSIVE, message) for q in questions), frozenset()
     draws = tuple(cotangent(rng, problem.outputs) for _ in range(settings.probes))
     narrow = _case(problem, centre, draws)
     if (wide := in_float64(problem)) is None:
@@ -345,12 +346,15 @@ def _judge(question: Question, probes: Sequence[Probe], rng: np.random.Generator
         )
         return question.answer(Verdict.INCONCLUSIVE, message, probes)
     most = max(probes, key=lambda probe: probe.bars_off)
+    best = finest(probes)
+    open_ = best is not None and best.resolution > question.tolerance
+    if (most.is_significant or open_) and (stairs := _stairs(question, probes)):
+        return stairs
     if most.is_significant:
         return _located(question, probes, most, rng)
     if any(probe.is_outside(question.tolerance) for probe in probes):
         message = "the point lies on a kink, and the gradient is none of its subgradients: move it"
         return question.answer(Verdict.INCONCLUSIVE, message, probes)
-    best = finest(probes)
     if best is None:
         message = "vacuous: no output depends on this leaf at this point; its gradient is zero"
         return question.answer(Verdict.PASS, message, probes)
@@ -365,6 +369,29 @@ def _judge(question: Question, probes: Sequence[Probe], rng: np.random.Generator
             "the point lies on a kink; the gradient is one of its subgradients", probes
         )
     return question.passed("", probes)
+
+
+def _stairs(question: Question, probes: Sequence[Probe]) -> Finding | None:
+    """The finding of a leaf with a gradient of zero whose value steps but is flat at the point.
+
+    Zero is the derivative of a rounding function. Steps as fine as those of a narrow floating
+    point format may also be the rounding of something that has a slope.
+    """
+    if any(probe.line.size for probe in probes):
+        return None
+    if any(probe.line.sample(probe.line.unit * FLAT).moving for probe in probes):
+        return None
+    height = max(p.truth.level / p.truth.weight if p.truth.weight else 0.0 for p in probes)
+    if height > FLOATING:
+        message = "the value is a staircase and flat at this point: its derivative is zero"
+        return question.answer(Verdict.PASS, message)
+    if height > RIPPLE["float16"]:
+        message = (
+            "the value is a staircase and flat at this point, so that zero is its derivative; if "
+            "the steps are the rounding of a narrow dtype inside, the gradient is missing"
+        )
+        return question.answer(Verdict.INCONCLUSIVE, message)
+    return None
 
 
 def _by_complex_step(question: Question, probes: Sequence[Probe]) -> Finding | None:

@@ -13,6 +13,7 @@ from gradcheck.adapters import problem_of
 from gradcheck.reference import BatchNorm, Dense, Embedding, ReLU, Residual, Sequential
 
 check = partial(gradcheck.check, checks="vjp")
+assert_gradients = partial(gradcheck.assert_gradients, checks="vjp")
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((4, 3))
@@ -44,7 +45,7 @@ class Planted:
 
 
 def test_parameters_and_inputs_are_leaves() -> None:
-    result = gradcheck.assert_gradients(DENSE, X)
+    result = assert_gradients(DENSE, X)
 
     assert leaves_of(result) == ["params.weight", "params.bias", "input[0]"]
     assert result.name == "Dense"
@@ -54,7 +55,7 @@ def test_parameters_and_inputs_are_leaves() -> None:
 def test_parameters_of_composed_layers_have_dotted_names() -> None:
     chain = Sequential(layers=(DENSE, ReLU(), Residual(inner=Dense(inputs=2, outputs=2))))
 
-    result = gradcheck.assert_gradients(chain, X)
+    result = assert_gradients(chain, X)
 
     assert leaves_of(result)[:-1] == [
         "params.0.weight",

@@ -15,6 +15,7 @@ import gradcheck
 from gradcheck import CheckResult, Verdict
 
 check = partial(gradcheck.check, checks="vjp")
+assert_gradients = partial(gradcheck.assert_gradients, checks="vjp")
 
 
 def tensor(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
@@ -62,7 +63,7 @@ def test_trainable_parameters_and_inputs_are_leaves() -> None:
     model = nn.Sequential(nn.Linear(3, 2), nn.Tanh(), nn.Linear(2, 1)).double()
     model[0].bias.requires_grad_(False)
 
-    result = gradcheck.assert_gradients(model, tensor(4, 3))
+    result = assert_gradients(model, tensor(4, 3))
 
     assert leaves_of(result) == ["params.0.weight", "params.2.weight", "params.2.bias", "input[0]"]
 
@@ -79,7 +80,7 @@ class Tied(nn.Module):
 
 
 def test_shared_parameter_is_one_leaf() -> None:
-    result = gradcheck.assert_gradients(Tied(), tensor(2, 3))
+    result = assert_gradients(Tied(), tensor(2, 3))
 
     assert leaves_of(result) == ["params.one.weight", "input[0]"]
 
@@ -105,7 +106,7 @@ def test_module_without_inputs() -> None:
         def forward(self) -> torch.Tensor:
             return self.w.square().sum()
 
-    assert leaves_of(gradcheck.assert_gradients(Norm())) == ["params.w"]
+    assert leaves_of(assert_gradients(Norm())) == ["params.w"]
 
 
 class Restless(nn.Module):
@@ -374,7 +375,7 @@ def test_narrow_dtypes(dtype: torch.dtype, tolerance: float, factor: float) -> N
 
 
 def test_module_in_float32_is_differenced_in_float64() -> None:
-    result = gradcheck.assert_gradients(nn.Linear(3, 2), tensor(4, 3, dtype=torch.float32))
+    result = assert_gradients(nn.Linear(3, 2), tensor(4, 3, dtype=torch.float32))
 
     assert {finding.oracle for finding in result.findings} == {"finite differences, float64"}
     assert result.resolution < 1e-4

@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from gradcheck import Rule
 
+
 def tensor(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
@@ -51,9 +52,9 @@ class ReluInPlace(torch.autograd.Function):
         return x
 
     @staticmethod
-    def backward(ctx: Any, u: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, u: Tensor) -> Tensor:
         (y,) = ctx.saved_tensors
-        return u * (y > 0)
+        return torch.where(y > 0, u, 0)
 
 
 class Shared(torch.autograd.Function):
@@ -64,7 +65,7 @@ class Shared(torch.autograd.Function):
         return x + y
 
     @staticmethod
-    def backward(ctx: Any, u: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+    def backward(ctx: Any, u: Tensor) -> tuple[Tensor, Tensor]:
         return u, u
 
 
@@ -78,7 +79,7 @@ class NewStyle(torch.autograd.Function):
         ctx.save_for_backward(*inputs)
 
     @staticmethod
-    def backward(ctx: Any, u: Tensor) -> tuple[Tensor | None, Tensor | None]:  # type: ignore[override]
+    def backward(ctx: Any, u: Tensor) -> tuple[Tensor | None, Tensor | None]:
         x, w = ctx.saved_tensors
         wants_x, wants_w = ctx.needs_input_grad
         return u @ w.T if wants_x else None, x.T @ u if wants_w else None
@@ -139,8 +140,14 @@ def checkpointed(x: Tensor, w: Tensor) -> Any:
 
 TORCH: dict[str, Callable[[], tuple[Any, ...]]] = {
     "linear": lambda: (nn.Linear(3, 2).double(), tensor(4, 3)),
-    "linear in float32, long sums": lambda: (nn.Linear(700, 3), tensor(5, 700, dtype=torch.float32)),
-    "linear in bfloat16": lambda: (nn.Linear(64, 3).bfloat16(), tensor(5, 64, dtype=torch.bfloat16)),
+    "linear in float32, long sums": lambda: (
+        nn.Linear(700, 3),
+        tensor(5, 700, dtype=torch.float32),
+    ),
+    "linear in bfloat16": lambda: (
+        nn.Linear(64, 3).bfloat16(),
+        tensor(5, 64, dtype=torch.bfloat16),
+    ),
     "dropout": lambda: (nn.Sequential(nn.Linear(6, 8), nn.Dropout(0.5)).double(), tensor(4, 6)),
     "dropout of the input": lambda: (lambda x: F.dropout(x, 0.3) * x, tensor(4, 6)),
     "batch norm, training": lambda: (nn.BatchNorm2d(3).double(), tensor(4, 3, 2, 5)),
@@ -180,7 +187,10 @@ TORCH: dict[str, Callable[[], tuple[Any, ...]]] = {
     ),
     "max pooling": lambda: (nn.MaxPool2d(2), tensor(2, 3, 4, 4)),
     "convolution": lambda: (nn.Conv2d(3, 4, 3, padding=1).double(), tensor(2, 3, 5, 5)),
-    "convolution in float32": lambda: (nn.Conv2d(8, 16, 3), tensor(2, 8, 9, 9, dtype=torch.float32)),
+    "convolution in float32": lambda: (
+        nn.Conv2d(8, 16, 3),
+        tensor(2, 8, 9, 9, dtype=torch.float32),
+    ),
     "Cholesky": lambda: (
         lambda a: torch.linalg.cholesky(a @ a.T + torch.eye(4, dtype=a.dtype)),
         tensor(4, 4),
@@ -213,7 +223,7 @@ def halved(x: Any, n: int) -> Any:
     return x / 2
 
 
-halved.defvjp(lambda x, n: (x / 2, None), lambda _, u: (u / 2, None))  # type: ignore[no-untyped-call]
+halved.defvjp(lambda x, n: (x / 2, None), lambda _, u: (u / 2, None))
 
 
 def scanned(x: Any, w: Any) -> Any:
@@ -225,8 +235,16 @@ def dropped(x: Any, key: Any) -> Any:
 
 
 JAX: dict[str, Callable[[], tuple[Any, ...]]] = {
-    "matmul in float32": lambda: (lambda x, w: jnp.tanh(x @ w), jnp.float32(array(4, 300)), jnp.float32(array(300, 3))),
-    "scan": lambda: (scanned, jnp.asarray(array(5, 3), jnp.float32), jnp.asarray(array(3, 3), jnp.float32) / 2),
+    "matmul in float32": lambda: (
+        lambda x, w: jnp.tanh(x @ w),
+        jnp.float32(array(4, 300)),
+        jnp.float32(array(300, 3)),
+    ),
+    "scan": lambda: (
+        scanned,
+        jnp.asarray(array(5, 3), jnp.float32),
+        jnp.asarray(array(3, 3), jnp.float32) / 2,
+    ),
     "jit": lambda: (jax.jit(lambda p: {"y": jnp.sin(p["x"]) ** 2}), {"x": array(4)}),
     "custom_vjp": lambda: (lambda x: halved(x, 3), jnp.asarray(array(4))),
     "checkpoint": lambda: (jax.checkpoint(lambda x: jnp.sin(jnp.cos(x))), array(4)),

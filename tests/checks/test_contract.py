@@ -1,4 +1,4 @@
-"""Writing where one should read, severed graphs and lost digits are caught; what is legal is not."""
+"""Writing where one should read, severed graphs, lost digits: caught; what is legal is not."""
 
 from typing import Any
 
@@ -38,7 +38,7 @@ class Tripling(torch.autograd.Function):
         return 3 * x
 
     @staticmethod
-    def backward(ctx: Any, u: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, u: Tensor) -> Tensor:
         return u.mul_(3)
 
 
@@ -51,9 +51,9 @@ class Saved(torch.autograd.Function):
         return x * x
 
     @staticmethod
-    def backward(ctx: Any, u: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, u: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
-        return x.data.mul_(2).mul(u)
+        return torch.as_tensor(x.data.mul_(2).mul(u))
 
 
 class OnContext(torch.autograd.Function):
@@ -65,7 +65,7 @@ class OnContext(torch.autograd.Function):
         return torch.as_tensor(ctx.y.clone())
 
     @staticmethod
-    def backward(ctx: Any, u: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, u: Tensor) -> Tensor:
         return torch.as_tensor(ctx.y.mul_(u).clone())
 
 
@@ -78,7 +78,7 @@ class Unmarked(torch.autograd.Function):
         return x.clone()
 
     @staticmethod
-    def backward(ctx: Any, u: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, u: Tensor) -> Tensor:
         return 2 * u
 
 
@@ -91,7 +91,7 @@ class Returned(torch.autograd.Function):
         return x.clone()
 
     @staticmethod
-    def backward(ctx: Any, u: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, u: Tensor) -> Tensor:
         return torch.as_tensor(ctx.x.data.copy_(u))
 
 
@@ -107,7 +107,7 @@ class Counting(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y, count = x * 2, self.count
         if y.requires_grad:
-            y.register_hook(lambda u: (count.add_(1), u)[1])
+            y.register_hook(lambda u: (count.add_(1), u)[1])  # type: ignore[no-untyped-call]
         return y
 
 
@@ -159,7 +159,7 @@ def test_gradient_in_the_memory_of_an_input_is_caught() -> None:
             return x.square().sum() / 2
 
         @staticmethod
-        def backward(ctx: Any, u: Tensor) -> Tensor:  # type: ignore[override]
+        def backward(ctx: Any, u: Tensor) -> Tensor:
             return torch.as_tensor(ctx.x)
 
     assert "lives in the memory of input[0]" in failures(contract(Aliased, tensor(3)))["input[0]"]
@@ -181,7 +181,7 @@ class Both(nn.Module):
 
 def test_detached_output_and_parameter_are_caught() -> None:
     assert failures(contract(Both(), tensor(3))) == {
-        "output[1]": "wrongly detached: it depends on input[0]",
+        "output[1]": "wrongly detached: it has no graph, but depends on input[0]",
         "params.gain": "no gradient reaches it, but output[0] depends on it",
     }
 
@@ -209,7 +209,7 @@ class Narrow(torch.autograd.Function):
         return 3 * x
 
     @staticmethod
-    def backward(ctx: Any, u: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, u: Tensor) -> Tensor:
         return 3 * u.float()
 
 
@@ -238,7 +238,7 @@ def test_sum_that_autograd_does_for_a_rule_is_said() -> None:
             return x + b
 
         @staticmethod
-        def backward(ctx: Any, u: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        def backward(ctx: Any, u: Tensor) -> tuple[Tensor, Tensor]:
             return u, u
 
     result = contract(Broadcast, tensor(4, 3), tensor(3))
@@ -275,7 +275,12 @@ def writing_forward(x: Any) -> Any:
             "vjp writes into what it was given",
         ),
         (
-            Rule(lambda x: (x * x, [x + 0]), lambda c, u: u * np.multiply(c[0], 2, out=c[0]), None, True),
+            Rule(
+                lambda x: (x * x, [x + 0]),
+                lambda c, u: u * np.multiply(c[0], 2, out=c[0]),
+                None,
+                True,
+            ),
             "cache[0]",
             "vjp writes into what it was given",
         ),

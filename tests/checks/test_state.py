@@ -1,6 +1,6 @@
 """What one call leaves to another is caught; what each keeps for itself is not."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -34,14 +34,14 @@ class OnTheClass(torch.autograd.Function):
         return x * x
 
     @staticmethod
-    def backward(ctx: Any, u: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, u: Tensor) -> Tensor:
         return 2 * OnTheClass.x * u
 
 
 class Stack(torch.autograd.Function):
     """x², with every x on a stack: right if backward passes come in reverse order."""
 
-    kept: list[Tensor] = []
+    kept: ClassVar[list[Tensor]] = []
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -50,7 +50,7 @@ class Stack(torch.autograd.Function):
         return x * x
 
     @staticmethod
-    def backward(ctx: Any, u: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, u: Tensor) -> Tensor:
         return 2 * (Stack.kept.pop() if len(Stack.kept) > 1 else Stack.kept[0]) * u
 
 
@@ -62,7 +62,7 @@ class ThroughModule(torch.autograd.Function):
         return x * x
 
     @staticmethod
-    def backward(ctx: Any, u: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, u: Tensor) -> tuple[Tensor, None]:
         return 2 * ctx.module.x * u, None
 
 
@@ -85,7 +85,7 @@ class Workspace(torch.autograd.Function):
         return 3 * x
 
     @staticmethod
-    def backward(ctx: Any, u: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, u: Tensor) -> Tensor:
         return torch.mul(u, 3, out=Workspace.buffer)
 
 
@@ -99,9 +99,9 @@ class Reusing(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(ctx: Any, u: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, u: Tensor) -> Tensor:
         (y,) = ctx.saved_tensors
-        return y.data.mul_(u)  # which autograd does not see
+        return torch.as_tensor(y.data.mul_(u))  # which autograd does not see
 
 
 class Undefined(torch.autograd.Function):
@@ -139,7 +139,7 @@ class Misplaced(torch.autograd.Function):
         return x * y
 
     @staticmethod
-    def backward(ctx: Any, u: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, u: Tensor) -> Any:
         x, y = ctx.saved_tensors
         gradients = [u * y, u * x]
         if not ctx.needs_input_grad[0]:
@@ -251,7 +251,7 @@ def test_graph_that_is_freed_may_refuse_a_second_backward() -> None:
             return x * x
 
         @staticmethod
-        def backward(ctx: Any, u: Tensor) -> Tensor:  # type: ignore[override]
+        def backward(ctx: Any, u: Tensor) -> Tensor:
             x = ctx.x
             del ctx.x
             return torch.as_tensor(2 * x * u)

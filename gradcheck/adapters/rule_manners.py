@@ -1,0 +1,121 @@
+"""Other ways to ask a hand-written rule, and what it writes where it should only read."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from gradcheck import trees
+from gradcheck.adapters.layouts import EXPANDED, placement
+from gradcheck.adapters.manners import narrowed, same
+from gradcheck.adapters.rule import Posed
+from gradcheck.errors import Unsupported
+from gradcheck.problem import Arrays, Audit, Call, Deed, Manner
+
+__all__ = ["LAYOUTS", "audit", "session"]
+
+LAYOUTS = (
+    "sliced from a larger buffer",
+    "transposed",
+    "reversed (negative strides)",
+    EXPANDED,
+)
+
+
+@contextmanager
+def session(posed: Posed, manner: Manner) -> Iterator[Callable[[Arrays], Call]]:
+    """Yield what calls the rule in that manner.
+
+    Raises:
+        Unsupported: a rule has no compiled form, and gives all of its gradients or none.
+    """
+    if manner.is_compiled or manner.leaves is not None or manner.outputs is not None:
+        raise Unsupported("a hand-written rule gives all of its gradients, and is not compiled")
+    yield partial(_call, replace(posed, given=partial(_laid, manner.layouts)))
+
+
+def _call(posed: Posed, point: Arrays) -> Call:
+    ran = posed.run(point)
+
+    def pull(cotangents: Arrays) -> Callable[[], Arrays]:
+        returned = posed.pulled_back(ran, cotangents)
+        return lambda: posed.gradients(ran, returned)
+
+    return Call(value=posed.values(ran), pull=pull)
+
+
+def _laid(layouts: Mapping[str, str], path: str, array: Any) -> Any:
+    """Return a NumPy `array` in the layout that is meant for it, NaN around it."""
+    place = placement(layouts[path], array.shape) if path in layouts else None
+    if place is None:
+        return array
+    if not any(place.strides):
+        return np.broadcast_to(array.reshape(-1)[0], array.shape)
+    buffer = np.full(place.length, np.nan, array.dtype)
+    size = array.itemsize
+    strides = [stride * size for stride in place.strides]
+    laid: Any = np.ndarray(array.shape, array.dtype, buffer.data, place.offset * size, strides)
+    laid[...] = array
+    return laid
+
+
+def audit(posed: Posed, point: Arrays, cotangents: Arrays) -> Audit:
+    """Return what `forward` and `vjp` wrote, and which gradients are not what their leaf is."""
+    seen: dict[str, Any] = {}
+
+    def given(path: str, array: Any) -> Any:
+        seen[path] = array
+        return array
+
+    posed = replace(posed, given=given)
+    constants = {
+        path: leaf
+        for path, leaf in trees.leaves(posed.inputs, "input")
+        if posed.bridge.is_array(leaf) and path not in posed.named
+    }
+    before = dict(zip(posed.named, point, strict=True)) | _contents(posed, constants)
+    ran = posed.run(point)
+    cache = dict(trees.leaves(ran[2], "cache")) if posed.rule.cached else {}
+    kept = {path: leaf for path, leaf in cache.items() if posed.bridge.is_array(leaf)}
+    inputs = {**seen, **constants}
+    deeds = _written(posed, "forward writes into its input", before, inputs)
+    before = _contents(posed, {**inputs, **kept})
+    returned = posed.pulled_back(ran, cotangents)
+    us = {path: array for path, array in seen.items() if path not in inputs}
+    asked = dict(zip(us, cotangents, strict=True))
+    deeds += _written(posed, "vjp writes into its cotangent", asked, us)
+    deeds += _written(posed, "vjp writes into what it was given", before, {**inputs, **kept})
+    deeds += _shared(returned, inputs)
+    values = posed.values(ran)
+    gradients = posed.gradients(ran, returned)
+    for path, x, gradient in zip(posed.named, point, gradients, strict=True):
+        deeds += narrowed(path, gradient.dtype.name, x.dtype.name, values)
+    return Audit(deeds=tuple(deeds))
+
+
+def _contents(posed: Posed, arrays: Mapping[str, Any]) -> dict[str, Any]:
+    return {path: posed.bridge.out(array) for path, array in arrays.items()}
+
+
+def _written(
+    posed: Posed, what: str, before: Mapping[str, Any], arrays: Mapping[str, Any]
+) -> list[Deed]:
+    return [
+        Deed(path=path, what=what)
+        for path, array in arrays.items()
+        if not same(before[path], posed.bridge.out(array))
+    ]
+
+
+def _shared(returned: Any, held: Mapping[str, Any]) -> list[Deed]:
+    """Gradients that live in the memory of an input: whoever adds to one changes the other."""
+    gradients = [leaf for _, leaf in trees.leaves(returned) if isinstance(leaf, np.ndarray)]
+    return [
+        Deed(path=path, what="a returned gradient is a view of it: adding to one changes the other")
+        for path, array in held.items()
+        if isinstance(array, np.ndarray)
+        if any(np.shares_memory(array, gradient) for gradient in gradients)
+    ]

@@ -1,0 +1,354 @@
+"""Other ways to ask a PyTorch target, and what it does beside computing.
+
+An audit runs one forward and one backward pass and looks at everything that they could write: the
+inputs and buffers that the target was given, its parameters, the cotangents, the tensors saved for
+the backward pass, and what the rules of its custom Functions are given and return. Autograd casts
+and sums what a rule returns until it fits, so that is seen nowhere else.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+
+from gradcheck import trees
+from gradcheck.adapters.layouts import CONJUGATED, EXPANDED, placement
+from gradcheck.adapters.manners import narrowed, same
+from gradcheck.adapters.torch_ import (
+    BRIDGE,
+    Posed,
+    _arrays,
+    _attributes_kept,
+    _into,
+    same_randomness,
+)
+from gradcheck.errors import Unsupported
+from gradcheck.problem import Array, Arrays, Audit, Call, Deed, Manner
+
+__all__ = ["LAYOUTS", "audit", "session"]
+
+LAYOUTS = (
+    "sliced from a larger buffer",
+    "transposed",
+    "channels last",
+    CONJUGATED,
+    EXPANDED,
+)
+
+
+@contextmanager
+def session(posed: Posed, manner: Manner) -> Iterator[Callable[[Arrays], Call]]:
+    """Yield what calls the target in that manner; what it stores on its module stays till the end.
+
+    Raises:
+        Unsupported: the manner is to compile.
+    """
+    if manner.is_compiled:
+        raise Unsupported("compiling takes too long to be asked by the way")
+    with _kept(posed.target):
+        yield partial(_call, _mannered(posed, manner), manner)
+
+
+def _kept(target: Any) -> Any:
+    return _attributes_kept(target) if isinstance(target, torch.nn.Module) else nullcontext()
+
+
+def _mannered(posed: Posed, manner: Manner) -> Posed:
+    def given(path: str, copy: Any) -> Any:
+        layout = manner.layouts.get(path)
+        return copy if layout is None else Laid.apply(copy, layout)  # type: ignore[no-untyped-call]
+
+    return replace(
+        posed,
+        seed=posed.seed + 2 * manner.is_reseeded,  # a backward pass has the next seed
+        keeps_attributes=False,
+        given=given,
+    )
+
+
+@torch.inference_mode(False)
+def _call(posed: Posed, manner: Manner, point: Arrays) -> Call:
+    paths, count = list(posed.named), len(point)
+    asked = range(count) if manner.leaves is None else manner.leaves
+    with torch.enable_grad():
+        leaves = [
+            _laid(x, manner.layouts.get(p))
+            for x, p in zip(posed.tensors(point), paths, strict=True)
+        ]
+        for k in asked:
+            leaves[k].requires_grad_()
+        found = posed.run(leaves)
+
+    @torch.inference_mode(False)
+    def pull(cotangents: Arrays) -> Callable[[], Arrays]:
+        pairs = [
+            (y, _laid(_into(u, y), manner.layouts.get(path)))
+            for k, ((path, y), u) in enumerate(zip(found, cotangents, strict=True))
+            if y.requires_grad and (manner.outputs is None or k in manner.outputs)
+        ]
+        gradients = _pulled(posed, pairs, [leaves[k] for k in asked], retain_graph=True)
+        placed = dict(zip(asked, gradients, strict=True))
+        return lambda: _arrays([placed.get(k) for k in range(count)], point)
+
+    return Call(value=tuple(BRIDGE.out(y) for _, y in found), pull=pull)
+
+
+def _pulled(
+    posed: Posed,
+    pairs: Sequence[tuple[torch.Tensor, torch.Tensor]],
+    leaves: Sequence[torch.Tensor],
+    *,
+    retain_graph: bool = False,
+) -> Sequence[torch.Tensor | None]:
+    if not pairs:
+        return [None] * len(leaves)
+    outputs, us = zip(*pairs, strict=True)
+    with same_randomness(posed.seed + 1, posed.devices):
+        return torch.autograd.grad(
+            outputs, leaves, us, allow_unused=True, retain_graph=retain_graph
+        )
+
+
+class Laid(torch.autograd.Function):
+    """The same values elsewhere in memory; the target may write into them."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, layout: str) -> torch.Tensor:
+        laid = _laid(x, layout)
+        return x.clone() if laid is x else laid
+
+    @staticmethod
+    def backward(ctx: Any, u: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return u, None
+
+
+def _laid(x: torch.Tensor, layout: str | None) -> torch.Tensor:
+    """Return `x` in `layout`, NaN around it."""
+    if layout is None or not (x.is_floating_point() or x.is_complex()):
+        return x
+    if layout == CONJUGATED:
+        return x.conj().resolve_conj().conj() if x.is_complex() else x
+    place = placement(layout, tuple(x.shape))
+    if place is None:
+        return x
+    buffer = x.new_full((place.length,), float("nan"))
+    if not any(place.strides):
+        buffer[place.offset] = x.flatten()[0]
+    # No view of the buffer, which autograd would not let a Function hand out for writing.
+    laid = x.new_empty(0).set_(buffer.untyped_storage(), place.offset, x.shape, place.strides)
+    return laid.copy_(x) if any(place.strides) else laid
+
+
+@torch.inference_mode(False)
+def audit(posed: Posed, point: Arrays, cotangents: Arrays) -> Audit:
+    """Return what one forward and one backward pass did."""
+    handed: dict[str, Handed] = {}
+    saved: list[torch.Tensor] = []
+
+    def given(path: str, copy: Any) -> Any:
+        if isinstance(copy, torch.Tensor):
+            handed[path] = Handed(tensor=copy, contents=BRIDGE.out(copy), origin=copy.grad_fn)
+        return copy
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        saved.append(tensor.detach())  # the tensor itself would be a cycle
+        return saved[-1]
+
+    posed = replace(posed, keeps_attributes=False, given=given)
+    leaves = [x.requires_grad_() for x in posed.tensors(point)]
+    with _kept(posed.target):
+        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+            found = posed.run(leaves)
+            deeds = _flags()
+        direct = {p: x for p, x in zip(posed.named, leaves, strict=True) if p not in handed}
+        before = dict(zip(posed.named, point, strict=True))
+        forward = [path for path, x in direct.items() if not same(before[path], BRIDGE.out(x))]
+        deeds += [Deed(path=p, what="forward writes into it", is_wrong=False) for p in forward]
+        outputs = [y for _, y in found]
+        us = {path: _into(u, y) for (path, y), u in zip(found, cotangents, strict=True)}
+        held = {**{path: x.tensor for path, x in handed.items()}, **direct}
+        written = {p: x for p, x in handed.items() if not same(x.contents, BRIDGE.out(x.tensor))}
+        asked, rest, kept = Contents(us), Contents(held), Contents(dict(enumerate(saved)))
+        versions = [tensor._version for tensor in saved]
+        pairs = [(y, u) for y, u in zip(outputs, us.values(), strict=True) if y.requires_grad]
+        values = tuple(BRIDGE.out(y) for y in outputs) if isinstance(posed.target, type) else None
+        with _watched(outputs, values) as rules:
+            gradients = _pulled(posed, pairs, leaves)
+    reached = {p for p, g in zip(posed.named, gradients, strict=True) if g is not None}
+    deeds += _forward(posed, written, reached)
+    deeds += [Deed(path=path, what=INTO_COTANGENT) for path in asked.changed()]
+    overwritten = rest.changed()
+    deeds += [Deed(path=path, what="backward writes into it") for path in overwritten]
+    # Where autograd counts the write, a second backward pass raises.
+    silent = [k for k in kept.changed() if saved[k]._version == versions[k]]
+    if silent and not overwritten:
+        deeds.append(Deed(path=next(iter(posed.named)), what=INTO_SAVED))
+    deeds += rules
+    deeds += _shared(posed, gradients, held)
+    return Audit(
+        deeds=tuple(dict.fromkeys(deeds)),
+        unreached=tuple(k for k, g in enumerate(gradients) if g is None),
+        detached=tuple(k for k, y in enumerate(outputs) if not y.requires_grad),
+    )
+
+
+INTO_COTANGENT = "backward writes into its cotangent, which belongs to whoever asked"
+INTO_SAVED = "backward writes into a tensor saved for it: a second backward pass is wrong"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Handed:
+    """A tensor that the target was given, with what was in it and where it came from."""
+
+    tensor: torch.Tensor
+    contents: Array
+    origin: Any
+
+
+class Contents:
+    """What is in tensors now."""
+
+    def __init__(self, tensors: Mapping[Any, torch.Tensor]) -> None:
+        self.tensors = tensors
+        self.now = {key: BRIDGE.out(tensor) for key, tensor in tensors.items()}
+
+    def changed(self) -> list[Any]:
+        return [key for key, x in self.tensors.items() if not same(self.now[key], BRIDGE.out(x))]
+
+
+def _flags() -> list[Deed]:
+    if torch.is_grad_enabled():
+        return []
+    return [Deed(path="", what="forward leaves the recording of gradients switched off")]
+
+
+def _forward(posed: Posed, written: Mapping[str, Handed], reached: set[str]) -> list[Deed]:
+    """What is to be said of tensors that the forward pass wrote into.
+
+    An operation in place, or a Function that marks its input as dirty, becomes the origin of the
+    tensor. Where the origin is the old one autograd knows nothing of the write, and differentiates
+    another function than was computed.
+    """
+    deeds = []
+    for path, x in written.items():
+        is_input = path in {p for p, _ in trees.leaves(posed.inputs, "input")}
+        if not is_input and getattr(posed.target, "training", False):
+            continue  # running statistics
+        is_hidden = path in reached and x.tensor.grad_fn is x.origin
+        what = "forward writes into it" + ", and autograd does not know" * is_hidden
+        deeds.append(Deed(path=path, what=what, is_wrong=is_hidden))
+    return deeds
+
+
+def _shared(
+    posed: Posed,
+    gradients: Sequence[torch.Tensor | None],
+    held: Mapping[str, torch.Tensor],
+) -> list[Deed]:
+    """Gradients that live in the memory of an input or parameter: adding to one changes both."""
+    owners = {memory: path for path, x in held.items() if (memory := _memory(x))}
+    return [
+        Deed(path=path, what=f"its gradient lives in the memory of {owners[memory]}")
+        for path, gradient in zip(posed.named, gradients, strict=True)
+        if gradient is not None and (memory := _memory(gradient)) in owners
+    ]
+
+
+def _memory(tensor: torch.Tensor) -> int:
+    is_plain = tensor.layout is torch.strided and tensor.numel() and not tensor._is_zerotensor()
+    return tensor.untyped_storage().data_ptr() if is_plain else 0
+
+
+@contextmanager
+def _watched(outputs: Sequence[torch.Tensor], values: Arrays | None) -> Iterator[list[Deed]]:
+    """Watch the rules of the custom Functions that `outputs` come from; yield what they do.
+
+    `values` are the outputs, if their Function is the whole target: then its rule need not have
+    more digits than they have.
+    """
+    deeds: list[Deed] = []
+    with ExitStack() as stack:
+        for rule in _rules(outputs):
+            stack.enter_context(_replaced(rule, partial(_observed, rule.__name__, values, deeds)))
+        yield deeds
+
+
+def _rules(outputs: Sequence[torch.Tensor]) -> list[Any]:
+    """The custom Functions in the graph, each once."""
+    nodes = [y.grad_fn for y in outputs]
+    visited: set[Any] = set()
+    rules: dict[Any, None] = {}
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in visited:
+            continue
+        visited.add(node)
+        rule = getattr(node, "_forward_cls", None)
+        if rule is not None and not rule.__module__.startswith("torch."):
+            rules[rule] = None
+        nodes += [above for above, _ in node.next_functions]
+    return list(rules)
+
+
+@contextmanager
+def _replaced(rule: Any, around: Callable[..., Any]) -> Iterator[None]:
+    """Put `around(original, ctx, *cotangents)` in the place of a Function's rule."""
+    name = "backward" if rule.vjp is torch.autograd.Function.vjp else "vjp"
+    own, original = vars(rule).get(name), getattr(rule, name)
+    setattr(rule, name, staticmethod(partial(around, original)))
+    try:
+        yield
+    finally:
+        if own is None:
+            delattr(rule, name)
+        else:
+            setattr(rule, name, own)
+
+
+def _observed(
+    name: str,
+    values: Arrays | None,
+    deeds: list[Deed],
+    original: Callable[..., Any],
+    ctx: Any,
+    *us: Any,
+) -> Any:
+    path = f"{name}.backward"
+    given = Contents({k: u for k, u in enumerate(us) if isinstance(u, torch.Tensor)})
+    own = {key: x for key, x in vars(ctx).items() if isinstance(x, torch.Tensor)}
+    kept = Contents(own)
+    returned = original(ctx, *us)
+    if given.changed():
+        deeds.append(Deed(path=path, what="writes into grad_output, which others may use"))
+    deeds += [Deed(path=path, what=f"writes into ctx.{key}") for key in kept.changed()]
+    for gradient, wanted in _matched(ctx, returned):
+        if gradient.shape != tuple(wanted.shape):
+            what = f"returns the shape {tuple(gradient.shape)}, autograd sums to {wanted.shape}"
+            deeds.append(Deed(path=path, what=what, is_wrong=False))
+        got, dtype = (str(d).removeprefix("torch.") for d in (gradient.dtype, wanted.dtype))
+        found = [] if gradient.is_complex() else narrowed(path, got, dtype, values or ())
+        deeds += [replace(deed, is_wrong=deed.is_wrong and values is not None) for deed in found]
+    return returned
+
+
+def _matched(ctx: Any, returned: Any) -> list[tuple[torch.Tensor, Any]]:
+    """Each gradient that a rule returned, with the metadata of what it is the gradient of.
+
+    The rule returns one for every argument, and the graph has an edge for every tensor: where the
+    two differ in number and None does not tell which is which, nothing is matched.
+    """
+    gradients = returned if isinstance(returned, tuple) else (returned,)
+    edges = list(ctx.next_functions)
+    if len(edges) != len(gradients):
+        edges = [edge for edge in edges if edge[0] is not None]
+        gradients = tuple(g for g in gradients if g is not None)
+    if len(edges) != len(gradients):
+        return []
+    return [
+        (gradient, node._input_metadata[position])
+        for gradient, (node, position) in zip(gradients, edges, strict=True)
+        if isinstance(gradient, torch.Tensor) and node is not None
+    ]

@@ -1,0 +1,57 @@
+"""What a check costs: evaluations are counted, and end when their time is up."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from time import perf_counter
+from typing import ParamSpec, TypeVar
+
+from gradcheck.errors import OutOfTime
+from gradcheck.problem import Problem
+from gradcheck.results import Evaluations
+
+__all__ = ["Meter"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@dataclass(slots=True)
+class Meter:
+    """Counts what is evaluated through it."""
+
+    forward: int = 0
+    vjp: int = 0
+    deadline: float = float("inf")  # of `perf_counter`
+
+    @property
+    def evaluations(self) -> Evaluations:
+        return Evaluations(forward=self.forward, vjp=self.vjp)
+
+    def around(self, problem: Problem) -> Problem:
+        """The same problem, counted; past the deadline, every evaluation raises `OutOfTime`."""
+
+        def in_float64() -> Problem:
+            assert problem.in_float64 is not None
+            return self.around(problem.in_float64())
+
+        return replace(
+            problem,
+            value=self._counting(problem.value, 1, 0),
+            vjp=self._counting(problem.vjp, 0, 1),
+            both=problem.both and self._counting(problem.both, 1, 1),
+            jvp=problem.jvp and self._counting(problem.jvp, 1, 0),
+            second=problem.second and self._counting(problem.second, 0, 2),
+            batched=problem.batched and self._counting(problem.batched, 0, 1),
+            in_float64=problem.in_float64 and in_float64,
+            analytic=problem.analytic and self._counting(problem.analytic, 1, 0),
+        )
+
+    def _counting(self, run: Callable[P, R], forward: int, vjp: int) -> Callable[P, R]:
+        def counted(*args: P.args, **kwargs: P.kwargs) -> R:
+            if perf_counter() > self.deadline:
+                raise OutOfTime
+            self.forward += forward
+            self.vjp += vjp
+            return run(*args, **kwargs)
+
+        return counted
