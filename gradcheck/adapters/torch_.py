@@ -5,7 +5,6 @@ a fixed random state, so that the caller's module, its gradients, its buffers an
 come back as they were, and dropout draws the same mask at every step of a difference.
 """
 
-import random
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -20,6 +19,7 @@ from torch.autograd import forward_ad
 
 from gradcheck import trees
 from gradcheck.adapters.bridge import Bridge
+from gradcheck.adapters.randomness import same_randomness
 from gradcheck.errors import InputError, Unsupported
 from gradcheck.problem import WIDER, Array, Arrays, Leaf, Problem, label
 
@@ -125,6 +125,14 @@ def _problem(posed: "Posed", outputs: Sequence[Leaf], name: str | None) -> Probl
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Habits:
+    """What a forward run does that the next one must not see; a run that does not costs less."""
+
+    writes: bool  # into its leaves: they are copied for every run
+    draws: bool  # random numbers: the generators are seeded for every run
+
+
 @dataclass(frozen=True, kw_only=True)
 class Posed:
     """A target at its inputs, its leaves by path; computed in float64 if `wide`."""
@@ -165,7 +173,7 @@ class Posed:
         ]
 
     def run(
-        self, leaves: Sequence[torch.Tensor], *, shared: bool = False
+        self, leaves: Sequence[torch.Tensor], *, shared: bool = False, seeded: bool = True
     ) -> list[tuple[str, torch.Tensor]]:
         """The floating outputs at `leaves`, in the caller's grad mode.
 
@@ -173,7 +181,7 @@ class Posed:
         """
         moved = dict(zip(self.named, leaves, strict=True))
         target: Any = self.target
-        with same_randomness(self.seed, self.devices):
+        with same_randomness(self.seed, self.devices) if seeded else nullcontext():
             arguments = trees.rebuild(
                 self.inputs,
                 lambda path, leaf: (
@@ -201,21 +209,24 @@ class Posed:
     # The caller may be in inference mode, in which no gradient is recorded.
     @torch.inference_mode(False)
     def value(self, point: Arrays) -> Arrays:
-        shared = self.keeps_leaves
+        habits = self.habits
+        shared, seeded = not habits.writes, habits.draws
         with torch.no_grad():
-            outputs = self.run(self.tensors(point, shared=shared), shared=shared)
+            outputs = self.run(self.tensors(point, shared=shared), shared=shared, seeded=seeded)
         return tuple(BRIDGE.out(tensor) for _, tensor in outputs)
 
     @cached_property
     @torch.inference_mode(False)
-    def keeps_leaves(self) -> bool:
-        """Whether a run leaves its leaves as they were, so that they need not be copied for it."""
-        with torch.no_grad():
-            leaves = self.tensors(self.point)
-            copies = [tensor.clone() for tensor in leaves]
-            self.run(leaves, shared=True)
+    def habits(self) -> "Habits":
+        """What a forward run does besides returning values, seen in one run."""
+        leaves = self.tensors(self.point)
+        copies = [tensor.clone() for tensor in leaves]
+        with torch.no_grad(), same_randomness(self.seed, self.devices) as drawn:
+            self.run(leaves, shared=True, seeded=False)
+            draws = drawn()
         pairs = zip(leaves, copies, strict=True)
-        return all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in pairs)
+        kept = all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in pairs)
+        return Habits(writes=not kept, draws=draws)
 
     @torch.inference_mode(False)
     def vjp(self, point: Arrays, cotangents: Arrays) -> Arrays:
@@ -414,30 +425,6 @@ def _floating(outputs: Any) -> list[tuple[str, torch.Tensor]]:
         for path, leaf in trees.leaves(outputs, "output")
         if BRIDGE.is_differentiable(leaf)
     ]
-
-
-@contextmanager
-def same_randomness(seed: int, devices: list[int]) -> Iterator[None]:
-    """Common random numbers, for PyTorch's generators, NumPy's global one and Python's.
-
-    The generators are set one by one: `torch.manual_seed` also visits every device type that
-    this build knows, which takes longer than a small layer.
-    """
-    generators = [torch.default_generator, *(torch.cuda.default_generators[d] for d in devices)]
-    states = [generator.get_state() for generator in generators]
-    numpy_state = np.random.get_state()  # noqa: NPY002  (the target may draw from it)
-    python_state = random.getstate()
-    random.seed(seed)
-    for generator in generators:
-        generator.manual_seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002
-    try:
-        yield
-    finally:
-        for generator, state in zip(generators, states, strict=True):
-            generator.set_state(state)
-        np.random.set_state(numpy_state)  # noqa: NPY002
-        random.setstate(python_state)
 
 
 @contextmanager

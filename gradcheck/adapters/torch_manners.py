@@ -17,13 +17,13 @@ import torch
 from gradcheck import trees
 from gradcheck.adapters.layouts import CONJUGATED, EXPANDED, placement
 from gradcheck.adapters.manners import narrowed, same
+from gradcheck.adapters.randomness import same_randomness
 from gradcheck.adapters.torch_ import (
     BRIDGE,
     Posed,
     _arrays,
     _attributes_kept,
     _into,
-    same_randomness,
 )
 from gradcheck.errors import Unsupported
 from gradcheck.problem import Array, Arrays, Audit, Call, Deed, Manner
@@ -142,9 +142,18 @@ def _laid(x: torch.Tensor, layout: str | None) -> torch.Tensor:
     return laid.copy_(x) if any(place.strides) else laid
 
 
-@torch.inference_mode(False)
 def audit(posed: Posed, point: Arrays, cotangents: Arrays) -> Audit:
     """Return what one forward and one backward pass did."""
+    try:
+        return _audited(posed, point, cotangents, torch.autograd.graph.saved_tensors_hooks)
+    except RuntimeError as error:
+        if "saved tensor hooks" not in str(error):  # of which torch.func wants none
+            raise
+        return _audited(posed, point, cotangents, lambda pack, unpack: nullcontext())
+
+
+@torch.inference_mode(False)
+def _audited(posed: Posed, point: Arrays, cotangents: Arrays, hooks: Any) -> Audit:
     handed: dict[str, Handed] = {}
     saved: list[torch.Tensor] = []
 
@@ -160,7 +169,7 @@ def audit(posed: Posed, point: Arrays, cotangents: Arrays) -> Audit:
     posed = replace(posed, keeps_attributes=False, given=given)
     leaves = [x.requires_grad_() for x in posed.tensors(point)]
     with _kept(posed.target):
-        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        with torch.enable_grad(), hooks(pack, lambda tensor: tensor):
             found = posed.run(leaves)
             deeds = _flags()
         direct = {p: x for p, x in zip(posed.named, leaves, strict=True) if p not in handed}

@@ -67,26 +67,23 @@ def _finding(path: str, deeds: Sequence[Deed]) -> Finding:
 def _severed(problem: Problem, seen: Audit, rng: np.random.Generator) -> list[Deed]:
     """Outputs without a graph and leaves that no graph leads to, if the value depends on them."""
     deeds = []
-    everything = range(len(problem.leaves))
-    moving = _moving(problem, everything, rng) if seen.detached else set()
-    for k in seen.detached:
-        if k in moving:
-            causes = [
-                leaf.path
-                for j, leaf in enumerate(problem.leaves)
-                if k in _moving(problem, [j], rng)
-            ]
-            what = f"wrongly detached: it has no graph, but depends on {', '.join(causes[:3]) or 'the leaves'}"
-            deeds.append(Deed(path=problem.outputs[k].path, what=what))
+    leaves, outputs = problem.leaves, problem.outputs
+    moving = _moving(problem, range(len(leaves)), rng) if seen.detached else set()
+    for k in moving.intersection(seen.detached):
+        causes = [leaf.path for j, leaf in enumerate(leaves) if k in _moving(problem, [j], rng)]
+        what = f"wrongly detached: it has no graph, but depends on {_listed(causes)}"
+        deeds.append(Deed(path=outputs[k].path, what=what))
     for k in seen.unreached:
-        moved = [problem.outputs[j].path for j in sorted(_moving(problem, [k], rng))]
-        what = (
-            f"no gradient reaches it, but {', '.join(moved[:3])} depends on it"
-            if moved
-            else "nothing depends on it"
-        )
-        deeds.append(Deed(path=problem.leaves[k].path, what=what, is_wrong=bool(moved)))
+        moved = [outputs[j].path for j in sorted(_moving(problem, [k], rng))]
+        what = f"no gradient reaches it, but {_listed(moved)} depends on it"
+        idle = "nothing depends on it"
+        deeds.append(Deed(path=leaves[k].path, what=what if moved else idle, is_wrong=bool(moved)))
     return deeds
+
+
+def _listed(paths: Sequence[str]) -> str:
+    more = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
+    return ", ".join(paths[:3]) + more
 
 
 def _moving(problem: Problem, leaves: Iterable[int], rng: np.random.Generator) -> set[int]:

@@ -195,6 +195,19 @@ TORCH: dict[str, Callable[[], tuple[Any, ...]]] = {
         lambda a: torch.linalg.cholesky(a @ a.T + torch.eye(4, dtype=a.dtype)),
         tensor(4, 4),
     ),
+    "a gradient inside": lambda: (
+        lambda x: torch.func.grad(lambda y: (y**3).sum())(x),
+        tensor(3),
+    ),
+    "fused attention in float32": lambda: (
+        lambda x: F.scaled_dot_product_attention(x, x, x, is_causal=True),
+        tensor(1, 2, 16, 8, dtype=torch.float32),
+    ),
+    "LSTM in float16": lambda: (nn.LSTM(4, 8).half(), tensor(5, 2, 4, dtype=torch.float16)),
+    "table with a largest norm": lambda: (
+        nn.Embedding(5, 3, max_norm=0.5).double(),
+        torch.tensor([[0, 2], [2, 4]]),
+    ),
     "a state on the module": lambda: (Stateful(), tensor(2, 3)),
     "unused, frozen, a step": lambda: (Partly(), tensor(4, 3)),
     "float32 inside float64": lambda: (
