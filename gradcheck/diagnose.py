@@ -5,7 +5,7 @@ target: the slopes along the probes are known, so ⟨g′, v⟩ must equal them,
 their error bars.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -16,7 +16,7 @@ from gradcheck.problem import Array, inner
 from gradcheck.results import Entry
 from gradcheck.settings import SIGNIFICANCE
 
-__all__ = ["ADVICE", "Evidence", "diagnose"]
+__all__ = ["ADVICE", "Evidence", "Scene", "diagnose"]
 
 SAME = (
     1e-3  # how far ratios may lie apart and be one; a wrong hypothesis gets so near in one of 1e3
@@ -37,6 +37,22 @@ ADVICE = {
     "a sequence walked in the wrong direction",
     "part missing": "some entries are zero where the output does depend on them: a slice, a "
     "border, a step or a repeated index that the rule forgets",
+    "border": "only the first or the last slice of an axis is wrong: a boundary, an initial state "
+    "or a last time step that the rule treats as any other",
+    "cotangent ignored": "the gradient is the same whatever the cotangent is: it was not "
+    "multiplied in, or one was kept from an earlier call",
+    "diagonal only": "every entry of the gradient uses the cotangent of the same entry alone, "
+    "where the output mixes entries: the cross terms (of a softmax, a mean, a norm) are missing",
+    "additive constant": "the same number is too much or too little in every entry: a stray term, "
+    "an epsilon outside of its root, a cotangent summed where it should be subtracted",
+    "cotangent added": "what is wrong is the cotangent itself, once too often or once too few: the "
+    "path of a skip connection",
+    "proportional to the leaf": "what is wrong is a multiple of the leaf itself: a weight decay or "
+    "a penalty in the gradient that is not in the value, or the other way round",
+    "missing derivative": "the derivative of a function of the output is missing or there twice: "
+    "an activation that the rule does not differentiate",
+    "permuted": "the entries are right but in another order: an argsort taken for its inverse, a "
+    "gather for a scatter",
     "not finite": "the value is finite here but its gradient is not: the classic cause is a "
     "`where` whose untaken branch has an infinite derivative; guard its argument too (double "
     "`where`)",
@@ -51,6 +67,7 @@ class Evidence:
     v: Array
     slope: float
     error_bar: float
+    u: Array | None = None  # the cotangent, of the one output that has the leaf's shape
 
     def fits(self, candidate: Array) -> bool:
         """Whether `candidate` removes all but a thousandth of the mismatch."""
@@ -59,7 +76,24 @@ class Evidence:
         return left <= SIGNIFICANCE * self.error_bar + 1e-3 * min(mismatch, abs(self.slope))
 
 
-def diagnose(evidence: Sequence[Evidence], entries: Sequence[Entry]) -> str | None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scene:
+    """What is known of the leaf besides: where it is, what was read of its gradient."""
+
+    x: Array | None = None
+    y: Array | None = None  # the output, if there is one and it has the leaf's shape
+    u: Array | None = None  # the cotangent for which entries were read
+    read: Sequence[Entry] = ()  # right ones too
+    mixes: bool = False  # whether one entry of the leaf moves several of the output
+    complete: bool = False  # whether every entry was read or cleared
+
+
+NOWHERE = Scene()
+
+
+def diagnose(
+    evidence: Sequence[Evidence], entries: Sequence[Entry], scene: Scene = NOWHERE
+) -> str | None:
     """Return the name of the pattern that explains the wrong leaf, with its detail; or None.
 
     A wrong hypothesis removes all but a thousandth of one probe's mismatch with probability of
@@ -70,27 +104,112 @@ def diagnose(evidence: Sequence[Evidence], entries: Sequence[Entry]) -> str | No
         return "not finite"
     if not any(np.any(gradient) for gradient in gradients):
         return "zero"
+    if len(gradients) > 1 and all(np.array_equal(gradients[0], other) for other in gradients):
+        return "cotangent ignored"
     factor = _factor(evidence)
     if factor is not None:
-        return _named(factor)
+        return _named(factor, shape=gradients[0].shape)
     if len(evidence) > 1:  # one probe fits too many hypotheses
         for name, candidate in _candidates(gradients[0].shape):
             if all(probe.fits(candidate(probe.gradient)) for probe in evidence):
                 return name
+    border = _border(entries, gradients[0].shape) if scene.complete else None
+    if border is not None:
+        return border
     if entries and all(entry.got == 0 for entry in entries):
         return "part missing"
     part = _part_factor(entries)
     if part is not None:
         return _named(part, " in the wrong entries")
+    if scene.mixes and _is_elementwise(evidence):
+        return "diagonal only"
+    term = _term(scene)
+    if term is not None:
+        return term
     if np.iscomplexobj(gradients[0]) and all(p.fits(np.conj(p.gradient)) for p in evidence):
         return "conjugated"
     return None
 
 
-def _named(factor: float, where: str = "") -> str:
+def _named(factor: float, where: str = "", shape: tuple[int, ...] = ()) -> str:
     if abs(factor + 1) < SAME:
         return "sign" + (f":{where}" if where else "")
+    for axis, length in enumerate(shape):
+        for ratio, name in ((float(length), "{}"), (1 / max(length, 1), "1/{}")):
+            if length > 2 and abs(factor / ratio - 1) < SAME:
+                where += f", {name.format('the length')} of axis {axis}"
     return f"constant factor: got / wanted = {factor:.6g}{where}"
+
+
+def _border(entries: Sequence[Entry], shape: tuple[int, ...]) -> str | None:
+    """The first or last slice of an axis, if all wrong entries lie in it, and it is not small."""
+    for axis, length in enumerate(shape):
+        found = {entry.index[axis] for entry in entries}
+        if len(entries) > 1 and length > 2 and len(found) == 1:
+            (position,) = found
+            if position in (0, length - 1):
+                return f"border: {'last' if position else 'first'} along axis {axis}"
+    return None
+
+
+def _is_elementwise(evidence: Sequence[Evidence]) -> bool:
+    """Whether gradient over cotangent is the same for every probe, entry by entry."""
+    ratios = [e.gradient / e.u for e in evidence if e.u is not None and np.all(e.u != 0)]
+    return len(ratios) > 1 and all(
+        np.allclose(ratio, ratios[0], rtol=SAME, atol=0) for ratio in ratios
+    )
+
+
+def _term(scene: Scene) -> str | None:
+    """What was added to, or multiplies, the entries that were read; four at least must agree."""
+    if len(scene.read) < 4:
+        return None
+    got, wanted, bars = (
+        np.array([getattr(entry, field) for entry in scene.read])
+        for field in ("got", "wanted", "error_bar")
+    )
+    at = tuple(np.array([entry.index for entry in scene.read]).T)
+    off = got - wanted
+    noise = SIGNIFICANCE * bars + SAME * np.abs(off)
+    wrong = np.abs(off) > noise
+    if not np.any(wrong):
+        return None
+
+    def is_constant(values: Array, slack: Array) -> bool:
+        middle = float(np.median(values))
+        return bool(middle) and bool(np.all(np.abs(values - middle) <= slack + SAME * abs(middle)))
+
+    if is_constant(off, noise):
+        return "additive constant"
+    for name, array in (("cotangent added", scene.u), ("proportional to the leaf", scene.x)):
+        if array is None or np.iscomplexobj(array) or np.any(array[at] == 0):
+            continue
+        if is_constant(off / array[at], noise / np.abs(array[at])):
+            return name
+    if scene.y is not None and not np.iscomplexobj(scene.y) and np.all(wanted != 0):
+        ratio = got / wanted
+        for name, slope in SLOPES.items():
+            with np.errstate(all="ignore"):
+                expected = slope(scene.y[at])
+            for power, how in ((-1, "missing"), (1, "there twice")):
+                with np.errstate(all="ignore"):
+                    fits = np.abs(ratio - expected**power) <= SAME * np.abs(ratio)
+                if np.all(fits) and np.ptp(expected) > SAME * np.max(np.abs(expected)):
+                    return f"missing derivative: of {name}, {how}"
+    if len(scene.read) == int(scene.complete) * got.size and np.allclose(
+        np.sort(got), np.sort(wanted), rtol=SAME, atol=float(np.max(bars)) * SIGNIFICANCE
+    ):
+        return "permuted"
+    return None
+
+
+# Derivatives of activations as functions of their own output.
+SLOPES: Mapping[str, Callable[[Array], Array]] = {
+    "tanh": lambda y: 1 - y**2,
+    "sigmoid": lambda y: y * (1 - y),
+    "exp": lambda y: y,
+    "sqrt": lambda y: 1 / (2 * y),
+}
 
 
 def _part_factor(entries: Sequence[Entry]) -> float | None:

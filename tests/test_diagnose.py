@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gradcheck import Rule, check
 from gradcheck.diagnose import ADVICE, Evidence, diagnose
 from gradcheck.problem import inner
 from gradcheck.results import Entry
@@ -97,8 +98,83 @@ def test_a_conjugate_is_named() -> None:
 
 def test_every_pattern_has_advice() -> None:
     names = [name for _, name in PATTERNS] + [name for _, name in PARTS if name] + ["conjugated"]
+    names += [row[-1] for row in SEEN]
 
     assert {name.split(":")[0] for name in names} == set(ADVICE)
+
+
+def _softmax(x: Any) -> Any:
+    e = np.exp(x - x.max())
+    return e / e.sum()
+
+
+A = np.random.default_rng(1).standard_normal((3, 3))
+LINE = np.random.default_rng(2).standard_normal(6)
+
+
+def _but(g: Any, index: Any, factor: float) -> Any:
+    g = np.array(g)
+    g[index] *= factor
+    return g
+
+
+# (forward, a wrong vjp, input, pattern): what takes the entries that were read to tell.
+SEEN: list[tuple[Any, Any, Any, str]] = [
+    (np.sin, lambda i, u: np.cos(i[0]), LINE, "cotangent ignored"),
+    (_softmax, lambda i, u: u * _softmax(i[0]), LINE, "diagonal only"),
+    (np.sin, lambda i, u: u * np.cos(i[0]) + 0.01, LINE, "additive constant"),
+    (lambda x: x + np.sin(x), lambda i, u: u * np.cos(i[0]), LINE, "cotangent added"),
+    (
+        np.sin,
+        lambda i, u: u * np.cos(i[0]) + 1e-4 * i[0],
+        LINE,
+        "proportional to the leaf",
+    ),
+    (lambda x: np.tanh(3 * x), lambda i, u: 3 * u, LINE, "missing derivative: of tanh, missing"),
+    (
+        lambda x: 1 / (1 + np.exp(-2 * x)),
+        lambda i, u: 2 * u,
+        LINE,
+        "missing derivative: of sigmoid, missing",
+    ),
+    (
+        np.cumsum,
+        lambda i, u: _but(np.cumsum(u[::-1])[::-1], [0, 3, 5], 1.5),
+        LINE,
+        "constant factor: got / wanted = 1.5 in the wrong entries",
+    ),
+    (np.sin, lambda i, u: _but(u * np.cos(i[0]), -1, 0.3), A, "border: last along axis 0"),
+    (np.sin, lambda i, u: _but(u * np.cos(i[0]), (..., 0), 0.3), A, "border: first along axis 1"),
+    (
+        lambda x: x[[2, 0, 1, 4, 5, 3]],
+        lambda i, u: u[[2, 0, 1, 4, 5, 3]],
+        LINE,
+        "permuted",
+    ),
+    (
+        lambda x: np.tanh(x).sum(0),
+        lambda i, u: 3 * u * (1 - np.tanh(i[0]) ** 2),
+        A,
+        "constant factor: got / wanted = 3, the length of axis 0",
+    ),
+]
+
+
+@pytest.mark.parametrize(("forward", "vjp", "x", "name"), SEEN, ids=[row[-1] for row in SEEN])
+def test_a_pattern_is_seen_in_a_layer(forward: Any, vjp: Any, x: Any, name: str) -> None:
+    (finding,) = check(Rule(forward, vjp), x, checks="vjp").findings
+
+    assert (finding.diagnosis or "").startswith(name), finding
+    assert ADVICE[name.split(":")[0]][:40] in finding.message
+
+
+def test_no_pattern_is_said() -> None:
+    rule = Rule(np.sin, lambda i, u: u * np.cos(i[0]) * (1 + i[0] ** 2))
+
+    (finding,) = check(rule, LINE, checks="vjp").findings
+
+    assert finding.diagnosis is None
+    assert "no known pattern fits" in finding.message
 
 
 SHAPED: list[tuple[tuple[int, ...], Spoil, str]] = [

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from gradcheck.diagnose import ADVICE, Evidence, diagnose
+from gradcheck.diagnose import ADVICE, Evidence, Scene, diagnose
 from gradcheck.evidence import Probe, finest, telling
 from gradcheck.locate import Location, locate
 from gradcheck.oracles import complex_step, ladder, path
@@ -50,6 +50,8 @@ REACHES = (1.0, 2.0**-3, 2.0**8, 2.0**16, 2.0**24)
 SHORTER = (1 / 2, 1 / 4)  # parts of a path along which a mismatch must stay to be an error
 
 FLAT = 2.0**-30  # of the leaf's size: the finest step of the ladder
+
+OUTPUTS = 8  # up to here each output's cotangent is asked about alone
 
 SHOWN = 8  # wrong entries in a finding: what a reader looks at; the message says how many more
 
@@ -520,10 +522,10 @@ def _located(
     if not location.entries and not _repeats(most, question.tolerance, rng):
         message = "difference quotients along different directions contradict each other here"
         return question.answer(Verdict.INCONCLUSIVE, message, probes)
-    pattern = diagnose([_evidence(probe) for probe in probes], location.entries)
-    message = _where(location, most.line.gradients[question.index].size)
-    if pattern is not None:
-        message += "; " + ADVICE[pattern.split(":")[0]]
+    evidence = [_evidence(probe) for probe in probes]
+    pattern = diagnose(evidence, location.entries, _scene(most, location))
+    message = _where(location, most) + _through(most)
+    message += "; " + (ADVICE[pattern.split(":")[0]] if pattern else "no known pattern fits")
     shown = location.entries[:SHOWN]
     return question.answer(Verdict.FAIL, message, probes, entries=shown, diagnosis=pattern)
 
@@ -534,7 +536,45 @@ def _evidence(probe: Probe) -> Evidence:
         v=probe.line.v[probe.index],
         slope=probe.truth.slope,
         error_bar=probe.truth.error_bar,
+        u=_like(probe, probe.line.u),
     )
+
+
+def _like(probe: Probe, arrays: Arrays) -> Array | None:
+    """The array of the only output, if that has the leaf's shape."""
+    alike = len(arrays) == 1 and arrays[0].shape == probe.line.v[probe.index].shape
+    return arrays[0] if alike else None
+
+
+def _scene(probe: Probe, location: Location) -> Scene:
+    line, index = probe.line, probe.index
+    first = np.zeros_like(line.v[index])
+    first.flat[0] = 1.0
+    alone = replace(line, v={index: first})
+    mixes = _like(probe, line.u) is not None and alone.sample(line.unit * 2.0**-10).moving > 1
+    return Scene(
+        x=line.problem.point[index],
+        y=_like(probe, line.centre),
+        u=_like(probe, line.u),
+        read=location.read,
+        mixes=mixes,
+        complete=location.complete,
+    )
+
+
+def _through(probe: Probe) -> str:
+    """Which outputs' cotangents lead to a wrong gradient, if others do not."""
+    line, outputs = probe.line, probe.line.problem.outputs
+    if not 1 < len(outputs) <= OUTPUTS:
+        return ""
+    guilty = []
+    for k, output in enumerate(outputs):
+        u = tuple(u if j == k else np.zeros_like(u) for j, u in enumerate(line.u))
+        gradients = line.problem.vjp(line.problem.point, u)
+        alone = replace(line, u=u, gradients=gradients)
+        if replace(probe, line=alone, truth=ladder.estimate(alone)).is_significant:
+            guilty.append(output.path)
+    return f", through {' and '.join(guilty)} only" if 0 < len(guilty) < len(outputs) else ""
 
 
 def _folded(probe: Probe) -> Probe:
@@ -554,8 +594,13 @@ def _repeats(probe: Probe, tolerance: float, rng: np.random.Generator) -> bool:
     return False
 
 
-def _where(location: Location, size: int) -> str:
-    count = len(location.entries)
+def _where(location: Location, probe: Probe) -> str:
+    shape = probe.line.v[probe.index].shape
+    count, size = len(location.entries), int(np.prod(shape))
+    if location.block is not None:
+        axis, position = location.block
+        place = ", ".join(str(position) if k == axis else ":" for k in range(len(shape)))
+        return f"all that is wrong lies in [{place}]"
     if not count:
         return f"wrong as a whole; no single one of its {size} entries stands out of the noise"
     if location.complete:
