@@ -13,6 +13,10 @@ from gradcheck.settings import SIGNIFICANCE
 
 __all__ = ["Probe", "finest", "telling"]
 
+# Roundings of the value that may be left of terms that cancel, as a difference sees them: at the
+# first steps, 2⁻⁷ of the leaf, one is 2⁷ of its slope.
+CANCELLED = 2.0**10
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Probe:
@@ -85,16 +89,20 @@ class Probe:
 
     @property
     def is_vacuous(self) -> bool:
-        """Whether claim and truth are zero: the claim but for rounding, the truth by its bar.
+        """Whether claim and truth are zero, but for rounding.
 
-        The bar must be small against the value itself over one step of the leaf, or a value that
-        drowns in noise would count as one that does not depend on the leaf.
+        The claim is: it is as small as what rounding does to it, or as the bar where that is but
+        a few roundings of the value over one step of the leaf (the shift of a normalisation, the
+        key bias of attention: terms cancel). The truth is, by its bar, and the bar is small against
+        the value, or one that drowns in noise would count as one that does not depend on the leaf.
         """
         line = self.line
         value = norm(np.array([norm(u * f) for u, f in zip(line.u, line.centre, strict=True)]))
-        claims_zero = line.size <= SIGNIFICANCE * line.doubt
+        blur = self.bar * line.unit
+        few = SIGNIFICANCE * self.bar if blur <= CANCELLED * self.epsilon * value else 0.0
+        claims_zero = line.size <= max(SIGNIFICANCE * line.doubt, few)
         is_zero = abs(self.truth.slope) <= SIGNIFICANCE * self.bar
-        return claims_zero and is_zero and self.bar * line.unit <= self.epsilon**0.5 * value
+        return claims_zero and is_zero and blur <= self.epsilon**0.5 * value
 
     @property
     def resolution(self) -> float:
