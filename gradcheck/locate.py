@@ -14,7 +14,7 @@ import numpy as np
 
 from gradcheck.oracles import ladder
 from gradcheck.probes import Line, scale
-from gradcheck.problem import Array
+from gradcheck.problem import Array, norm
 from gradcheck.results import Entry
 from gradcheck.settings import SIGNIFICANCE
 
@@ -222,7 +222,15 @@ def _moves_its_own(line: Line, index: int, place: Index) -> bool:
 
 
 def _bar(line: Line, truth: ladder.Estimate) -> float:
-    return truth.error_bar + truth.standing + line.doubt + line.reuse * truth.weight
+    """The oracle's bar, and what the target's gradient may have lost to rounding.
+
+    A narrow dtype inside rounds the terms of an entry, which may be larger than what is left of
+    them: as large as a typical entry.
+    """
+    ((index, v),) = line.v.items()
+    typical = norm(line.gradients[index]) / max(v.size, 1) ** 0.5
+    own = float(line.coarseness / 2 * typical * norm(v))
+    return truth.error_bar + truth.standing + line.doubt + line.reuse * truth.weight + own
 
 
 def _sampled(gradient: Array, rng: np.random.Generator) -> list[int]:

@@ -12,7 +12,9 @@ from math import hypot
 
 import numpy as np
 
+from gradcheck.errors import GradcheckError
 from gradcheck.problem import EPSILON, Array, Arrays, Leaf, Problem, inner, norm
+from gradcheck.settings import RIPPLE
 
 __all__ = ["Line", "Sample", "cotangent", "direction", "disturbed", "nudged", "relative", "scale"]
 
@@ -150,6 +152,12 @@ class Line:
         """What the target claims: ⟨Jᵀu, v⟩."""
         return sum(inner(self.gradients[index], v) for index, v in self.v.items())
 
+    @property
+    def coarseness(self) -> float:
+        """The epsilon of the narrow dtype that computes inside, by the ripple of the values."""
+        inside = (EPSILON[narrow] for narrow, least in RIPPLE.items() if self.ripple > least)
+        return max(inside, default=0.0)
+
     @cached_property
     def ulp(self) -> float:
         """What rounding numbers of the size of one to the outputs' dtypes does to φ."""
@@ -185,10 +193,19 @@ class Line:
     def values(self, moved: Mapping[int, Array]) -> Arrays:
         """Return f where some leaves have moved; NaN if its outputs have other shapes there."""
         with np.errstate(all="ignore"):  # a step may leave the domain; NaN and infinity say so
-            value = self.problem.value(self.filled(moved))
+            value = self._value(self.filled(moved))
         if [f.shape for f in value] != [f.shape for f in self.centre]:
             return tuple(np.full_like(f, np.nan) for f in self.centre)
         return value
+
+    def _value(self, point: Arrays) -> Arrays:
+        """The value, or nothing where the target raises: it refuses what is out of its domain."""
+        try:
+            return self.problem.value(point)
+        except GradcheckError:
+            raise
+        except Exception:
+            return ()
 
     def filled(self, moved: Mapping[int, Array]) -> Arrays:
         return tuple(moved.get(index, x) for index, x in enumerate(self.problem.point))
@@ -222,8 +239,11 @@ class Line:
             weight = hypot(weight, size / 2)
             rounding = hypot(rounding, output.epsilon * size)
             standing = hypot(standing, output.epsilon * norm(u * np.where(moves, 0.0, centre)))
-        if not moving:  # nothing moved: what rounds away inside may be as large as the leaf
-            standing = max(standing, max(o.epsilon for o in self.problem.outputs) * self.unit)
+        if (
+            not moving
+        ):  # what rounds away inside may be as large as the leaf, or as numbers like one
+            epsilon = max(output.epsilon for output in self.problem.outputs)
+            standing = max(standing, epsilon * self.unit, self.ulp)
         if self.is_exact(h):
             rounding = hypot(rounding, self.slack)
         else:  # rounding moved the leaves by `right - left` instead of 2 h v

@@ -51,6 +51,8 @@ SHORTER = (1 / 2, 1 / 4)  # parts of a path along which a mismatch must stay to 
 
 FLAT = 2.0**-30  # of the leaf's size: the finest step of the ladder
 
+SIGNS = np.array([-1.0, 1.0])
+
 OUTPUTS = 8  # up to here each output's cotangent is asked about alone
 
 SHOWN = 8  # wrong entries in a finding: what a reader looks at; the message says how many more
@@ -307,8 +309,10 @@ def _alone(
         for k in range(len(case.draws))
     ]
     coarse = min(probe.resolution for probe in probes) > question.tolerance
+    if coarse and leaf.shape:
+        probes.append(_aligned(case, index, direction(rng, leaf)))
     if coarse or any(probe.is_significant for probe in probes):
-        probes = [_doubted(probe, rng) for probe in probes]
+        probes = _equally_noisy([_doubted(probe, rng) for probe in probes])
         probes = [
             _folded(probe) if probe.is_outside(question.tolerance) else probe for probe in probes
         ]
@@ -337,6 +341,17 @@ def _probe(case: Case, k: int, index: int, v: Array, tolerance: float) -> Probe:
     scaled = replace(line, v={index: relative(v, x)})
     other = replace(probe, line=scaled, truth=ladder.estimate(scaled))
     return min(probe, other, key=lambda p: p.resolution)
+
+
+def _aligned(case: Case, index: int, v: Array) -> Probe:
+    """A probe along the claimed gradient: its signs, and magnitudes as in any direction."""
+    x, gradient = case.problem.point[index], case.gradients(0)[index]
+    sizes = np.abs(gradient)
+    phases = np.divide(gradient, sizes, out=np.ones_like(gradient), where=sizes > 0)
+    line = case.line(0, {index: np.abs(v) * phases}, scale(x))
+    truth = ladder.estimate(line)
+    epsilon = case.epsilon(index)
+    return Probe(index=index, epsilon=epsilon, line=line, truth=truth, is_aligned=True)
 
 
 def _judge(question: Question, probes: Sequence[Probe], rng: np.random.Generator) -> Finding:
@@ -492,6 +507,23 @@ def _doubted(probe: Probe, rng: np.random.Generator) -> Probe:
     return replace(probe, truth=truth, line=replace(line, unrest={index: unrest}, reuse=reuse))
 
 
+def _equally_noisy(probes: Sequence[Probe]) -> list[Probe]:
+    """The probes, each at least a quarter as noisy as any other: their values are rounded alike.
+
+    A table of differences may miss noise along one line that it sees along another, where the
+    value stands still.
+    """
+    level = max(probe.truth.level for probe in probes)
+
+    def leveled(probe: Probe) -> Probe:
+        if not probe.truth.level < level / 4 or level > probe.line.ulp:
+            return probe
+        line = replace(probe.line, floor=level)
+        return replace(probe, line=line, truth=ladder.estimate(line, careful=True))
+
+    return [leveled(probe) for probe in probes]
+
+
 def _rippled(probe: Probe, ripple: float) -> Probe:
     line = replace(probe.line, ripple=ripple)
     return replace(probe, line=line, truth=ladder.estimate(line, careful=True))
@@ -587,7 +619,8 @@ def _repeats(probe: Probe, tolerance: float, rng: np.random.Generator) -> bool:
     """Whether a mismatch that no entry explains shows along another direction as well."""
     for _ in range(AGAIN):
         v = probe.line.v[probe.index]
-        line = replace(probe.line, v={probe.index: v * rng.choice([-1.0, 1.0], v.shape)})
+        other = rng.uniform(0.5, 1.5, v.shape) if probe.is_aligned else rng.choice(SIGNS, v.shape)
+        line = replace(probe.line, v={probe.index: v * other})
         again = _folded(replace(probe, line=line, truth=ladder.estimate(line, careful=True)))
         if again.is_significant and again.mismatch > tolerance:
             return True

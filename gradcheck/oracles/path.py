@@ -20,6 +20,7 @@ from math import hypot, isfinite
 
 import numpy as np
 
+from gradcheck.errors import GradcheckError
 from gradcheck.probes import Line
 from gradcheck.problem import Array, Arrays, inner, norm
 
@@ -147,7 +148,12 @@ def _gradients(line: Line, low: Mapping[int, Array], way: Mapping[int, Array], s
     leaves = line.problem.leaves
     moved = {k: leaves[k].rounded(_wide(low[k]) + s * way[k]) for k in way}
     with np.errstate(all="ignore"):
-        return line.problem.vjp(line.filled(moved), line.u)
+        try:
+            return line.problem.vjp(line.filled(moved), line.u)
+        except GradcheckError:
+            raise
+        except Exception:  # out of the domain, as for a value
+            return tuple(np.full_like(x, np.nan) for x in line.problem.point)
 
 
 def _wide(array: Array) -> Array:
