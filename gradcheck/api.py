@@ -1,6 +1,6 @@
 """The public questions: `check`, `assert_gradients`, `compare`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import inf
 from typing import Any
 
@@ -13,6 +13,8 @@ from gradcheck.results import CheckResult
 from gradcheck.settings import Settings
 
 __all__ = ["Rule", "assert_gradients", "check", "compare"]
+
+LISTENERS: list[Callable[[Any], object]] = []  # each is told of every target before it is checked
 
 
 def check(
@@ -62,6 +64,8 @@ def check(
         budget_s=_positive("budget_s", budget_s),
     )
     chosen = _checks(checks)
+    for listener in LISTENERS:
+        listener(target)
     try:
         problem = problem_of(target, inputs, params=params, name=name, seed=seed)
     except GradcheckError:

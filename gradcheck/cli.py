@@ -4,18 +4,24 @@ Exit status 0: no divergence (what was inconclusive is said, and accuses nobody)
 whatever else happened. 2: wrong usage or input. 3: something raised, or nothing could be checked.
 """
 
+import ast
 import contextlib
 import difflib
 import importlib.util
+import shlex
+import subprocess
 import sys
+import time
 import traceback
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import click
 
-from gradcheck.results import Report, Verdict
+from gradcheck.results import CheckResult, Report, Verdict
 
 __all__ = ["main"]
 
@@ -125,6 +131,283 @@ def run(
     sys.exit(status)
 
 
+def _literal(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        raise click.BadParameter(
+            f"expected a Python literal, as in 3, 0.5, True or \"'mean'\"; got {text!r}"
+        ) from None
+
+
+def _literals(
+    context: click.Context, option: click.Parameter, texts: Sequence[str]
+) -> tuple[Any, ...]:
+    return tuple(map(_literal, texts))
+
+
+def _keywords(
+    context: click.Context, option: click.Parameter, texts: Sequence[str]
+) -> dict[str, Any]:
+    keywords = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not (equals and name.isidentifier()):
+            raise click.BadParameter(f"expected name=literal, as in bias=False; got {text!r}")
+        keywords[name] = _literal(value)
+    return keywords
+
+
+@main.command()
+@click.argument("target", metavar="MODULE:OBJECT")
+@click.option(
+    "--input",
+    "inputs",
+    multiple=True,
+    metavar="SPEC",
+    help="An array, as in float64[2,3], float32[4]:positive, float64[]:-1..1, int64[4]:0..9, "
+    "bool[3]; or a Python literal. Repeat for each positional argument.",
+)
+@click.option(
+    "--arg",
+    "arguments",
+    multiple=True,
+    callback=_literals,
+    metavar="LITERAL",
+    help="A positional argument of the class or builder; repeat.",
+)
+@click.option(
+    "--kwarg",
+    "keywords",
+    multiple=True,
+    callback=_keywords,
+    metavar="NAME=LITERAL",
+    help="A keyword argument of the class, builder or function; repeat.",
+)
+@click.option("--build", is_flag=True, help="OBJECT returns (target, inputs) when it is called.")
+@click.option("--framework", type=click.Choice(("torch", "jax", "numpy")), help="Of the inputs.")
+@click.option(
+    "--checks",
+    multiple=True,
+    metavar="NAMES",
+    help='Names with commas between, "default" or "all".',
+)
+@click.option(
+    "--wrt", multiple=True, metavar="PATTERN", help="Leaves to check, as in 'params.*'; repeat."
+)
+@click.option("--rtol", type=float, help="How wrong an entry may be. Default: by its dtype.")
+@click.option("--seed", type=click.IntRange(min=0), default=SEED, show_default=True)
+@click.option(
+    "--report",
+    "reports",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    callback=_writable,
+    metavar="PATH",
+    help="Write a report, as .html or .json; repeat for both.",
+)
+@click.option("--debug", is_flag=True, help="Show the traceback of what raised.")
+def check(debug: bool, reports: Sequence[Path], **asked: Any) -> None:
+    """Check the gradients of a function, module, class, autograd.Function or Rule.
+
+    \b
+    gradcheck check mypackage.ops:softplus --input float64[2,3]
+    gradcheck check torch.nn:Linear --arg 3 --arg 4 --kwarg bias=False --input float64[2,3]
+    gradcheck check mypackage.layers:example --build
+
+    A class is constructed with --arg and --kwarg, a PyTorch module in the dtype of its first
+    floating input. Modules are found in the current folder too. Exit status: 0 no divergence,
+    1 a divergence, 2 wrong usage, 3 the target raised, or gradcheck broke.
+    """
+    with _spoken(debug=debug), _current_folder_importable():
+        request = Asked(**asked)
+        began = time.perf_counter()
+        result = replace(_checked(request), replay=request.command)
+        click.echo(str(result))
+        report = Report(
+            title=f"Gradients of {request.target}",
+            command=request.command,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            seed=request.seed,
+            elapsed_s=time.perf_counter() - began,
+            environment=result.environment,
+            results=(result,),
+        )
+        _write(report, reports, quiet=False)
+        if result.verdict is Verdict.INCONCLUSIVE:
+            click.echo("inconclusive is no divergence: an oracle was too noisy to tell", err=True)
+    sys.exit(_status(report))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What `gradcheck check` was asked, as it was written."""
+
+    target: str
+    inputs: tuple[str, ...]
+    arguments: tuple[Any, ...]
+    keywords: Mapping[str, Any]
+    build: bool
+    framework: str | None
+    checks: tuple[str, ...]
+    wrt: tuple[str, ...]
+    rtol: float | None
+    seed: int
+
+    @property
+    def command(self) -> str:
+        """The line that runs this again."""
+        words = [
+            *(f"--input={text}" for text in self.inputs),
+            *(f"--arg={value!r}" for value in self.arguments),
+            *(f"--kwarg={name}={value!r}" for name, value in self.keywords.items()),
+            *(["--build"] if self.build else []),
+            *([f"--framework={self.framework}"] if self.framework else []),
+            *(f"--checks={names}" for names in self.checks),
+            *(f"--wrt={pattern}" for pattern in self.wrt),
+            *([] if self.rtol is None else [f"--rtol={self.rtol!r}"]),
+            f"--seed={self.seed}",
+        ]
+        return shlex.join(["gradcheck", "check", self.target, *words])
+
+    @property
+    def checks_wanted(self) -> tuple[str, ...] | str:
+        names = [name.strip() for given in self.checks for name in given.split(",")]
+        return tuple(names) if names and names not in (["all"], ["default"]) else "".join(names)
+
+
+def _checked(asked: Asked) -> CheckResult:
+    from gradcheck import specs
+    from gradcheck.api import check
+
+    request = specs.Request(
+        reference=asked.target,
+        inputs=tuple(map(specs.parsed, asked.inputs)),
+        arguments=asked.arguments,
+        options=asked.keywords,
+        framework=asked.framework,
+        build=asked.build,
+        seed=asked.seed,
+    )
+    target, inputs = specs.posed(request)
+    return check(
+        target,
+        *inputs,
+        checks=asked.checks_wanted or "default",
+        wrt=asked.wrt,
+        rtol=asked.rtol,
+        seed=asked.seed,
+        name=request.name,
+    )
+
+
+@main.command()
+@click.argument("file", type=click.Path(path_type=Path), metavar="FILE")
+@click.option("--debug", is_flag=True, help="Show the traceback when gradcheck itself breaks.")
+def replay(file: Path, debug: bool) -> None:
+    """Run again what failed in FILE, a report in JSON.
+
+    Each failure holds the command that repeats it: gradcheck, pytest or python with arguments. They
+    are shown and run in the current folder, without a shell; replay only reports that you trust.
+    Exit status: 1 if one of them diverges again, else 3 if one broke, else 2 if one was refused or
+    misused, else 0.
+    """
+    with _spoken(debug=debug):
+        from gradcheck.reports.json import read
+
+        report = read(file)
+        failures = [*report.results, *(bad for suite in report.suites for bad in suite.failures)]
+        failures = [bad for bad in failures if bad.verdict in (Verdict.FAIL, Verdict.ERROR)]
+        for bad in failures:
+            if not bad.replay:
+                click.echo(f"{bad.name}: no command that runs it again was recorded", err=True)
+        commands = dict.fromkeys(bad.replay for bad in failures if bad.replay)
+        if not failures:
+            click.echo("nothing failed in this report")
+        statuses = [_replayed(command) for command in commands]
+        statuses += [BROKEN] if any(not bad.replay for bad in failures) else []
+    sys.exit(min(statuses, key=SEVEREST.index, default=PASS))
+
+
+SEVEREST = (INTERRUPTED, DIVERGENCE, BROKEN, MISUSE, PASS)
+
+
+def _replayed(command: str) -> int:
+    """Run one recorded command; return the status it ends with, as ours."""
+    click.echo(f"$ {command}")
+    try:
+        program, *arguments = shlex.split(command)
+    except ValueError:
+        program, arguments = "", []
+    match program:
+        case "gradcheck":
+            found = _run(["-m", "gradcheck", *arguments])[0]
+            return found if found in SEVEREST else BROKEN
+        case "pytest":
+            found = _run(["-m", "pytest", *arguments])[0]
+            return {0: PASS, 1: DIVERGENCE, 2: INTERRUPTED, 4: MISUSE}.get(found, BROKEN)
+        case "python":  # it prints a result, and ends with 0 whatever that is
+            found, text = _run(arguments)
+            said = {"PASS": PASS, "INCONCLUSIVE": PASS, "FAIL": DIVERGENCE}
+            return BROKEN if found else said.get(text.split(" ")[0], BROKEN)
+        case _:
+            click.echo("refused: it is no command of gradcheck, pytest or python", err=True)
+            return MISUSE
+
+
+def _run(arguments: Sequence[str]) -> tuple[int, str]:
+    ran = subprocess.run([sys.executable, *arguments], stdout=subprocess.PIPE, check=False)
+    text = ran.stdout.decode("utf-8", errors="replace")
+    click.echo(text, nl=False)
+    return ran.returncode, text
+
+
+@main.command()
+@click.argument("package")
+@click.option(
+    "--checked",
+    "records",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="What pytest --gradcheck-record wrote; repeat for several sessions.",
+)
+@click.option("--strict", is_flag=True, help="Status 1 if something listed was not checked.")
+@click.option("--debug", is_flag=True, help="Show the traceback of what raised.")
+def scan(package: str, records: Sequence[Path], strict: bool, debug: bool) -> None:
+    """List what PACKAGE defines that has a derivative, and whether tests checked it.
+
+    PACKAGE and its submodules are imported. Listed are autograd.Functions, custom operators with
+    register_autograd, objects of jax.custom_vjp and jax.custom_jvp, and modules of PyTorch, Equinox
+    and Flax. "checked" was handed to gradcheck itself, "within X" is a part of a target X that
+    was. Exit status: 0, or with --strict 1 if something was not checked, 2 wrong usage, 3 if
+    PACKAGE, or with --strict something in it, cannot be imported.
+    """
+    with _spoken(debug=debug), _current_folder_importable():
+        from gradcheck import scan as scanning
+        from gradcheck.specs import imported
+
+        checked = scanning.checked(records) if records or strict else None
+        imported(package)
+        found = scanning.scan(package)
+        for line in scanning.table(found, checked):
+            click.echo(line)
+        for module, why in found.broken.items():
+            click.echo(f"not scanned  {module}: importing it raised {why}", err=True)
+    unchecked = checked is not None and any(d.name not in checked for d in found.definitions)
+    sys.exit(DIVERGENCE if strict and unchecked else BROKEN if strict and found.broken else PASS)
+
+
+@contextlib.contextmanager
+def _current_folder_importable() -> Generator[None]:
+    before = list(sys.path)
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        yield
+    finally:
+        sys.path[:] = before
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """What will be run, once it is known which frameworks are installed."""
@@ -185,6 +468,7 @@ def _carried_out(plan: Plan, *, quiet: bool) -> Report:
 def _status(report: Report) -> int:
     verdicts = _verdicts(report)
     compared = sum(agreement.compared for suite in report.suites for agreement in suite.agreements)
+    compared += sum(len(result.findings) for result in report.results)
     if Verdict.FAIL in verdicts:
         return DIVERGENCE
     if Verdict.ERROR in verdicts or not compared:
@@ -223,7 +507,7 @@ def _write(report: Report, paths: Sequence[Path], *, quiet: bool) -> None:
 @contextlib.contextmanager
 def _spoken(*, debug: bool) -> Generator[None]:
     """Turn an exception into one line and the exit status it deserves."""
-    from gradcheck.errors import InputError
+    from gradcheck.errors import GradcheckError, InputError
 
     try:
         yield
@@ -235,6 +519,11 @@ def _spoken(*, debug: bool) -> Generator[None]:
     except InputError as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(MISUSE)
+    except GradcheckError as error:  # on purpose: what raised was the target
+        if debug:
+            traceback.print_exc()
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(BROKEN)
     except Exception as error:
         if debug:
             traceback.print_exc()

@@ -20,9 +20,10 @@ import pytest
 if TYPE_CHECKING:
     from gradcheck.results import CheckResult, Report
 
-__all__ = ["PAYLOAD", "Collector", "Options"]
+__all__ = ["CHECKED", "PAYLOAD", "Collector", "Options"]
 
 PAYLOAD = "_gradcheck"  # on a TestReport: every result so far of this test, each as JSON
+CHECKED = "_gradcheck_checked"  # on a TestReport: names of targets, as `scan.Targets` drains them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +32,7 @@ class Options:
 
     seed: int
     reports: tuple[Path, ...]
+    record: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +53,13 @@ class Collector:
         self.tests: dict[str, Run] = {}
         self.crashed: list[str] = []
         self.unwritten: dict[Path, str] = {}
+        self.checked: list[tuple[str, str]] = []
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
-        """Give each xdist worker the seed; `config` itself does not travel."""
+        """Give each xdist worker what it needs; `config` itself does not travel."""
         node.workerinput["gradcheck_seed"] = self.options.seed
+        node.workerinput["gradcheck_record"] = self.options.record is not None
 
     def pytest_report_collectionfinish(self, items: Sequence[pytest.Item]) -> str | None:
         if self.config.get_verbosity() < 0 or not any(map(_uses_fixture, items)):
@@ -65,6 +69,7 @@ class Collector:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when not in ("setup", "call", "teardown"):  # xdist: a worker died in this test
             self.crashed.append(report.nodeid)
+        self.checked += map(tuple, getattr(report, CHECKED, ()))
         if (payload := getattr(report, PAYLOAD, None)) is None:
             return
         from gradcheck.records import decode
@@ -77,8 +82,23 @@ class Collector:
         self.tests[report.nodeid] = Run(outcome, results)  # a rerun replaces what it reran
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        if not self.options.reports:
-            return
+        if self.options.record is not None:
+            self._record(self.options.record)
+        if self.options.reports:
+            self._write_reports()
+        if self.unwritten:
+            session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
+
+    def _record(self, path: Path) -> None:
+        from gradcheck.reports.files import write_text
+        from gradcheck.scan import recorded
+
+        try:
+            write_text(recorded(self.checked), path)
+        except OSError as error:
+            self.unwritten[path] = str(error)
+
+    def _write_reports(self) -> None:
         from gradcheck.errors import InputError
         from gradcheck.reports.formats import write
 
@@ -88,14 +108,14 @@ class Collector:
                 write(report, path)
             except (InputError, OSError) as error:
                 self.unwritten[path] = str(error)
-        if self.unwritten:
-            session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        if not self.tests and not self.options.reports:
+        record = self.options.record
+        if not (self.tests or self.options.reports or record):
             return
         terminalreporter.section("gradcheck")
-        terminalreporter.write_line(self._tally())
+        if self.tests or self.options.reports:
+            terminalreporter.write_line(self._tally())
         for run in self.tests.values():
             for result in run.results:
                 if not result.passed:
@@ -107,6 +127,13 @@ class Collector:
                 terminalreporter.write_line(f"no report: {self.unwritten[path]}", red=True)
             else:
                 terminalreporter.write_line(f"report: {path}")
+        if record is not None:
+            terminalreporter.write_line(self._recorded(record), red=record in self.unwritten)
+
+    def _recorded(self, path: Path) -> str:
+        if path in self.unwritten:
+            return f"no record: {self.unwritten[path]}"
+        return f"record of what was checked: {path}"
 
     def _results(self) -> tuple[CheckResult, ...]:
         return tuple(result for test in self.tests.values() for result in test.results)

@@ -5,6 +5,7 @@ asks for that has no counterpart here is decided in this module, once: an absolu
 an answer that is neither yes nor no.
 """
 
+import sys
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -18,7 +19,7 @@ from gradcheck.problem import Array, Arrays, Problem, inner
 from gradcheck.results import CheckResult, Finding, Verdict
 from gradcheck.settings import Settings
 
-__all__ = ["InconclusiveWarning", "asked", "bad", "warn_if_inconclusive"]
+__all__ = ["InconclusiveWarning", "asked", "bad", "warn", "warn_if_inconclusive"]
 
 
 class InconclusiveWarning(UserWarning):
@@ -47,13 +48,18 @@ def bad(result: CheckResult) -> Finding | None:
     return next((f for f in result.findings if f.verdict is Verdict.FAIL), None)
 
 
-def warn_if_inconclusive(result: CheckResult) -> None:
-    """Say what was left open, where nothing failed.
+def warn(message: str, category: type[Warning] = UserWarning) -> None:
+    """Warn at the line that called the drop-in, however deep inside it this is."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back and frame.f_globals.get("__name__", "").startswith("gradcheck."):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, category, stacklevel=level)
 
-    The warning points at the call of the drop-in: its caller's caller's caller.
-    """
+
+def warn_if_inconclusive(result: CheckResult) -> None:
+    """Say what was left open, where nothing failed."""
     if result.verdict is Verdict.INCONCLUSIVE:
-        warnings.warn(str(result), InconclusiveWarning, stacklevel=4)
+        warn(str(result), InconclusiveWarning)
 
 
 def _excused(problem: Problem, finding: Finding, settings: Settings, atol: float) -> Finding:

@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gradcheck.collector import PAYLOAD, Collector, Options
+from gradcheck.collector import CHECKED, PAYLOAD, Collector, Options
 
 if TYPE_CHECKING:
     from gradcheck.api import Rule
     from gradcheck.results import CheckResult
+    from gradcheck.scan import Targets
 
 __all__ = ["DEFAULT_SEED", "Gradcheck"]
 
@@ -105,6 +106,7 @@ class Gradcheck:
 
 
 OPTIONS = pytest.StashKey[Options]()
+TARGETS: pytest.StashKey[Targets] = pytest.StashKey()
 FIXTURE = pytest.StashKey[Gradcheck]()  # on a test, once it has used the fixture
 
 
@@ -125,6 +127,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help=f"Seed of the directions that are probed; default {DEFAULT_SEED}, "
         "or `gradcheck_seed` of the configuration file.",
     )
+    group.addoption(
+        "--gradcheck-record",
+        metavar="FILE",
+        help="Write the names of all targets that were checked to FILE, for `gradcheck scan "
+        "--checked FILE`.",
+    )
     parser.addini("gradcheck_seed", "Seed of the directions that are probed.", default=None)
 
 
@@ -132,9 +140,11 @@ def pytest_configure(config: pytest.Config) -> None:
     worker = getattr(config, "workerinput", None)
     if worker is not None:
         config.stash[OPTIONS] = Options(seed=worker["gradcheck_seed"], reports=())
+        _listen(config, wanted=worker["gradcheck_record"])
         return
-    options = Options(seed=_seed(config), reports=_reports(config))
+    options = Options(seed=_seed(config), reports=_reports(config), record=_record(config))
     config.stash[OPTIONS] = options
+    _listen(config, wanted=options.record is not None)
     config.pluginmanager.register(Collector(config, options), "gradcheck-collector")
 
 
@@ -159,6 +169,31 @@ def _reports(config: pytest.Config) -> tuple[Path, ...]:
         if (why := unusable(path)) is not None:
             raise pytest.UsageError(f"--gradcheck-report: {why}")
     return paths
+
+
+def _record(config: pytest.Config) -> Path | None:
+    given: str | None = config.option.gradcheck_record
+    if given is None:
+        return None
+    path = config.invocation_params.dir / given
+    if path.is_dir() or not path.parent.is_dir():
+        raise pytest.UsageError(
+            f"--gradcheck-record: expected a file in a folder that exists; got {given!r}"
+        )
+    return path
+
+
+def _listen(config: pytest.Config, *, wanted: bool) -> None:
+    """Have every target noted that anything in this process checks, with the fixture or without."""
+    if not wanted:
+        return
+    from gradcheck.api import LISTENERS
+    from gradcheck.scan import Targets
+
+    targets = Targets()
+    config.stash[TARGETS] = targets
+    LISTENERS.append(targets.add)
+    config.add_cleanup(lambda: LISTENERS.remove(targets.add))
 
 
 @pytest.fixture
@@ -187,4 +222,6 @@ def pytest_runtest_makereport(
     fixture = item.stash.get(FIXTURE, None)
     if fixture is not None:
         setattr(report, PAYLOAD, [result.to_json() for result in fixture.recorded])
+    if (targets := item.config.stash.get(TARGETS, None)) is not None:
+        setattr(report, CHECKED, targets.drain())
     return report

@@ -1,0 +1,336 @@
+"""What a package defines that has a derivative of its own, and which of it was checked.
+
+The package is imported, and what is alive then is looked at: subclasses of the frameworks' base
+classes, and objects of custom rules in the namespaces of its modules. What is defined inside a
+function that was never called is not seen.
+"""
+
+import importlib
+import inspect
+import pkgutil
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import FunctionType, ModuleType
+from typing import Any
+
+from gradcheck.errors import InputError
+
+__all__ = [
+    "Definition",
+    "Scan",
+    "Targets",
+    "checked",
+    "merged",
+    "qualified",
+    "recorded",
+    "scan",
+    "table",
+]
+    "Definition",
+    "Scan",
+    "Targets",
+    "checked",
+    "merged",
+    "qualified",
+    "recorded",
+    "scan",
+    "table",
+]
+
+# Classes that people derive from: what to call the subclass, where the base class lives.
+BASES = (
+    ("autograd.Function", "torch.autograd", "Function"),
+    ("nn.Module", "torch.nn", "Module"),
+    ("Equinox module", "equinox", "Module"),
+    ("Flax Linen module", "flax.linen", "Module"),
+    ("Flax NNX module", "flax.nnx", "Module"),
+)
+RULES = {"custom_vjp": "jax.custom_vjp", "custom_jvp": "jax.custom_jvp"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Definition:
+    """One thing that a package defines."""
+
+    kind: str
+    name: str  # "package.module.Class.attribute"
+    place: str  # "path/of/module.py:12", "" where there is no source
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scan:
+    """What was found, by file and line, and what could not be imported, with why."""
+
+    definitions: tuple[Definition, ...]
+    broken: Mapping[str, str]
+
+
+def scan(package: str) -> Scan:
+    """Return what `package`, and what is in it, defines; it must be imported already.
+
+    Submodules called `__main__` are not imported: that would run them.
+    """
+    broken: dict[str, str] = {}
+    names = set(_imported(sys.modules[package], broken))
+    found: dict[str, Definition] = {}
+    for kind, target in _alive(names):
+        definition = Definition(kind=kind, name=qualified(target), place=_place(target))
+        found.setdefault(definition.name, definition)
+    ordered = sorted(found.values(), key=lambda d: (d.name.rpartition(".")[0], _line(d), d.name))
+    return Scan(definitions=tuple(ordered), broken=broken)
+
+
+def table(found: Scan, checked: Mapping[str, str] | None) -> list[str]:
+    """Return the lines that say what was found; `checked` as from `checked`, None if not known."""
+    if not found.definitions:
+        return ["nothing with a derivative of its own is defined here"]
+    rows = [(d.kind, d.name, d.place, _state(d.name, checked)) for d in found.definitions]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "   ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+    if checked is None:
+        return [*lines, "", f"{len(rows)} found; say --checked FILE to see which were checked"]
+    count = sum(d.name in checked for d in found.definitions)
+    return [*lines, "", f"{len(rows)} found, {count} of them checked"]
+
+
+def _state(name: str, checked: Mapping[str, str] | None) -> str:
+    if checked is None:
+        return ""
+    if name not in checked:
+        return "NOT CHECKED"
+    return f"within {checked[name]}" if checked[name] else "checked"
+
+
+def _imported(module: ModuleType, broken: dict[str, str]) -> Iterator[str]:
+    yield module.__name__
+    for info in pkgutil.iter_modules(getattr(module, "__path__", ())):
+        name = f"{module.__name__}.{info.name}"
+        if info.name == "__main__":
+            continue
+        try:
+            inside = importlib.import_module(name)
+        except (Exception, SystemExit) as error:
+            broken[name] = " ".join(f"{type(error).__name__}: {error}".split())
+        else:
+            yield from _imported(inside, broken)
+
+
+def _alive(modules: set[str]) -> Iterator[tuple[str, Any]]:
+    for kind, home, base in BASES:
+        if (namespace := sys.modules.get(home)) is not None and hasattr(namespace, base):
+            for subclass in _subclasses(getattr(namespace, base)):
+                if subclass.__module__ in modules:
+                    yield kind, subclass
+    for operator in _operators():
+        if operator._init_fn.__module__ in modules and operator._backward_fn is not None:
+            yield "torch.library.custom_op", operator
+    for name in sorted(modules):
+        for value in _values(sys.modules[name]):
+            if (kind := _rule(value)) is not None and value.__module__ in modules:
+                yield kind, value
+
+
+def _subclasses(base: type) -> Iterator[type]:
+    for subclass in type.__subclasses__(base):
+        yield subclass
+        yield from _subclasses(subclass)
+
+
+def _operators() -> Iterable[Any]:
+    """Return every operator that `torch.library.custom_op` made, from PyTorch's own list."""
+    home = sys.modules.get("torch._library.custom_ops")
+    return list(getattr(home, "OPDEFS", {}).values())
+
+
+def _values(module: ModuleType) -> Iterator[Any]:
+    """Return what a module and its classes hold, and what decorators wrapped in it."""
+    namespaces: list[Any] = [module]
+    for namespace in namespaces:  # it grows
+        for value in list(vars(namespace).values()):
+            if isinstance(value, type) and value.__module__ == module.__name__:
+                namespaces += [value] if value not in namespaces else []
+            yield from _unwrapped(value)
+
+
+def _unwrapped(value: Any) -> Iterator[Any]:
+    if isinstance(value, (staticmethod, classmethod)):
+        value = value.__func__
+    while value is not None:
+        yield value
+        # Looked up, not asked for: some objects have an attribute of every name.
+        value = getattr(value, "__dict__", {}).get("__wrapped__")
+
+
+def _rule(value: Any) -> str | None:
+    kind = type(value)
+    return RULES.get(kind.__name__) if kind.__module__.split(".")[0] == "jax" else None
+
+
+def qualified(target: Any) -> str:
+    """Return the name by which a definition is known: its module and its place in there."""
+    source = getattr(target, "_init_fn", target)  # of an operator, the function
+    name = getattr(source, "__qualname__", None) or type(source).__qualname__
+    return f"{getattr(source, '__module__', None) or type(source).__module__}.{name}"
+
+
+def _place(target: Any) -> str:
+    source = inspect.unwrap(getattr(target, "_init_fn", target))
+    try:
+        file, (_, line) = inspect.getsourcefile(source), inspect.getsourcelines(source)
+    except (OSError, TypeError):
+        return ""
+    path = Path(file or "")
+    here = Path.cwd()
+    return f"{path.relative_to(here) if path.is_relative_to(here) else path}:{line}"
+
+
+def _line(definition: Definition) -> int:
+    return int(definition.place.rpartition(":")[2] or 0)
+
+
+class Targets:
+    """The names of the targets that were checked, and of the definitions that they are made of.
+
+    A definition is "within" a checked target if the target's code names it, directly or through
+    functions of the same author, or if an attribute of it is one: its derivative took part.
+    """
+
+    def __init__(self) -> None:
+        self.names: dict[str, str] = {}  # name -> the target that it is within, "" if it is one
+
+    def add(self, target: Any) -> None:
+        """Record `target`; to be called with what was handed to `gradcheck.check`."""
+        subject = _subject(target)
+        own = qualified(subject)
+        self.names[own] = ""
+        for part in _reached(target, subject):
+            self.names.setdefault(qualified(part), own)
+
+    def drain(self) -> list[tuple[str, str]]:
+        """Return what was recorded since the last time."""
+        names, self.names = self.names, {}
+        return sorted(names.items())
+
+
+def recorded(names: Iterable[tuple[str, str]]) -> str:
+    """Return the text of a file of checked targets, as `checked` reads it."""
+    kept = merged(names)
+    lines = (f"{name}{WITHIN}{outer}" if outer else name for name, outer in sorted(kept.items()))
+    return "\n".join([HEADER, *lines, ""])
+
+
+def merged(names: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Return name -> the target it was checked within, "" where it was checked itself."""
+    kept: dict[str, str] = {}
+    for name, outer in names:
+        kept[name] = min(kept.get(name, outer), outer)
+    return kept
+
+
+def checked(paths: Iterable[Path]) -> dict[str, str]:
+    """Return what the files say that `pytest --gradcheck-record` wrote.
+
+    Raises:
+        InputError: one is no such file.
+    """
+    names: list[tuple[str, str]] = []
+    for path in paths:
+        try:
+            header, *lines = path.read_text("utf-8").splitlines() or [""]
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"cannot read {str(path)!r}: {error}") from error
+        if header != HEADER:
+            raise InputError(
+                f"expected a file that pytest --gradcheck-record wrote; {str(path)!r} begins "
+                f"with {header[:40]!r}"
+            )
+        names += [
+            (name, outer) for name, _, outer in (line.partition(" within ") for line in lines)
+        ]
+    return merged(names)
+
+
+HEADER = "# targets that gradcheck checked"
+WITHIN = " within "
+
+# Whose code is not looked into.
+FOREIGN = {"torch", "jax", "jaxlib", "flax", "equinox", "numpy", "gradcheck", "pytest", "_pytest"}
+FOREIGN |= sys.stdlib_module_names
+
+
+def _subject(target: Any) -> Any:
+    """Return the function, class, rule or operator that a target is, or is an instance of."""
+    target = getattr(target, "func", target)  # of a partial
+    owner = getattr(target, "__self__", None)
+    if isinstance(owner, type):  # Function.apply
+        return owner
+    if isinstance(getattr(target, "forward", None), FunctionType) and not isinstance(target, type):
+        return target.forward  # of a Rule; that of a module is a method
+    is_named = isinstance(getattr(target, "__qualname__", None), str) or hasattr(target, "_init_fn")
+    return target if is_named else type(target)
+
+
+def _reached(target: Any, subject: Any) -> Iterator[Any]:
+    """Return the definitions that `target` is made of."""
+    queue, seen = [target, subject], {id(subject)}
+    for value in queue:  # it grows
+        if value is not subject and _is_definition(value):
+            yield value
+        for part in _parts(value):
+            if id(part) not in seen and not isinstance(part, ModuleType):
+                seen.add(id(part))
+                queue.append(part)
+
+
+def _is_definition(value: Any) -> bool:
+    if not isinstance(value, type):
+        return _rule(value) is not None or hasattr(type(value), "register_autograd")
+    homes = (sys.modules.get(home) for _, home, _ in BASES)
+    names = [base for _, _, base in BASES]
+    bases = [getattr(home, name, None) for home, name in zip(homes, names, strict=True)]
+    return any(base is not None and issubclass(value, base) for base in bases)
+
+
+def _parts(value: Any) -> Iterator[Any]:
+    """Return what an object of the user's own consists of or names."""
+    if isinstance(value, (list, tuple)):
+        yield from value
+        return
+    if isinstance(value, dict):
+        yield from value.values()
+        return
+    home = getattr(value, "__module__", None)
+    if not isinstance(home, str) or home.partition(".")[0] in FOREIGN:
+        return
+    for inner in _unwrapped(value):
+        if isinstance(inner, FunctionType):
+            yield from _named(inner)
+        elif inner is not value:
+            yield inner
+    if isinstance(value, type):
+        yield from (getattr(item, "__func__", item) for item in vars(value).values())
+    elif not isinstance(value, FunctionType):
+        yield type(value)
+        yield from getattr(value, "__dict__", {}).values()
+
+
+def _named(function: FunctionType) -> Iterator[Any]:
+    """Return the values of the names that a function's code mentions."""
+    for cell in function.__closure__ or ():
+        try:
+            yield cell.cell_contents
+        except ValueError:  # not assigned yet
+            continue
+    codes = [function.__code__]
+    for code in codes:  # it grows
+        codes += [constant for constant in code.co_consts if isinstance(constant, type(code))]
+        values = [function.__globals__.get(name) for name in code.co_names]
+        yield from values
+        for module in values:
+            if isinstance(module, ModuleType) and module.__name__.split(".")[0] not in FOREIGN:
+                yield from (vars(module).get(name) for name in code.co_names)

@@ -1,0 +1,212 @@
+"""A call of a PyTorch function, as its caller wrote it and as the engine sees it.
+
+The engine knows dense leaves. Sparse, MKLDNN and strided inputs are given to it as such, and
+restored before the function sees them.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.autograd import forward_ad
+
+from gradcheck import trees
+from gradcheck.adapters import problem_of
+from gradcheck.problem import Problem
+
+__all__ = [
+    "MKLDNN",
+    "SPARSE",
+    "SPARSE_COMPRESSED",
+    "Call",
+    "armed_like",
+    "chosen",
+    "connected",
+    "cotangents_of",
+    "dense",
+    "form_of",
+    "is_floating",
+    "leaves_of",
+    "tensors_of",
+    "tupled",
+]
+
+SPARSE_COMPRESSED = (torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)
+SPARSE = (torch.sparse_coo, *SPARSE_COMPRESSED)
+MKLDNN = torch._mkldnn  # type: ignore[attr-defined]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """A function at its inputs: as the caller gave them, and as the engine's leaves."""
+
+    func: Callable[..., Any]
+    inputs: tuple[Any, ...]
+    masked: bool
+
+    def run(self) -> Any:
+        return self.func(*self.inputs)
+
+    def leaves(self) -> list[torch.Tensor]:
+        """The inputs that require a gradient."""
+        return [tensor for _, tensor in leaves_of(self.inputs)]
+
+    def replaced(self, leaves: Sequence[torch.Tensor]) -> Any:
+        """The value with other tensors in the place of the leaves."""
+        paths = [path for path, _ in leaves_of(self.inputs)]
+        moved = dict(zip(paths, leaves, strict=True))
+        return self.func(*trees.rebuild(self.inputs, lambda path, old: moved.get(path, old)))
+
+    def problem(self, pick: Callable[[Any], tuple[torch.Tensor, ...]]) -> Problem:
+        """The engine's problem: dense leaves in, the outputs that `pick` chooses out.
+
+        Raises:
+            InputError: there is no output to speak of.
+        """
+        forms = [form_of(tensor, self.masked) for tensor in self.leaves()]
+
+        def target(*dense: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            with torch.enable_grad():
+                restored = [form.restore(_armed(x)) for form, x in zip(forms, dense, strict=True)]
+                return pick(self.replaced(restored))
+
+        name = str(getattr(self.func, "__name__", type(self.func).__name__))
+        return problem_of(target, [form.dense for form in forms], name=name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Form:
+    """A leaf as a dense tensor, and the way back to what the caller handed in."""
+
+    dense: torch.Tensor
+    restore: Callable[[torch.Tensor], torch.Tensor]
+
+
+def form_of(tensor: torch.Tensor, masked: bool) -> Form:
+    """How the engine, which knows only dense arrays, sees a leaf.
+
+    A sparse tensor is, to a masked function, its specified entries; to another one, all of them.
+    """
+    plain = tensor.detach()
+    if tensor.layout == MKLDNN:
+        return Form(dense=plain.to_dense(), restore=lambda x: x.to_mkldnn())
+    if tensor.layout in SPARSE:
+        return _form_of_sparse(plain, masked)
+    if tensor.is_contiguous():
+        return Form(dense=plain, restore=lambda x: x)
+    size, stride = tensor.size(), tensor.stride()
+
+    def restore(x: torch.Tensor) -> torch.Tensor:
+        empty = torch.empty_strided(size, stride, dtype=x.dtype, device=x.device)
+        return empty.copy_(x)
+
+    return Form(dense=plain, restore=restore)
+
+
+def _form_of_sparse(tensor: torch.Tensor, masked: bool) -> Form:
+    layout, size = tensor.layout, tensor.size()
+    if not masked:
+        blocks = tensor.values().shape[1:3] if layout in SPARSE_COMPRESSED[2:] else None
+        ones = (
+            torch.ones(size, dtype=torch.int8).to_sparse(tensor.sparse_dim())
+            if layout is torch.sparse_coo
+            else None
+        )
+
+        def full(x: torch.Tensor) -> torch.Tensor:
+            if ones is not None:
+                values = x.reshape(-1, *size[tensor.sparse_dim() :])
+                return torch.sparse_coo_tensor(ones.indices(), values, size, is_coalesced=True)
+            return x.to_sparse(layout=layout, blocksize=blocks)
+
+        return Form(dense=tensor.to_dense(), restore=full)
+    if layout is torch.sparse_coo:
+        indices = tensor._indices()
+        return Form(
+            dense=tensor._values(),
+            restore=lambda values: torch.sparse_coo_tensor(
+                indices, values, size, is_coalesced=tensor.is_coalesced()
+            ),
+        )
+    rows = layout in (torch.sparse_csr, torch.sparse_bsr)
+    compressed = tensor.crow_indices() if rows else tensor.ccol_indices()
+    plain = tensor.col_indices() if rows else tensor.row_indices()
+    return Form(
+        dense=tensor.values(),
+        restore=lambda values: torch.sparse_compressed_tensor(
+            compressed, plain, values, size, layout=layout
+        ),
+    )
+
+
+def _armed(x: torch.Tensor) -> torch.Tensor:
+    """The tensor, requiring a gradient as the caller's does; not in forward mode, as in PyTorch."""
+    is_dual = forward_ad.unpack_dual(x).tangent is not None  # type: ignore[no-untyped-call]
+    return x if is_dual else _requiring(x)
+
+
+def _requiring(x: torch.Tensor) -> torch.Tensor:
+    """The tensor, requiring a gradient: `x` itself, or another view of it that does."""
+    if x.requires_grad:
+        return x
+    with torch.no_grad():  # unlike detach, a view keeps the tangent of forward mode
+        return x.view_as(x).requires_grad_()
+
+
+def armed_like(own: Any, given: Any) -> Any:
+    """An argument that requires a gradient where the caller's own does."""
+    needs = isinstance(own, torch.Tensor) and own.requires_grad
+    return _requiring(given) if needs else given
+
+
+def cotangents_of(
+    outputs: Sequence[torch.Tensor], *, strided: bool = True
+) -> tuple[torch.Tensor, ...]:
+    """Random tensors between -1 and 1 like `outputs`, from a generator of their own."""
+    generator = torch.Generator().manual_seed(0)
+    found = []
+    for output in outputs:
+        dtype = output.dtype if is_floating(output) else torch.float64
+        shape = (*output.shape, 2) if output.dim() and not strided else output.shape
+        real = torch.complex128 if dtype.is_complex else torch.float64
+        draw = torch.rand(shape, generator=generator, dtype=real, device="cpu")
+        draw = 2 * draw - (1 + 1j if dtype.is_complex else 1)
+        draw = draw.to(dtype=dtype, device=output.device)
+        found.append((draw if draw.dim() == output.dim() else draw[..., 0]).requires_grad_())
+    return tuple(found)
+
+
+def leaves_of(inputs: tuple[Any, ...]) -> list[tuple[str, torch.Tensor]]:
+    return [
+        (path, leaf)
+        for path, leaf in trees.leaves(inputs)
+        if isinstance(leaf, torch.Tensor) and leaf.requires_grad
+    ]
+
+
+def tensors_of(value: Any) -> list[torch.Tensor]:
+    return [leaf for _, leaf in trees.leaves(value) if isinstance(leaf, torch.Tensor)]
+
+
+def connected(value: Any) -> tuple[torch.Tensor, ...]:
+    """The outputs that require a gradient."""
+    return tuple(tensor for tensor in tensors_of(value) if tensor.requires_grad)
+
+
+def chosen(value: Any, first: Any) -> tuple[torch.Tensor, ...]:
+    """The outputs in `value` at the places where those of the `first` call require a gradient."""
+    pairs = zip(tensors_of(value), tensors_of(first), strict=True)
+    return tuple(tensor for tensor, original in pairs if original.requires_grad)
+
+
+def is_floating(tensor: torch.Tensor) -> bool:
+    return tensor.is_floating_point() or tensor.is_complex()
+
+
+def dense(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor if tensor.layout is torch.strided else tensor.to_dense()
+
+
+def tupled(value: Any) -> tuple[Any, ...]:
+    return tuple(value) if isinstance(value, (tuple, list)) else (value,)
