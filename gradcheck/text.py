@@ -49,7 +49,7 @@ def describe(result: CheckResult) -> str:
     bad = [finding for finding in ranked if finding.verdict is not Verdict.PASS]
     lines = [line for finding in bad[:FINDINGS_SHOWN] for line in _block(result, finding)]
     if not bad:
-        lines = [_all_clear(result), *_notes(ranked)]
+        lines = [_all_clear(result), *_proved(ranked), *_notes(ranked)]
     else:
         lines += _others(bad[FINDINGS_SHOWN:])
         lines += _passed([finding for finding in ranked if finding.verdict is Verdict.PASS])
@@ -187,6 +187,18 @@ def _all_clear(result: CheckResult) -> str:
     found = counted(len(result.findings), "finding")
     seen = f"largest mismatch {off}, resolution {scientific(result.resolution, 1)}"
     return plain(f"PASS  {result.name}   {found}, {seen} ({oracles})")
+
+
+def _proved(findings: Iterable[Finding]) -> list[str]:
+    """Return how small a fault of each kind is that was proved to be caught, in any leaf."""
+    weakest: dict[str, float] = {}
+    for power in (power for finding in findings for power in finding.power):
+        kind = power.fault.partition(" of ")[0]
+        weakest[kind] = max(weakest.get(kind, 0.0), power.smallest)
+    if not weakest:
+        return []
+    faults = ", ".join(f"{scientific(size, 1)} in a {kind}" for kind, size in weakest.items())
+    return _wrapped("would catch an error of ", faults.replace("a entry", "an entry"), 1)
 
 
 def _notes(findings: Iterable[Finding]) -> list[str]:

@@ -47,30 +47,24 @@ class Case:
 
 
 # The few names in which the two libraries differ.
+SHARED = "sin cos exp log tanh sqrt where maximum abs cumsum flip ones_like stack sign roll"
+
 TORCH = SimpleNamespace(
     name="torch",
-    **{
-        key: getattr(torch, key)
-        for key in ["sin", "cos", "exp", "log", "tanh", "sqrt", "where", "maximum", "minimum", "abs", "cumsum", "flip", "zeros_like", "ones_like", "stack", "cat", "matmul", "sign", "roll", "clamp", "relu", "logsumexp", "softmax", "full_like", "sigmoid", "log1p"]
-    },
+    **{key: getattr(torch, key) for key in [*SHARED.split(), "clamp", "relu", "sigmoid"]},
+    logsumexp=torch.logsumexp,
+    softmax=torch.softmax,
     arange=torch.arange,
-    at=lambda x, index, value: torch.index_put(x, index, value),
-    stop=lambda x: x.detach(),
 )
 JNP = SimpleNamespace(
     name="jax",
-    **{
-        key: getattr(jnp, key)
-        for key in ["sin", "cos", "exp", "log", "tanh", "sqrt", "where", "maximum", "minimum", "abs", "cumsum", "flip", "zeros_like", "ones_like", "stack", "matmul", "sign", "roll", "full_like", "log1p"]
-    },
-    cat=jnp.concatenate,
+    **{key: getattr(jnp, key) for key in SHARED.split()},
     clamp=jnp.clip,
     relu=jax.nn.relu,
     sigmoid=jax.nn.sigmoid,
-    logsumexp=lambda x, dim: jax.nn.logsumexp(x, dim),
-    softmax=lambda x, dim: jax.nn.softmax(x, dim),
+    logsumexp=jax.nn.logsumexp,
+    softmax=jax.nn.softmax,
     arange=jnp.arange,
-    stop=jax.lax.stop_gradient,
 )
 
 Forward = Callable[..., Any]  # (xp, *inputs) -> output

@@ -148,7 +148,7 @@ NEUTRAL: list[Case] = [
             "guarded where",
             "P34",
             lambda xp, x: xp.where(x > 0, xp.sqrt(xp.where(x > 0, x, 1.0 + 0 * x)), 0.0 * x),
-            TIES,
+            np.array([-1.0, 0.5, 2.0, -0.3]),
         ),
         (
             "normalization",

@@ -90,12 +90,12 @@ def d_scan(xp: Any, i: Any, u: Any, drop: int = -1, stop: int = 0, shift: int = 
 
 def settled(xp: Any, b: Any, w: Any) -> Any:
     z = b * 0
-    for _ in range(200):
+    for _ in range(60):
         z = xp.tanh(z @ w + b)
     return z
 
 
-def d_settled(xp: Any, i: Any, u: Any, transpose: bool = True, steps: int = 200) -> Any:
+def d_settled(xp: Any, i: Any, u: Any, transpose: bool = True, steps: int = 60) -> Any:
     b, w = i
     z = settled(xp, b, w)
     slope = 1 - z**2

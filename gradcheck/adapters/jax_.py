@@ -5,7 +5,7 @@ leaves its parameters unchecked. 64-bit inputs run under a scoped `jax.enable_x6
 global configuration is not touched.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
@@ -73,8 +73,12 @@ def problem_of_jax(
             f"expected a floating or complex array to differentiate; got inputs "
             f"{[type(value).__name__ for value in inputs]}"
         )
-    values = tuple(leaf for _, leaf in flat)
-    wide = any(BRIDGE.dtype_of(values[k]) in ("float64", "complex128") for k in chosen)
+    wide = any(BRIDGE.dtype_of(flat[k][1]) in ("float64", "complex128") for k in chosen)
+    with precision(wide):  # integers as JAX holds them: NumPy's have 64 bits where JAX has 32
+        values = tuple(
+            jax.numpy.asarray(leaf) if isinstance(leaf, np.ndarray) and k not in chosen else leaf
+            for k, (_, leaf) in enumerate(flat)
+        )
     posed = Posed(target=target, structure=structure, values=values, chosen=chosen, x64=wide)
     with precision(wide):
         shapes = jax.eval_shape if posed.is_compiled else _called
@@ -174,8 +178,20 @@ class Posed:
 
     def vjp(self, point: Arrays, cotangents: Arrays) -> Arrays:
         with precision(self.x64):
-            outputs, pullback = jax.vjp(self.f, *self.arrays(point))
-            return _gradients(pullback(_cotangents(cotangents, outputs)))
+            return _gradients(self.pulled(self.arrays(point), self.conjugated(cotangents)))
+
+    @cached_property
+    def pulled(self) -> "Repeated":
+        return self._repeated(lambda xs, us: jax.vjp(self.f, *xs)[1](us))
+
+    def _repeated(self, run: Callable[..., Any]) -> "Repeated":
+        """`run`, compiled when it pays; not where the target could not be traced."""
+        return Repeated(run, patience=PATIENCE if self.traced != self.f else None)
+
+    def conjugated(self, cotangents: Arrays) -> list[Any]:
+        """The engine's cotangents as JAX's, in the dtypes of the outputs."""
+        dtypes = zip(cotangents, self.output_dtypes, strict=True)
+        return [jax.numpy.asarray(u.conj()).astype(dtype) for u, dtype in dtypes]
 
     def jvp(self, point: Arrays, tangents: Arrays) -> Arrays:
         """Forward mode.
@@ -195,18 +211,19 @@ class Posed:
         Raises:
             Unsupported: a rule in the target cannot be differentiated again.
         """
+        with precision(self.x64), _refusals("a second derivative"):
+            xs = self.arrays(point)
+            # ⟨w, g⟩ of the engine's g = ḡ: conjugating g, w and the result leaves Σ w g as it is.
+            ws = tuple(BRIDGE.into(v, x) for v, x in zip(w, xs, strict=True))
+            in_point, in_cotangents = self.pulled_twice(xs, self.conjugated(cotangents), ws)
+            return _gradients(in_point), tuple(BRIDGE.out(g) for g in in_cotangents)
 
+    @cached_property
+    def pulled_twice(self) -> "Repeated":
         def gradient(xs: Any, us: Any) -> Any:
             return jax.vjp(self.f, *xs)[1](us)
 
-        with precision(self.x64), _refusals("a second derivative"):
-            xs = self.arrays(point)
-            us = _cotangents(cotangents, jax.eval_shape(self.f, *xs))
-            gradients, pullback = jax.vjp(gradient, xs, us)
-            # ⟨w, g⟩ of the engine's g = ḡ: conjugating g, w and the result leaves Σ w g as it is.
-            ws = tuple(BRIDGE.into(v, g) for v, g in zip(w, gradients, strict=True))
-            in_point, in_cotangents = pullback(ws)
-            return _gradients(in_point), tuple(BRIDGE.out(g) for g in in_cotangents)
+        return self._repeated(lambda xs, us, ws: jax.vjp(gradient, xs, us)[1](ws))
 
     def batched(self, point: Arrays, cotangents: Arrays) -> Arrays:
         """The VJP of a batch of cotangents, by `vmap`.
@@ -236,6 +253,37 @@ class Posed:
     @cached_property
     def output_dtypes(self) -> list[Any]:
         return [leaf.dtype for leaf in jax.eval_shape(self.f, *self.arrays(self.point))]
+
+
+PATIENCE = 4  # calls that are made one operation at a time before compiling pays
+
+
+class Repeated:
+    """A function of arrays, compiled once it was called often; one that cannot be stays as it is.
+
+    Compiled, it rounds otherwise in the last digit, as any other run may.
+    """
+
+    def __init__(self, run: Callable[..., Any], *, patience: int | None) -> None:
+        self._run = run
+        self._left = patience  # calls until it is compiled; None: never
+
+    def __call__(self, *args: Any) -> Any:
+        if self._left is not None:
+            self._left -= 1
+            if self._left < 0:
+                return self._compiled(*args)
+        return self._run(*args)
+
+    def _compiled(self, *args: Any) -> Any:
+        self._left = None
+        compiled, plain = jax.jit(self._run), self._run
+        try:
+            found = compiled(*args)
+        except Exception:  # a rule that wants numbers, not tracers
+            return plain(*args)
+        self._run = compiled
+        return found
 
 
 def _cotangents(cotangents: Arrays, outputs: Sequence[Any]) -> list[Any]:

@@ -5,6 +5,8 @@ import sys
 from collections.abc import Collection, Sequence
 from typing import Any
 
+import numpy as np
+
 from gradcheck import trees
 from gradcheck.adapters.rule import Rule, problem_of_rule
 from gradcheck.errors import InputError
@@ -126,6 +128,14 @@ def _of_plain_inputs(
             outputs, refusal = target(*inputs), None
     except Exception as error:  # a function of tensors refuses arrays, each in its own way
         outputs, refusal = None, error
+    is_plain = refusal is None and not any(
+        _is_array_of(framework, leaf)
+        for framework in ("torch", "jax")
+        for _, leaf in trees.leaves(outputs)
+    )
+    if jax and is_plain:  # nothing but operators: of JAX's arrays it returns JAX's
+        with jax.enable_x64(True), contextlib.suppress(Exception):
+            outputs = target(*jax.tree_util.tree_map(_as_jax(jax), inputs))
     if any(_is_array_of("jax", leaf) for _, leaf in trees.leaves(outputs)):
         from gradcheck.adapters import jax_
 
@@ -144,6 +154,10 @@ def _of_plain_inputs(
         f"{type(outputs).__name__} and has no derivative to check. Wrap it: "
         "gradcheck.Rule(forward, vjp)."
     )
+
+
+def _as_jax(jax: Any) -> Any:
+    return lambda leaf: jax.numpy.asarray(leaf) if isinstance(leaf, np.ndarray) else leaf
 
 
 def _bridge(framework: str) -> Any:

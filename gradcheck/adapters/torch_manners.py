@@ -191,10 +191,12 @@ def _audited(posed: Posed, point: Arrays, cotangents: Arrays, hooks: Any) -> Aud
     deeds += [Deed(path=path, what=INTO_COTANGENT) for path in asked.changed()]
     overwritten = rest.changed()
     deeds += [Deed(path=path, what="backward writes into it") for path in overwritten]
-    # Where autograd counts the write, a second backward pass raises.
+    # Where autograd counts the write, a second backward pass raises. Where it does not, it may be
+    # a kernel's own workspace (that of an LSTM is): a second pass, which "state" asks for, tells.
     silent = [k for k in kept.changed() if saved[k]._version == versions[k]]
     if silent and not overwritten:
-        deeds.append(Deed(path=next(iter(posed.named)), what=INTO_SAVED))
+        path = next(iter(posed.named))
+        deeds.append(Deed(path=path, what=INTO_SAVED, is_wrong=False))
     deeds += rules
     deeds += _shared(posed, gradients, held)
     return Audit(
@@ -205,7 +207,7 @@ def _audited(posed: Posed, point: Arrays, cotangents: Arrays, hooks: Any) -> Aud
 
 
 INTO_COTANGENT = "backward writes into its cotangent, which belongs to whoever asked"
-INTO_SAVED = "backward writes into a tensor saved for it: a second backward pass is wrong"
+INTO_SAVED = "backward writes into a tensor saved for it"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -93,7 +93,12 @@ def _inputs(problem: Problem, question: Question) -> tuple[list[Reply], dict[str
 def sweep(problem: Problem) -> Iterator[tuple[str, list[Leaf]]]:
     """The first layout for leaves one by one, if they are few; the others for all of them."""
     for position, layout in enumerate(problem.layouts):
-        leaves = [leaf for leaf in problem.leaves if differs(layout, leaf.shape, leaf.dtype)]
+        # A module makes its own parameters, as contiguous as its author wants them.
+        leaves = [
+            leaf
+            for leaf in problem.leaves
+            if differs(layout, leaf.shape, leaf.dtype) and not leaf.path.startswith("params.")
+        ]
         if layout == EXPANDED or not leaves:
             continue
         if position:
