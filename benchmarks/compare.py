@@ -30,7 +30,7 @@ from torch.autograd.gradcheck import GradcheckError
 import gradcheck
 from benchmarks.corpus import CASES, SLICES, Case
 
-LIMIT_S = 60  # for one check of one case
+LIMIT_S = 20  # for one check of one case
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -152,7 +152,7 @@ class Line:
         """What the target claims: ⟨Jᵀu, v⟩."""
         return sum(inner(self.gradients[index], v) for index, v in self.v.items())
 
-    @property
+    @cached_property
     def coarseness(self) -> float:
         """The epsilon of the narrow dtype that computes inside, by the ripple of the values."""
         inside = (EPSILON[narrow] for narrow, least in RIPPLE.items() if self.ripple > least)
