@@ -47,7 +47,9 @@ class Outcome:
 
 
 def ours(case: Case, target: Any, inputs: Any) -> tuple[str, str]:
-    result = gradcheck.check(target, *inputs)
+    # As peers are asked for second derivatives by another call, so are we.
+    second = case.slice == "second order"
+    result = gradcheck.check(target, *inputs, checks="all" if second else "default")
     return str(result.verdict), str(result)
 
 

@@ -12,17 +12,22 @@ __all__ = [
     "Finding",
     "GradientMismatch",
     "InputError",
+    "LayerSuite",
     "Rule",
     "Verdict",
     "__version__",
     "assert_gradients",
     "check",
     "compare",
+    "find_culprit",
+    "layer_suite",
 ]
 
 if TYPE_CHECKING:
     from gradcheck.api import Rule, assert_gradients, check, compare
+    from gradcheck.culprit import find_culprit
     from gradcheck.errors import GradientMismatch, InputError
+    from gradcheck.layers import LayerSuite, layer_suite
     from gradcheck.results import CheckResult, Finding, Verdict
 
     __version__: str
@@ -33,11 +38,14 @@ else:
         "Finding": "gradcheck.results",
         "GradientMismatch": "gradcheck.errors",
         "InputError": "gradcheck.errors",
+        "LayerSuite": "gradcheck.layers",
         "Rule": "gradcheck.api",
         "Verdict": "gradcheck.results",
         "assert_gradients": "gradcheck.api",
         "check": "gradcheck.api",
         "compare": "gradcheck.api",
+        "find_culprit": "gradcheck.culprit",
+        "layer_suite": "gradcheck.layers",
     }
 
     def __getattr__(name):

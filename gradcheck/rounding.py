@@ -67,7 +67,18 @@ def rounded(
             accused = _accused(finding, claim, truth, everywhere, bar)
             message = f"all of it is {factor:.3g} times what the same rule gives in float64"
             return replace(accused, message=message, mismatch=abs(factor - 1))
-    return finding
+    return _blunted(finding, problem, index)
+
+
+def _blunted(finding: Finding, problem: Problem, index: int) -> Finding:
+    """A pass in a narrow dtype: nothing below ten roundings of an entry was seen."""
+    epsilon = max(array.epsilon for array in (problem.leaves[index], *problem.outputs))
+    least = SIGNIFICANCE * epsilon / 2
+    return replace(
+        finding,
+        resolution=max(finding.resolution, least) if finding.resolution else 0.0,
+        power=tuple(replace(p, smallest=max(p.smallest, least)) for p in finding.power),
+    )
 
 
 def natural(u: Arrays, values: Arrays, x: Array) -> float:
@@ -93,8 +104,10 @@ def _bar(problem: Problem, index: int, u: Arrays, claim: Array, rng: np.random.G
         unrest = np.maximum(unrest, np.abs(other - claim))
     arrays = (problem.leaves[index], *problem.outputs)
     epsilon, tiny = max(a.epsilon for a in arrays), max(a.tiny for a in arrays)
-    reuse = 8 * epsilon * natural(u, problem.value(problem.point), problem.point[index])
-    return restless(unrest, np.abs(claim), epsilon) + reuse + 4 * tiny
+    # The size of all of the gradient; an entry has its share.
+    whole = natural(u, problem.value(problem.point), problem.point[index])
+    reuse = 8 * epsilon * whole / max(claim.size, 1) ** 0.5
+    return np.asarray(restless(unrest, np.abs(claim), epsilon) + reuse + 4 * tiny)
 
 
 def _accused(finding: Finding, claim: Array, truth: Array, wrong: Array, bar: Array) -> Finding:

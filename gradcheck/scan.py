@@ -11,23 +11,15 @@ import pkgutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from types import FunctionType, ModuleType
+from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
+from gradcheck.adapters import Rule
 from gradcheck.errors import InputError
 
 __all__ = [
-    "Definition",
-    "Scan",
-    "Targets",
-    "checked",
-    "merged",
-    "qualified",
-    "recorded",
-    "scan",
-    "table",
-]
     "Definition",
     "Scan",
     "Targets",
@@ -121,22 +113,29 @@ def _imported(module: ModuleType, broken: dict[str, str]) -> Iterator[str]:
 
 
 def _alive(modules: set[str]) -> Iterator[tuple[str, Any]]:
-    for kind, home, base in BASES:
-        if (namespace := sys.modules.get(home)) is not None and hasattr(namespace, base):
-            for subclass in _subclasses(getattr(namespace, base)):
-                if subclass.__module__ in modules:
-                    yield kind, subclass
+    for kind, base in _bases():
+        for subclass in _subclasses(base):
+            if subclass.__module__ in modules:
+                yield kind, subclass
     for operator in _operators():
         if operator._init_fn.__module__ in modules and operator._backward_fn is not None:
             yield "torch.library.custom_op", operator
     for name in sorted(modules):
         for value in _values(sys.modules[name]):
-            if (kind := _rule(value)) is not None and value.__module__ in modules:
-                yield kind, value
+            if (rule := _rule(value)) is not None and value.__module__ in modules:
+                yield rule, value
+
+
+def _bases() -> Iterator[tuple[str, type]]:
+    """Return the base classes of the frameworks that are loaded."""
+    for kind, home, name in BASES:
+        if (base := getattr(sys.modules.get(home), name, None)) is not None:
+            yield kind, base
 
 
 def _subclasses(base: type) -> Iterator[type]:
-    for subclass in type.__subclasses__(base):
+    subclasses: list[type] = type.__subclasses__(base)
+    for subclass in subclasses:
         yield subclass
         yield from _subclasses(subclass)
 
@@ -265,12 +264,13 @@ FOREIGN |= sys.stdlib_module_names
 
 def _subject(target: Any) -> Any:
     """Return the function, class, rule or operator that a target is, or is an instance of."""
-    target = getattr(target, "func", target)  # of a partial
+    while isinstance(target, partial):
+        target = target.func
     owner = getattr(target, "__self__", None)
     if isinstance(owner, type):  # Function.apply
         return owner
-    if isinstance(getattr(target, "forward", None), FunctionType) and not isinstance(target, type):
-        return target.forward  # of a Rule; that of a module is a method
+    if isinstance(target, Rule):
+        return target.forward
     is_named = isinstance(getattr(target, "__qualname__", None), str) or hasattr(target, "_init_fn")
     return target if is_named else type(target)
 
@@ -279,7 +279,7 @@ def _reached(target: Any, subject: Any) -> Iterator[Any]:
     """Return the definitions that `target` is made of."""
     queue, seen = [target, subject], {id(subject)}
     for value in queue:  # it grows
-        if value is not subject and _is_definition(value):
+        if value is not subject and _is_definition(value) and not _is_foreign(value):
             yield value
         for part in _parts(value):
             if id(part) not in seen and not isinstance(part, ModuleType):
@@ -290,22 +290,28 @@ def _reached(target: Any, subject: Any) -> Iterator[Any]:
 def _is_definition(value: Any) -> bool:
     if not isinstance(value, type):
         return _rule(value) is not None or hasattr(type(value), "register_autograd")
-    homes = (sys.modules.get(home) for _, home, _ in BASES)
-    names = [base for _, _, base in BASES]
-    bases = [getattr(home, name, None) for home, name in zip(homes, names, strict=True)]
-    return any(base is not None and issubclass(value, base) for base in bases)
+    return any(issubclass(value, base) for _, base in _bases())
+
+
+def _is_foreign(value: Any) -> bool:
+    home = getattr(getattr(value, "_init_fn", value), "__module__", None)
+    return not isinstance(home, str) or home.partition(".")[0] in FOREIGN
 
 
 def _parts(value: Any) -> Iterator[Any]:
     """Return what an object of the user's own consists of or names."""
-    if isinstance(value, (list, tuple)):
-        yield from value
+    if isinstance(value, (list, tuple, dict)):
+        yield from value.values() if isinstance(value, dict) else value
         return
-    if isinstance(value, dict):
-        yield from value.values()
+    if isinstance(value, partial):
+        yield from (value.func, *value.args, *value.keywords.values())
         return
-    home = getattr(value, "__module__", None)
-    if not isinstance(home, str) or home.partition(".")[0] in FOREIGN:
+    if isinstance(value, MethodType):
+        yield from (value.__func__, value.__self__)
+        return
+    if _is_foreign(value):
+        if _is_definition(type(value)):  # such as torch.nn.Sequential: what it holds may be theirs
+            yield from getattr(value, "__dict__", {}).values()
         return
     for inner in _unwrapped(value):
         if isinstance(inner, FunctionType):
@@ -313,6 +319,7 @@ def _parts(value: Any) -> Iterator[Any]:
         elif inner is not value:
             yield inner
     if isinstance(value, type):
+        yield from value.__bases__
         yield from (getattr(item, "__func__", item) for item in vars(value).values())
     elif not isinstance(value, FunctionType):
         yield type(value)

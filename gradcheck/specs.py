@@ -279,15 +279,9 @@ def _built(builder: Any, request: Request) -> tuple[Any, tuple[Any, ...]]:
     if not (isinstance(made, tuple) and len(made) == 2 and isinstance(made[1], (tuple, list))):
         raise InputError(
             f"expected the builder {request.name} to return (target, inputs), with the inputs in "
-            f"a tuple; got {_shape_of(made)}"
+            f"a tuple; got {made!r:.60}"
         )
     return made[0], tuple(made[1])
-
-
-def _shape_of(value: Any) -> str:
-    if isinstance(value, tuple):
-        return f"({', '.join(type(item).__name__ for item in value)})"
-    return type(value).__name__
 
 
 def _called(function: Any, request: Request) -> Any:
@@ -337,11 +331,19 @@ def _framework_of(target: Any, reference: str) -> str | None:
     if names is None:
         names = vars(importlib.import_module(kind.__module__))
     used = {HOMES.get(_home(value)) for value in list(names.values())} - {None}
+    used = used - {"numpy"} or used  # what uses a framework uses NumPy beside it
     return used.pop() if len(used) == 1 else None
 
 
 # Whose objects are made for which framework.
-HOMES = {"torch": "torch", "jax": "jax", "jaxlib": "jax", "flax": "jax", "equinox": "jax"}
+HOMES = {
+    "torch": "torch",
+    "jax": "jax",
+    "jaxlib": "jax",
+    "flax": "jax",
+    "equinox": "jax",
+    "numpy": "numpy",
+}
 
 
 def _home(value: Any) -> str:

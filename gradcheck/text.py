@@ -128,11 +128,12 @@ def largest(values: Iterable[float]) -> float:
 
 
 def worst_first(findings: Iterable[Finding]) -> list[Finding]:
-    """Return `findings`, the worst verdict and in it the largest mismatch first."""
+    """Return `findings`, the worst first: by verdict, the gradient itself, the mismatch."""
 
-    def badness(finding: Finding) -> tuple[int, bool, float]:
+    def badness(finding: Finding) -> tuple[int, bool, bool, float]:
         unknown = math.isnan(finding.mismatch)
-        return _rank(finding.verdict), unknown, 0.0 if unknown else finding.mismatch
+        size = 0.0 if unknown else finding.mismatch
+        return _rank(finding.verdict), finding.check == "vjp", unknown, size
 
     return sorted(findings, key=badness, reverse=True)
 

@@ -1,8 +1,9 @@
 """The command line: what it says where, and with which exit status it ends."""
 
+import shlex
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from click.testing import CliRunner, Result
 import gradcheck
 from gradcheck import suites
 from gradcheck.cli import main
-from gradcheck.records import decode
+from gradcheck.records import decode, encode
 from gradcheck.reference.dense import Dense
 from gradcheck.results import Report
 
@@ -300,3 +301,237 @@ def test_without_any_framework_the_reference_is_checked_by_differences(tmp_path:
     pairs = {agreement.pair for agreement in suite.agreements}
     assert ("reference", "finite differences") in pairs
     assert not {source for pair in pairs for source in pair} & {"torch", "jax"}
+
+
+LAYERS = """
+import numpy as np
+import torch
+import gradcheck
+
+class Scale(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, w, wrong):
+        ctx.save_for_backward(x, w)
+        ctx.wrong = wrong
+        return x * w
+
+    @staticmethod
+    def backward(ctx, u):
+        x, w = ctx.saved_tensors
+        return u * w, (u * x).mean(0) if ctx.wrong else (u * x).sum(0), None
+
+class Net(torch.nn.Module):
+    def __init__(self, size, wrong=False):
+        super().__init__()
+        if size < 0:
+            raise ValueError("a size below nothing")
+        self.weight = torch.nn.Parameter(torch.randn(size))
+        self.wrong = wrong
+
+    def forward(self, x):
+        return Scale.apply(x, self.weight, self.wrong)
+
+net = Net(3)
+right = gradcheck.Rule(np.sin, lambda inputs, u: u * np.cos(inputs[0]))
+wrong = gradcheck.Rule(np.sin, lambda inputs, u: -u * np.cos(inputs[0]))
+
+def scaled(x, *, factor=1.0):
+    return x.sin() * factor
+
+def raises(x):
+    raise RuntimeError("the target is broken")
+
+def example(size, wrong=False):
+    return Net(size, wrong), (torch.randn(2, size),)
+"""
+
+AMBIGUOUS = """
+import jax
+import torch
+
+def squared(x):
+    return x * x
+"""
+
+
+@pytest.fixture
+def layers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Make a folder with modules the current one, and forget the modules in the end."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_layers.py").write_text(LAYERS)
+    (tmp_path / "my_ambiguous.py").write_text(AMBIGUOUS)
+    (tmp_path / "my_broken.py").write_text("import module_that_is_not_there")
+    before = list(sys.path)
+    yield tmp_path
+    assert sys.path == before
+    for name in [name for name in sys.modules if name.startswith("my_")]:
+        del sys.modules[name]
+
+
+WRONG_SCALE = (
+    "check",
+    "my_layers:Scale",
+    *("--input", "float64[2,3]", "--input", "float64[3]", "--input", "True"),
+)
+
+
+@pytest.mark.usefixtures("layers")
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "my_layers:Net --arg 3 --input float64[2,3]",
+        "my_layers:Net --kwarg size=3 --input float32[2,3]",
+        "my_layers:net --input float32[2,3]",
+        "my_layers:Scale --input float64[2,3] --input float64[3] --input False",
+        "my_layers:scaled --input complex128[2] --kwarg factor=0.5",
+        "my_layers:right --input float64[5]:-1..1",
+        "my_layers:example --build --arg 4",
+        "torch.nn:Embedding --arg 5 --arg 2 --input int64[3]:0..4",
+        "jax.nn:softplus --input float64[2,3]",
+        "my_ambiguous:squared --framework jax --input float64[2]:positive",
+        "my_ambiguous:squared --framework torch --input float64[2]:positive",
+        "my_layers:Scale --input float64[2,3] --input float64[3] --input True --wrt input[0]",
+    ],
+)
+def test_check_of_a_right_gradient_is_status_0(arguments: str) -> None:
+    result = gradcheck_command("check", *arguments.split())
+
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith("PASS")
+
+
+@pytest.mark.usefixtures("layers")
+@pytest.mark.parametrize(
+    ("arguments", "leaf"),
+    [
+        ("my_layers:Net --arg 3 --kwarg wrong=True --input float64[2,3]", "params.weight"),
+        ("my_layers:Scale --input float64[2,3] --input float64[3] --input True", "input[1]"),
+        ("my_layers:wrong --input float64[5]", "input[0]"),
+        ("my_layers:wrong --input float64[5] --checks adjoint,vjp", "input[0]"),
+        ("my_layers:example --build --arg 4 --kwarg wrong=True", "params.weight"),
+    ],
+)
+def test_check_of_a_wrong_gradient_is_status_1(arguments: str, leaf: str) -> None:
+    result = gradcheck_command("check", *arguments.split())
+
+    assert result.exit_code == 1, result.output
+    assert result.stdout.startswith("FAIL")
+    assert f" at {leaf} " in result.stdout
+    assert f"again: gradcheck check {arguments.split()[0]} " in result.stdout
+
+
+@pytest.mark.usefixtures("layers")
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("my_layers", "expected module:object"),
+        ("my_layers:Nett", "Did you mean 'Net'?"),
+        ("my_layerz:Net", "there is no module 'my_layerz'"),
+        ("my_layers:Net --arg 3 --input float63[2]", "Did you mean 'float64'?"),
+        ("my_layers:Net --input float64[2]", "missing a required argument: 'size'"),
+        ("my_layers:Net --arg three --input float64[2]", "expected a Python literal"),
+        ("my_layers:Net --kwarg size --input float64[2]", "expected name=literal"),
+        ("my_layers:right --input float64[2] --checks vpj", "expected checks to be"),
+        ("my_layers:right --input float64[2] --wrt input[1]", "matches no leaf"),
+        ("my_layers:right --input float64[2] --rtol 2", "expected rtol"),
+        ("my_layers:right --input float64[2] --report no/r.json", "does not exist"),
+        ("my_ambiguous:squared --input float64[2]", "say --framework"),
+        ("my_layers:right", "expected at least one floating or complex array"),
+        ("numpy:sin --framework numpy --input float64[2]", "gradcheck.Rule(forward, vjp)"),
+    ],
+)
+def test_check_says_what_is_wrong_with_its_usage(arguments: str, words: str) -> None:
+    result = gradcheck_command("check", *arguments.split())
+
+    assert result.exit_code == 2, result.output
+    assert words in " ".join(result.stderr.split())
+    assert not result.stdout
+
+
+@pytest.mark.usefixtures("layers")
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("my_layers:raises --input float64[2]", "RuntimeError: the target is broken"),
+        ("my_layers:Net --arg=-1 --input float64[2]", "ValueError: a size below nothing"),
+        ("my_broken:x", "No module named 'module_that_is_not_there'"),
+        ("my_layers:Net --arg 3 --input float64[2,4]", "must match"),
+    ],
+)
+def test_check_of_a_target_that_raises_is_status_3(arguments: str, words: str) -> None:
+    result = gradcheck_command("check", *arguments.split())
+
+    assert result.exit_code == 3, result.output
+    assert words in " ".join(result.output.split())
+    assert "gradcheck broke" not in result.output
+
+
+def test_check_writes_a_report_with_the_command_that_repeats_it(layers: Path) -> None:
+    result = gradcheck_command(*WRONG_SCALE, "--seed", "5", "--report", "r.json")
+    report = decode((layers / "r.json").read_text(), Report)
+    (found,) = report.results
+    again = gradcheck_command(*shlex.split(found.replay)[1:])
+
+    assert result.exit_code == again.exit_code == 1
+    assert report.command == found.replay
+    assert again.stdout == result.stdout.replace("report: r.json\n", "")
+
+
+def test_replay_runs_what_failed_again(layers: Path) -> None:
+    first = gradcheck_command(*WRONG_SCALE, "--report", "r.json")
+    assert gradcheck_command("replay", "r.json").exit_code == 1
+
+    text = (layers / "my_layers.py").read_text()
+    (layers / "my_layers.py").write_text(text.replace("(u * x).mean(0)", "(u * x).sum(0)"))
+    mended = gradcheck_command("replay", "r.json")
+
+    assert first.exit_code == 1
+    assert mended.exit_code == 0
+    assert mended.stdout.startswith("$ gradcheck check my_layers:Scale ")
+    assert "\nPASS  Scale" in mended.stdout
+
+
+def altered(path: Path, **changes: Any) -> None:
+    report = decode(path.read_text(), Report)
+    changed = replace(report, results=tuple(replace(r, **changes) for r in report.results))
+    path.write_text(encode(changed))
+
+
+@pytest.mark.parametrize(
+    ("command", "status", "words"),
+    [
+        ("", 3, "no command that runs it again"),
+        ("rm -r /nowhere", 2, "refused"),
+        ("gradcheck 'unfinished", 2, "refused"),
+        ("gradcheck check nowhere_at_all:x", 2, "$ gradcheck check"),
+        ("pytest -p no:cacheprovider no_such_test.py", 2, "$ pytest"),
+        ("python -c 'print(\"FAIL  x\")'", 1, "FAIL  x"),
+        ("python -c 'print(\"PASS  x\")'", 0, "PASS  x"),
+        ("python -c 'raise ValueError'", 3, "$ python"),
+    ],
+)
+def test_replay_ends_as_what_it_runs(layers: Path, command: str, status: int, words: str) -> None:
+    gradcheck_command(*WRONG_SCALE, "--report", "r.json")
+    altered(layers / "r.json", replay=command)
+
+    result = gradcheck_command("replay", "r.json")
+
+    assert result.exit_code == status
+    assert words in result.output
+
+
+@pytest.mark.usefixtures("layers")
+def test_replay_of_what_passed_runs_nothing() -> None:
+    gradcheck_command("check", "my_layers:right", "--input", "float64[2]", "--report", "r.json")
+
+    result = gradcheck_command("replay", "r.json")
+
+    assert result.exit_code == 0
+    assert result.output == "nothing failed in this report\n"
+
+
+def test_replay_of_what_is_no_report_is_misuse(layers: Path) -> None:
+    (layers / "r.json").write_text("{}")
+
+    assert gradcheck_command("replay", "r.json").exit_code == 2
+    assert gradcheck_command("replay", "nowhere.json").exit_code == 2

@@ -376,3 +376,99 @@ class TestWorkers:
         report = json.loads((pytester.path / "report.json").read_text())
         assert report["not_checked"] == ["test_made.py::test_crash: its worker crashed"]
         output.stdout.fnmatch_lines(["not checked  test_made.py::test_crash: its worker crashed"])
+
+
+TARGETS = """
+import gradcheck as package
+import numpy as np
+import pytest
+
+def twice(x): return 2 * x
+def thrice(x): return 3 * x
+def once(x): return 1 * x
+def before(x): return 4 * x
+
+rules = {f: package.Rule(f, lambda inputs, u, k=k: k * u)
+         for k, f in ((1, once), (2, twice), (3, thrice), (4, before))}
+
+@pytest.fixture(scope="session", autouse=True)
+def checked_before():
+    package.check(rules[before], np.ones(2))
+
+def test_by_the_fixture(gradcheck):
+    gradcheck.assert_gradients(rules[twice], np.ones(2))
+
+def test_plainly():
+    package.check(rules[thrice], np.ones(2))
+"""
+CRASHING = """
+import os
+
+def test_crash():
+    package.check(rules[once], np.ones(2))
+    os._exit(3)
+"""
+
+
+def recorded(pytester: pytest.Pytester) -> set[str]:
+    lines = (pytester.path / "record.txt").read_text().splitlines()
+    assert lines[0].startswith("#")
+    return {line.rpartition(".")[2] for line in lines[1:]}
+
+
+@pytest.mark.parametrize("workers", [(), ("-p", "xdist", "-n", "2")])
+def test_record_holds_what_any_process_checked(
+    pytester: pytest.Pytester, workers: tuple[str, ...]
+) -> None:
+    pytester.makepyfile(test_made=TARGETS)
+
+    result = pytester.runpytest_subprocess("--gradcheck-record=record.txt", *workers)
+
+    result.assert_outcomes(passed=2)
+    result.stdout.fnmatch_lines([f"record of what was checked: {pytester.path / 'record.txt'}"])
+    assert recorded(pytester) == {"twice", "thrice", "before"}
+
+
+def test_record_outlives_a_worker_that_crashes(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(test_made=TARGETS + CRASHING)
+
+    pytester.runpytest_subprocess("--gradcheck-record=record.txt", "-p", "xdist", "-n", "1")
+
+    assert {"twice", "thrice", "before"} <= recorded(pytester)
+
+
+def test_record_ends_with_its_session(pytester: pytest.Pytester) -> None:
+    from gradcheck.api import LISTENERS
+
+    pytester.makepyfile(test_made=TARGETS)
+    before = list(LISTENERS)
+
+    pytester.runpytest("--gradcheck-record=record.txt").assert_outcomes(passed=2)
+
+    assert before == LISTENERS
+
+
+def test_session_without_a_record_writes_none(pytester: pytest.Pytester) -> None:
+    make(pytester, PASSING)
+
+    result = pytester.runpytest()
+
+    result.stdout.no_fnmatch_line("record of*")
+    assert not (pytester.path / "record.txt").exists()
+
+
+def test_record_of_nothing_is_a_file_that_says_nothing(pytester: pytest.Pytester) -> None:
+    make(pytester, UNUSED)
+
+    pytester.runpytest("--gradcheck-record=record.txt").assert_outcomes(passed=1)
+
+    assert recorded(pytester) == set()
+
+
+def test_record_in_a_folder_that_does_not_exist_is_refused(pytester: pytest.Pytester) -> None:
+    make(pytester, PASSING)
+
+    result = pytester.runpytest("--gradcheck-record=nowhere/record.txt")
+
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*--gradcheck-record: expected a file in a folder that exists*"])

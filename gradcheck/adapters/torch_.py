@@ -255,6 +255,8 @@ class Posed:
             duals = [forward_ad.make_dual(x, _into(v, x)) for x, v in pairs]  # type: ignore[no-untyped-call]
             outputs = [tensor for _, tensor in self.run(duals)]
             unpacked = [forward_ad.unpack_dual(y) for y in outputs]  # type: ignore[no-untyped-call]
+        if all(tangent is None for _, tangent in unpacked):  # a custom operator drops it silently
+            raise Unsupported("forward mode is not supported: no tangent reaches an output")
         return tuple(
             np.zeros_like(BRIDGE.out(primal)) if tangent is None else BRIDGE.out(tangent)
             for primal, tangent in unpacked

@@ -31,13 +31,17 @@ class Check:
 
     ask: Callable[[Problem, Settings, np.random.Generator], tuple[Finding, ...]]
     by_default: bool = True
+    # Diagnoses that are a failure where the check was asked for by name, and a note where not.
+    noted: tuple[str, ...] = ()
 
 
 CHECKS: Mapping[str, Check] = {
     "vjp": Check(ask=check_vjp),
     "jvp": Check(ask=check_jvp, by_default=False),  # "adjoint" sees what is wrong, at less cost
     "adjoint": Check(ask=check_adjoint),
-    "second_order": Check(ask=check_second_order),
+    # A rule that saves what it computed, and not its inputs, cuts the double backward off: that
+    # is wrong, silently, and of no account to whoever never differentiates twice.
+    "second_order": Check(ask=check_second_order, noted=("zero", "part missing")),
     "batched": Check(ask=check_batched, by_default=False),
     "layout": Check(ask=check_layout),
     "determinism": Check(ask=check_determinism),

@@ -288,6 +288,8 @@ def _settled(question: Question, joint: Sequence[Probe]) -> tuple[Finding, bool]
     if any(probe.is_significant or not probe.is_smooth for probe in joint):
         return None
     views = [replace(probe, index=question.index) for probe in joint]
+    if not all(probe.size for probe in views):  # it may be that nothing depends on it
+        return None
     best = min(views, key=lambda probe: probe.resolution)
     if best.resolution > question.tolerance:
         return None

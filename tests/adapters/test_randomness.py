@@ -1,0 +1,140 @@
+"""Whatever a target draws it draws alike at every evaluation, and nobody else's numbers change."""
+
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import gradcheck
+from gradcheck.adapters.randomness import same_randomness
+
+
+def _of_torch() -> float:
+    return float(torch.rand(()))
+
+
+def _of_numpy() -> float:
+    return float(np.random.rand())  # noqa: NPY002
+
+
+def _of_python() -> float:
+    return random.random()
+
+
+SOURCES = [_of_torch, _of_numpy, _of_python]
+
+
+@pytest.mark.parametrize("draw", SOURCES)
+def test_the_same_seed_draws_the_same(draw: Any) -> None:
+    drawn = []
+    for _ in range(2):
+        with same_randomness(3, []):
+            drawn.append((draw(), draw()))
+
+    assert drawn[0] == drawn[1]
+    assert drawn[0][0] != drawn[0][1]
+
+
+@pytest.mark.parametrize("draw", SOURCES)
+def test_another_seed_draws_otherwise(draw: Any) -> None:
+    with same_randomness(3, []):
+        one = draw()
+    with same_randomness(4, []):
+        other = draw()
+
+    assert one != other
+
+
+@pytest.mark.parametrize("seed", [0, 2**32 + 5])
+@pytest.mark.parametrize("draw", SOURCES)
+def test_the_callers_numbers_go_on_as_if_nothing_had_been(draw: Any, seed: int) -> None:
+    with same_randomness(11, []):
+        undisturbed = [draw(), draw()]
+    with same_randomness(11, []):
+        first = draw()
+        with same_randomness(seed, []):
+            draw()
+        second = draw()
+
+    assert [first, second] == undisturbed
+
+
+@pytest.mark.parametrize("draw", SOURCES)
+def test_the_callers_numbers_come_back_after_an_exception(draw: Any) -> None:
+    with same_randomness(11, []):
+        expected = draw()
+
+    with same_randomness(11, []):
+        with pytest.raises(ZeroDivisionError), same_randomness(5, []):
+            _ = draw() / 0
+        assert draw() == expected
+
+
+@pytest.mark.parametrize("draw", SOURCES)
+def test_what_was_drawn_is_told(draw: Any) -> None:
+    with same_randomness(3, []) as drawn:
+        assert not drawn()
+        draw()
+        assert drawn()
+
+
+def test_to_ask_what_was_drawn_draws_nothing() -> None:
+    with same_randomness(3, []) as drawn:
+        first = _of_torch()
+        drawn()
+        second = _of_torch()
+    with same_randomness(3, []):
+        assert [first, second] == [_of_torch(), _of_torch()]
+
+
+def test_one_gaussian_that_numpy_keeps_back_is_told_and_restored() -> None:
+    """NumPy draws normal numbers in pairs: the second one is part of its state."""
+    with same_randomness(11, []):
+        np.random.randn()  # noqa: NPY002
+        before: Any = np.random.get_state()  # noqa: NPY002
+        with same_randomness(3, []) as drawn:
+            np.random.randn()  # noqa: NPY002
+            assert drawn()
+        after: Any = np.random.get_state()  # noqa: NPY002
+
+    assert before[2:] == after[2:]
+    assert np.array_equal(before[1], after[1])
+
+
+@pytest.mark.parametrize("draw", SOURCES)
+def test_a_target_that_draws_is_checked_with_the_same_draws(draw: Any) -> None:
+    x = torch.linspace(0.1, 0.9, 5, dtype=torch.float64)
+
+    with same_randomness(11, []):
+        result = gradcheck.check(lambda x: x.sin() * draw(), x, checks="vjp")
+        after = draw()
+    with same_randomness(11, []):
+        expected = draw()
+
+    assert result.passed, str(result)
+    assert after == expected
+
+
+def _product(factor: float, wrong: float) -> Any:
+    """A product with a number that is drawn, whose gradient has a factor of its own."""
+
+    class Product(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: torch.Tensor) -> Any:
+            ctx.drawn = factor + torch.rand((), dtype=x.dtype)
+            return x * ctx.drawn
+
+        @staticmethod
+        def backward(ctx: Any, u: torch.Tensor) -> Any:
+            return u * ctx.drawn * wrong
+
+    return Product
+
+
+@pytest.mark.parametrize(("wrong", "verdict"), [(1.0, "pass"), (1.01, "fail"), (-1.0, "fail")])
+def test_a_drawn_target_with_a_wrong_gradient_fails(wrong: float, verdict: str) -> None:
+    x = torch.linspace(0.1, 0.9, 5, dtype=torch.float64)
+
+    assert gradcheck.check(_product(0.5, wrong), x, checks="vjp").verdict == verdict

@@ -1,0 +1,345 @@
+"""Generated suites for a layer, run as a person runs them: made test files, real sessions."""
+
+import re
+import warnings
+from typing import Any
+
+import hypothesis.strategies as st
+import jax  # noqa: F401 - pytester forgets modules it loads; these cannot load twice
+import pytest
+import torch  # noqa: F401
+
+from gradcheck.checks import CHECKS
+from gradcheck.errors import InputError
+from gradcheck.layers import LayerSuite, layer_suite
+
+pytest_plugins = ["pytester"]
+
+DEFAULT = [name for name, check in CHECKS.items() if check.by_default]
+
+PREAMBLE = """
+import numpy as np
+import torch
+import gradcheck
+from gradcheck.layers import LayerSuite, layer_suite
+from hypothesis import strategies as st
+
+class Layer(torch.nn.Module):
+    '''Wrong from three features and two rows on.'''
+
+    def __init__(self, features, wrong=False):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.randn(features, 2))
+        self.wrong = wrong
+
+    def forward(self, x):
+        is_wrong = self.wrong and x.shape[1] >= 3 and x.shape[0] >= 2
+        return torch.tanh(x @ (self.weight.detach() if is_wrong else self.weight))
+"""
+RIGHT = """
+@layer_suite(features=st.integers(1, 5), batch=st.integers(1, 4), examples=5)
+def test_layer(features, batch, rng):
+    return Layer(features), (rng.standard_normal((batch, features)),)
+"""
+WRONG = RIGHT.replace("Layer(features)", "Layer(features, wrong=True)").replace("=5)", "=20)")
+CLASS = """
+class TestLayer(LayerSuite):
+    features = st.integers(1, 5)
+    skip = {"second_order": "nobody asks"}
+    examples = 5
+
+    def build(self, features, rng):
+        return Layer(features), (rng.standard_normal((2, features)),)
+"""
+
+
+@pytest.fixture(autouse=True)
+def quiet_neighbours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the plugins of others out of the made sessions."""
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    monkeypatch.setenv("PYTEST_PLUGINS", "gradcheck.plugin")
+
+
+def ran(pytester: pytest.Pytester, suite: str, *options: str) -> pytest.RunResult:
+    pytester.makepyfile(test_made=PREAMBLE + suite)
+    return pytester.runpytest("-W", "error", *options)
+
+
+def verdicts(result: pytest.RunResult) -> dict[str, str]:
+    """Return test -> outcome of a session with -v."""
+    lines = (re.match(r"test_made.py::(\S+) (\w+)", line) for line in result.outlines)
+    return {line[1]: line[2] for line in lines if line}
+
+
+def test_right_layer_passes_one_test_per_check(pytester: pytest.Pytester) -> None:
+    result = ran(pytester, RIGHT, "-v")
+
+    assert verdicts(result) == {f"test_layer[{name}]": "PASSED" for name in DEFAULT}
+
+
+def test_wrong_layer_fails_the_checks_that_see_it(pytester: pytest.Pytester) -> None:
+    found = verdicts(ran(pytester, WRONG, "-v"))
+
+    assert found["test_layer[vjp]"] == "FAILED"
+    assert found["test_layer[layout]"] == "PASSED"
+
+
+def test_failure_is_that_of_the_smallest_hyperparameters(pytester: pytest.Pytester) -> None:
+    result = ran(pytester, WRONG, "-k", "vjp")
+
+    result.stdout.fnmatch_lines(
+        [
+            "FAIL  gradient of test_layer(features=3, batch=2) at params.weight *",
+            "*got 0.0  wanted *",
+            "*again: pytest 'test_made.py::test_layer[[]vjp[]]' --gradcheck-seed=0",
+        ]
+    )
+    result.stdout.no_fnmatch_line("*site-packages*")
+    result.stdout.no_fnmatch_line("*def example*")
+
+
+def test_class_form_gives_a_method_per_check(pytester: pytest.Pytester) -> None:
+    found = verdicts(ran(pytester, CLASS, "-v"))
+
+    wanted = {f"TestLayer::test_{name}": "PASSED" for name in DEFAULT}
+    assert found == {**wanted, "TestLayer::test_second_order": "SKIPPED"}
+
+
+def test_class_form_shrinks_too(pytester: pytest.Pytester) -> None:
+    result = ran(pytester, CLASS.replace("(features)", "(features, wrong=True)"), "-k", "vjp")
+
+    result.assert_outcomes(failed=1, deselected=len(DEFAULT) - 1)
+    result.stdout.fnmatch_lines(["FAIL  gradient of TestLayer(features=3) at params.weight *"])
+
+
+def test_reason_of_an_opt_out_is_shown(pytester: pytest.Pytester) -> None:
+    result = ran(pytester, CLASS, "-rs")
+
+    result.stdout.fnmatch_lines(["SKIPPED*nobody asks"])
+
+
+def test_runs_are_the_same_every_time(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(test_made=PREAMBLE + WRONG)
+    texts = [pytester.runpytest("-k", "vjp").outlines for _ in range(2)]
+    heads = [[line for line in text if line.startswith("      [")] for text in texts]
+
+    assert heads[0] == heads[1] != []
+    assert not (pytester.path / ".hypothesis").exists()
+
+
+def test_result_is_in_the_report_of_the_session(pytester: pytest.Pytester) -> None:
+    result = ran(pytester, RIGHT)
+
+    result.stdout.fnmatch_lines([f"{len(DEFAULT)} checks in {len(DEFAULT)} tests: * pass; seed 0"])
+
+
+def test_seed_of_the_session_is_that_of_the_suite(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(test_made=PREAMBLE + WRONG)
+    outputs = [
+        pytester.runpytest("-k", "vjp", f"--gradcheck-seed={seed}").outlines for seed in (1, 2)
+    ]
+    got = [[line for line in text if line.startswith("      [")] for text in outputs]
+
+    assert got[0] != got[1]
+    assert any(line.endswith("--gradcheck-seed=2") for line in outputs[1])
+
+
+HAZE = """
+@layer_suite(n=st.integers(2, 4), examples=4)
+def test_layer(n, rng):
+    noise = np.random.default_rng(0)  # numbers that never come again
+    rule = gradcheck.Rule(
+        lambda x: np.sin(x) + 0.1 * noise.standard_normal(x.shape),
+        lambda inputs, u: u * np.cos(inputs[0]),
+    )
+    return rule, (rng.standard_normal(n),)
+"""
+
+
+def test_inconclusive_gradient_is_no_pass(pytester: pytest.Pytester) -> None:
+    result = ran(pytester, HAZE, "-k", "vjp")
+
+    result.assert_outcomes(failed=1, deselected=len(DEFAULT) - 1)
+    result.stdout.fnmatch_lines(["INCONCLUSIVE  gradient of test_layer(n=2) *"])
+
+
+ROUNDED = """
+@layer_suite(n=st.integers(3, 4), examples=2, dtype="bfloat16"CHECKS)
+def test_layer(n):
+    return torch.nn.LSTM(n, 4), (torch.randn(5, 2, n),)
+"""
+
+
+def test_what_rounding_hides_is_no_failure_of_a_default_check(pytester: pytest.Pytester) -> None:
+    default = ran(pytester, ROUNDED.replace("CHECKS", ""), "-k", "adjoint", "-rs")
+    named = ran(pytester, ROUNDED.replace("CHECKS", ', checks=["adjoint"]'))
+
+    default.assert_outcomes(skipped=1, deselected=len(DEFAULT) - 1)
+    default.stdout.fnmatch_lines(["SKIPPED*adjoint at params.*: rounding inside the target*"])
+    named.assert_outcomes(failed=1)
+    named.stdout.fnmatch_lines(["INCONCLUSIVE  adjoint of test_layer(n=3) *"])
+
+
+def test_suite_needs_no_plugin(pytester: pytest.Pytester) -> None:
+    result = ran(pytester, RIGHT, "-p", "no:gradcheck.plugin")
+
+    result.assert_outcomes(passed=len(DEFAULT))
+
+
+OTHERS = {
+    "rule": """
+@layer_suite(n=st.integers(1, 4), examples=4)
+def test_layer(n, rng):
+    rule = gradcheck.Rule(np.sin, lambda inputs, u: SIGN * u * np.cos(inputs[0]))
+    return rule, (rng.standard_normal(n),)
+""",
+    "function of JAX": """
+import jax
+
+@jax.custom_vjp
+def f(x):
+    return jax.numpy.sin(x)
+
+f.defvjp(lambda x: (f(x), x), lambda x, u: (SIGN * u * jax.numpy.cos(x),))
+
+@layer_suite(n=st.integers(1, 4), examples=4)
+def test_layer(n, rng):
+    return f, (rng.standard_normal(n),)
+""",
+    "autograd.Function": """
+class Sine(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.sin()
+
+    @staticmethod
+    def backward(ctx, u):
+        (x,) = ctx.saved_tensors
+        return SIGN * u * x.cos()
+
+@layer_suite(n=st.integers(1, 4), examples=4)
+def test_layer(n, rng):
+    return Sine, (torch.as_tensor(rng.standard_normal(n)),)
+""",
+    "reference layer": """
+from gradcheck.reference.dense import Dense
+
+class Wrong(Dense):
+    def backward(self, params, x, u):
+        grads, inputs = super().backward(params, x, u)
+        return {k: SIGN * g for k, g in grads.items()}, inputs
+
+@layer_suite(n=st.integers(1, 4), examples=4)
+def test_layer(n, rng):
+    return Wrong(inputs=n, outputs=2), (rng.standard_normal((2, n)),)
+""",
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_every_kind_of_target_has_suites(pytester: pytest.Pytester, kind: str) -> None:
+    right = verdicts(ran(pytester, OTHERS[kind].replace("SIGN", "1.0"), "-v"))
+    wrong = verdicts(ran(pytester, OTHERS[kind].replace("SIGN", "-1.0"), "-v"))
+
+    assert "FAILED" not in right.values()
+    assert right["test_layer[vjp]"] == "PASSED"
+    assert wrong["test_layer[vjp]"] == "FAILED"
+
+
+def test_check_that_the_target_does_not_support_is_skipped(pytester: pytest.Pytester) -> None:
+    suite = OTHERS["rule"].replace("SIGN", "1.0")
+    result = ran(pytester, suite, "-v", "-rs", "-k", "second_order")
+
+    assert verdicts(result) == {"test_layer[second_order]": "SKIPPED"}
+    result.stdout.fnmatch_lines(["SKIPPED*second_order: *"])
+
+
+def test_target_that_raises_fails(pytester: pytest.Pytester) -> None:
+    suite = RIGHT.replace("Layer(features)", "(lambda x: x.nowhere())")
+    result = ran(pytester, suite, "-k", "vjp")
+
+    result.assert_outcomes(failed=1, deselected=len(DEFAULT) - 1)
+    result.stdout.fnmatch_lines(["ERROR  *features=1, batch=1*"])
+
+
+def test_builder_that_raises_shows_its_hyperparameters(pytester: pytest.Pytester) -> None:
+    suite = RIGHT.replace(
+        "return Layer(features)", "return Layer(features if features < 3 else 1 // 0)"
+    )
+    result = ran(pytester, suite.replace("=5)", "=20)"), "-k", "vjp")
+
+    result.stdout.fnmatch_lines(["E*ZeroDivisionError*", "E*features=3,"])
+
+
+def test_builder_that_returns_something_else_is_told_what_is_wanted(
+    pytester: pytest.Pytester,
+) -> None:
+    result = ran(pytester, RIGHT.replace("return Layer", "return 1, Layer"), "-k", "vjp")
+
+    result.stdout.fnmatch_lines(
+        ["expected test_layer to return (target, inputs), *got (1, Layer(), *", "*features=1,"]
+    )
+
+
+def test_options_reach_the_check(pytester: pytest.Pytester) -> None:
+    options = 'options={"wrt": "input*"}, examples'
+    result = ran(pytester, WRONG.replace("examples", options), "-k", "vjp")
+
+    result.assert_outcomes(passed=1, deselected=len(DEFAULT) - 1)
+
+
+def test_global_state_of_torch_is_left_alone(pytester: pytest.Pytester) -> None:
+    watch = """
+def test_after():
+    assert torch.get_default_dtype() == torch.float32
+    assert torch.initial_seed() != 0
+"""
+    found = verdicts(ran(pytester, RIGHT + watch, "-v"))
+
+    assert found["test_after"] == "PASSED"
+
+
+def build(features: int, rng: Any) -> Any:
+    raise AssertionError("no check runs here")
+
+
+FEATURES: dict[str, Any] = {"features": st.integers(1, 2)}
+
+
+@pytest.mark.parametrize("reason", ["", "  ", None, True])
+def test_opt_out_needs_a_reason(reason: Any) -> None:
+    with pytest.raises(InputError, match="expected a reason to skip 'vjp' in build"):
+        layer_suite(skip={"vjp": reason}, **FEATURES)(build)
+
+
+@pytest.mark.parametrize("name", ["second-order", "jvp"])
+def test_opt_out_that_matches_no_check_warns(name: str) -> None:
+    with pytest.warns(UserWarning, match=f"skips '{name}', which is none of its checks") as caught:
+        layer_suite(skip={name: "why not"}, **FEATURES)(build)
+    assert caught[0].filename == __file__
+
+    body = {**FEATURES, "skip": {name: "why not"}, "build": lambda self, features: None}
+    with pytest.warns(UserWarning, match=f"Made skips '{name}'") as caught:
+        type("Made", (LayerSuite,), body)
+    assert caught[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        layer_suite(checks="all", skip={"jvp": "why not"}, **FEATURES)(build)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({}, "takes features, without a strategy"),
+        ({**FEATURES, "size": st.integers()}, "does not take size"),
+        ({"features": 3}, "to be a Hypothesis strategy; got 3"),
+        ({**FEATURES, "checks": ["vpj"]}, "expected checks among"),
+        ({**FEATURES, "checks": []}, "expected checks among"),
+    ],
+)
+def test_what_is_wrong_with_a_suite_is_said(arguments: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError) as error:
+        layer_suite(**arguments)(build)
+
+    assert words in str(error.value)

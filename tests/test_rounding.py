@@ -1,0 +1,136 @@
+"""A narrow gradient is that of float64, rounded: rounding passes, anything more fails."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import gradcheck
+from gradcheck.results import Finding
+from gradcheck.rounding import restless
+
+DTYPES = [torch.float32, torch.bfloat16]
+
+
+def _finding(dtype: torch.dtype, error: float, part: Any = slice(None), size: int = 64) -> Finding:
+    """Of a sine whose gradient has a relative error in its own dtype, and none in float64."""
+
+    class Sine(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+            ctx.save_for_backward(x)
+            return x.sin()
+
+        @staticmethod
+        def backward(ctx: Any, u: torch.Tensor) -> Any:
+            (x,) = ctx.saved_tensors
+            g = u * x.cos()
+            if u.dtype is dtype:
+                g[part] = g[part] * (1 + error)
+            return g
+
+    x = torch.from_numpy(np.random.default_rng(0).standard_normal(size)).to(dtype)
+    return gradcheck.check(Sine, x, checks="vjp").findings[0]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_gradient_that_is_rounded_passes(dtype: torch.dtype) -> None:
+    assert _finding(dtype, 0.0).verdict == "pass"
+
+
+@pytest.mark.parametrize("error", [1e-2, -1e-2, 1.0, -2.0])
+@pytest.mark.parametrize("size", [1, 64, 1024])
+def test_a_factor_in_all_of_a_float32_gradient_fails(size: int, error: float) -> None:
+    finding = _finding(torch.float32, error, size=size)
+
+    assert finding.verdict == "fail"
+    assert finding.oracle == "the target in float64"
+    assert finding.power == ()
+
+
+def test_one_wrong_entry_fails_and_is_named() -> None:
+    finding = _finding(torch.float32, 1.0, part=slice(5, 6))
+
+    assert finding.verdict == "fail"
+    (entry,) = finding.entries
+    assert entry.index == (5,)
+    assert entry.got == pytest.approx(2 * entry.wanted, rel=1e-3)
+    assert "1 of 64 entries differ" in finding.message
+
+
+@pytest.mark.parametrize("error", [1.0, -1.0, -2.0])
+def test_a_bfloat16_gradient_doubled_lost_or_flipped_fails(error: float) -> None:
+    assert _finding(torch.bfloat16, error).verdict == "fail"
+
+
+@pytest.mark.parametrize(("dtype", "error"), [(torch.float32, 1e-5), (torch.bfloat16, 1e-3)])
+def test_an_error_below_what_the_dtype_may_lose_passes(dtype: torch.dtype, error: float) -> None:
+    assert _finding(dtype, error).verdict == "pass"
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_an_entry_that_is_not_finite_in_the_narrow_dtype_fails(
+    dtype: torch.dtype, wrong: float
+) -> None:
+    finding = _finding(dtype, wrong, part=slice(3, 4))
+
+    assert finding.verdict == "fail"
+    assert finding.diagnosis == "not finite"
+    assert [entry.index for entry in finding.entries] == [(3,)]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    "layer",
+    [
+        lambda: torch.nn.Linear(24, 8),
+        lambda: torch.nn.Sequential(torch.nn.Linear(24, 24), torch.nn.Tanh()),
+        lambda: torch.nn.Sequential(torch.nn.LayerNorm(24), torch.nn.Softmax(-1)),
+        lambda: torch.nn.Sequential(torch.nn.Linear(24, 24), torch.nn.GELU()),
+    ],
+    ids=["linear", "tanh", "norm and softmax", "gelu"],
+)
+def test_a_narrow_layer_of_pytorch_passes(layer: Any, seed: int, dtype: torch.dtype) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        module, x = layer().to(dtype), torch.randn(5, 24).to(dtype)
+
+    result = gradcheck.check(module, x, checks="vjp")
+
+    assert result.passed, str(result)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_saturated_tanh_passes(dtype: torch.dtype) -> None:
+    result = gradcheck.check(torch.tanh, torch.linspace(2, 6, 20).to(dtype), checks="vjp")
+
+    assert result.verdict != "fail", str(result)
+
+
+def test_every_entry_is_as_restless_as_a_typical_one() -> None:
+    bar = restless(np.array([0.0, 1e-3, 1e-3]), np.ones(3), 1e-6)
+
+    assert bar == pytest.approx([1e-3 + 4e-6, 2e-3 + 4e-6, 2e-3 + 4e-6])
+
+
+def test_unrest_that_is_not_finite_is_no_excuse() -> None:
+    bar = restless(np.array([np.nan, np.inf, 1e-3]), np.ones(3), 1e-6)
+
+    assert np.all(bar <= 2e-3)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("size", [64, 1024])
+def test_a_bfloat16_gradient_with_a_factor_of_one_and_a_half_fails(size: int, sign: int) -> None:
+    assert _finding(torch.bfloat16, 0.5 * sign, size=size).verdict == "fail"
+
+
+@pytest.mark.parametrize("size", [64, 1024])
+def test_one_bfloat16_entry_eleven_times_too_large_fails_and_is_named(size: int) -> None:
+    finding = _finding(torch.bfloat16, 10.0, part=slice(5, 6), size=size)
+
+    assert finding.verdict == "fail"
+    assert [entry.index for entry in finding.entries] == [(5,)]
