@@ -7,8 +7,8 @@ def test_my_linear(features, batch, rng):
 ```
 
 gives `test_my_linear[vjp]`, `test_my_linear[adjoint]` and so on. A failure is shrunk to the
-smallest hyperparameters that fail. Runs are the same every time: no deadline, no database, no
-chance.
+smallest hyperparameters that fail. Runs are the same every time, without deadline and database;
+`--gradcheck-seed=N` draws others, and the seed is printed.
 """
 
 import inspect
@@ -18,12 +18,15 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import wraps
+from types import ModuleType
 from typing import Any, ClassVar
 
 import hypothesis
 import numpy as np
 import pytest
+from hypothesis import strategies as st
+from hypothesis.errors import Flaky
 from hypothesis.strategies import SearchStrategy
 
 from gradcheck.api import check
@@ -50,18 +53,20 @@ def layer_suite(
     """Return a decorator that turns a builder into one pytest test per check.
 
     The builder is given the hyperparameters by name, and a NumPy generator if it asks for `rng`. It
-    returns the target, anything that `gradcheck.check` takes, and a tuple of its inputs.
+    returns the target, anything that `gradcheck.check` takes, and a tuple of its inputs. Its other
+    arguments are fixtures of pytest; it may be a method, and it may have marks.
 
     Args:
         skip: name of a check -> the reason why this layer need not pass it; shown by pytest.
         checks: names of checks, "default" or "all".
         examples: how many sets of hyperparameters each check tries.
-        dtype: PyTorch's default dtype while the builder runs; None leaves it alone.
+        dtype: PyTorch's default dtype while the layer is built and checked; None leaves it alone.
         options: keywords for every `gradcheck.check`: `rtol`, `wrt`, `declared`, ...
-        hyperparameters: a Hypothesis strategy for each argument of the builder.
+        hyperparameters: a Hypothesis strategy for each of these arguments of the builder.
 
     Raises:
-        InputError: an opt-out without a reason, an unknown check, an argument without a strategy.
+        InputError: an opt-out without a reason, an unknown check, a hyperparameter that is no
+            strategy or that the builder does not take.
 
     Warns:
         UserWarning: an opt-out matches no check of the suite.
@@ -70,7 +75,7 @@ def layer_suite(
     def decorate(builder: Builder) -> Callable[..., None]:
         suite = Suite(
             name=builder.__name__,
-            builder=builder,
+            parameters=_parameters(builder),
             strategies=hyperparameters,
             skip=dict(skip or {}),
             checks=_names(checks),
@@ -81,14 +86,12 @@ def layer_suite(
         )
         suite.validate()
 
-        def test(request: pytest.FixtureRequest, asked: str) -> None:
+        @wraps(builder)  # pytest shows where the builder is, and takes over its marks
+        def test(*owner: Any, request: pytest.FixtureRequest, asked: str, **fixtures: Any) -> None:
             __tracebackhide__ = True
-            suite.run(asked, request)
+            suite.run(asked, request, lambda **drawn: builder(*owner, **drawn, **fixtures))
 
-        test.__name__ = builder.__name__
-        test.__qualname__ = builder.__qualname__
-        test.__module__ = builder.__module__
-        test.__doc__ = builder.__doc__
+        _sign(test, suite.fixtures, "asked")
         marked: Callable[..., None] = pytest.mark.parametrize(
             "asked", [pytest.param(name, marks=suite.marks(name)) for name in suite.checks]
         )(test)
@@ -125,23 +128,22 @@ class LayerSuite:
         super().__init_subclass__(**keywords)
         if not hasattr(cls, "build"):  # a base of suites
             return
-        suite = cls._suite(partial(cls.build, None))  # the first argument is `self`
+        suite = cls._suite()
         suite.validate()
-        for name in CHECKS:
-            known = f"test_{name}" in vars(cls)
-            if name in suite.checks and not known:
-                setattr(cls, f"test_{name}", _method(name, suite.marks(name)))
+        for name in suite.checks:
+            if f"test_{name}" not in vars(cls):
+                setattr(cls, f"test_{name}", _method(cls.build, suite, name))
 
     @classmethod
-    def _suite(cls, builder: Builder) -> "Suite":
-        names = [name for name in dir(cls) if name not in vars(LayerSuite)]
+    def _suite(cls) -> "Suite":
+        attributes = {name: getattr(cls, name) for name in dir(cls) if name not in vars(LayerSuite)}
         return Suite(
             name=cls.__name__,
-            builder=builder,
+            parameters=_parameters(cls.build),
             strategies={
-                name: strategy
-                for name in names
-                if isinstance(strategy := getattr(cls, name), SearchStrategy)
+                name: value
+                for name, value in attributes.items()
+                if isinstance(value, SearchStrategy)
             },
             skip=dict(cls.skip),
             checks=_names(cls.checks),
@@ -152,23 +154,37 @@ class LayerSuite:
         )
 
 
-def _method(name: str, marks: Sequence[pytest.MarkDecorator]) -> Callable[..., None]:
-    def test(self: LayerSuite, request: pytest.FixtureRequest) -> None:
+def _method(build: Builder, suite: "Suite", name: str) -> Callable[..., None]:
+    @wraps(build)
+    def test(self: LayerSuite, *, request: pytest.FixtureRequest, **fixtures: Any) -> None:
         __tracebackhide__ = True
-        self._suite(self.build).run(name, request)
+        suite.run(name, request, lambda **drawn: self.build(**drawn, **fixtures))
 
     test.__name__ = f"test_{name}"
-    for mark in marks:
+    _sign(test, suite.fixtures)
+    for mark in suite.marks(name):
         test = mark(test)
     return test
 
 
+def _parameters(builder: Builder) -> tuple[inspect.Parameter, ...]:
+    return tuple(inspect.signature(builder).parameters.values())
+
+
+def _sign(test: Any, fixtures: Sequence[inspect.Parameter], *others: str) -> None:
+    """Have pytest see the arguments that it must fill in."""
+    by_name = inspect.Parameter.KEYWORD_ONLY
+    ours = [inspect.Parameter(name, by_name) for name in ("request", *others)]
+    theirs = [p if p.name == SELF else p.replace(kind=by_name) for p in fixtures]
+    test.__signature__ = inspect.Signature(sorted((*theirs, *ours), key=lambda p: p.kind))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Suite:
-    """A builder with what its checks need."""
+    """What the checks of a layer need besides its builder."""
 
     name: str
-    builder: Builder
+    parameters: tuple[inspect.Parameter, ...]  # of the builder
     strategies: Mapping[str, SearchStrategy[Any]]
     skip: Mapping[str, str]
     checks: tuple[str, ...]
@@ -176,6 +192,13 @@ class Suite:
     examples: int
     dtype: str | None
     options: Mapping[str, Any]
+
+    @property
+    def fixtures(self) -> list[inspect.Parameter]:
+        """The parameters of the builder that pytest fills in, and `self`."""
+        ours = {*self.strategies, RNG}
+        given = [p for p in self.parameters if p.kind in NAMED and p.name not in ours]
+        return [p for p in given if p.default is p.empty]
 
     def validate(self) -> None:
         """Refuse what cannot work, warn of an opt-out that matches nothing."""
@@ -196,94 +219,108 @@ class Suite:
                     f"expected {name} of {self.name} to be a Hypothesis strategy; "
                     f"got {strategy!r}. A constant belongs into the builder."
                 )
-        parameters = inspect.signature(self.builder).parameters.values()
-        needed = {p.name for p in parameters if p.default is p.empty and p.kind in NAMED}
-        accepted = {p.name for p in parameters if p.kind in NAMED}
-        missing = sorted(needed - {*self.strategies, "rng"})
-        if missing:
-            raise InputError(f"{self.name} takes {', '.join(missing)}, without a strategy for it")
-        if unknown := sorted(set(self.strategies) - accepted):
+        accepted = {p.name for p in self.parameters if p.kind in NAMED}
+        takes_all = any(p.kind is p.VAR_KEYWORD for p in self.parameters)
+        if not takes_all and (unknown := sorted(set(self.strategies) - accepted)):
             raise InputError(f"{self.name} does not take {', '.join(unknown)}")
 
     def marks(self, name: str) -> list[pytest.MarkDecorator]:
         return [pytest.mark.skip(reason=self.skip[name])] if name in self.skip else []
 
-    def run(self, name: str, request: pytest.FixtureRequest) -> None:
-        """Ask one check of all examples; the last result goes to the plugin, if it is there.
+    def run(self, name: str, request: pytest.FixtureRequest, builder: Builder) -> None:
+        """Ask one check of all examples; a failure is that of the smallest hyperparameters.
 
-        A failure is that of the smallest hyperparameters; its text is the result's.
+        One result goes to the plugin, if it is there: the failure, or the pass that saw least.
         """
         __tracebackhide__ = True
-        last = Last(request)
-        takes_rng = "rng" in inspect.signature(self.builder).parameters
+        found = Found(request, is_asked=name in self.asked)
 
         def example(**drawn: Any) -> None:
             __tracebackhide__ = True
-            rng = {"rng": np.random.default_rng(last.seed)} if takes_rng else {}
-            with _surroundings(self.dtype, last.seed):
-                made = self.builder(**drawn, **rng)
-            target, inputs = _pair(self.name, made)
+            number = drawn.pop(RNG, None)
             shown = ", ".join(f"{key}={value!r}" for key, value in drawn.items())
-            called = f"{self.name}({shown})"
-            options = {"name": called, "seed": last.seed, **self.options, "checks": (name,)}
-            result = last.keep(check(target, *inputs, **options), is_asked=name in self.asked)
+            if number is not None:
+                drawn[RNG] = np.random.default_rng([found.seed, number])
+                shown += f", {RNG} {number}" if number else ""  # "rng 0" is what it shrinks to
+            options = {"name": f"{self.name}({shown})", "seed": found.seed, **self.options}
+            with _surroundings(self.dtype, number or 0):
+                target, inputs = _pair(self.name, builder(**drawn))
+                result = found.keep(check(target, *inputs, **{**options, "checks": (name,)}))
             if result.verdict is Verdict.ERROR:
                 raise GradientMismatch(str(result))
-            if not result.passed:  # a line of its own, or shrinking takes one for the other
+            if result.verdict is Verdict.FAIL:  # a line of its own: shrinking keeps to one line
                 raise GradientMismatch(str(result))
 
         example.__name__ = self.name
         failure = None
         try:
-            self._property(example)()
+            self._property(example, found.seed)()
+            failure = None if found.undecided is None else str(found.undecided)
         except GradientMismatch as mismatch:
             failure = str(mismatch)  # without the frames of Hypothesis and of ours
+        except Flaky:
+            if found.failed is None:
+                raise
+            failure = f"{found.failed}\n{FLAKY}"
         except InputError as error:
             failure = "\n".join([str(error), *getattr(error, "__notes__", ())])
         finally:
-            last.record()
+            found.record()
         if failure is not None:
             pytest.fail(failure, pytrace=False)
-        if not last.findings:
-            pytest.skip("; ".join(last.not_checked) or "nothing was checked")
+        if not found.findings:
+            pytest.skip("; ".join(found.not_checked) or "nothing was checked")
 
-    def _property(self, example: Callable[..., None]) -> Callable[[], None]:
-        if not self.strategies:
+    def _property(self, example: Callable[..., None], seed: int) -> Callable[[], None]:
+        numbers = {RNG: NUMBERS} if any(p.name == RNG for p in self.parameters) else {}
+        strategies = {**self.strategies, **numbers}
+        if not strategies:
             return example
         chosen = hypothesis.settings(
             max_examples=self.examples,
             deadline=None,
-            derandomize=True,
             database=None,
             print_blob=False,
             report_multiple_bugs=False,
             phases=(hypothesis.Phase.generate, hypothesis.Phase.shrink),
             suppress_health_check=[hypothesis.HealthCheck.too_slow],
         )
-        run: Callable[[], None] = chosen(hypothesis.given(**self.strategies)(example))
+        run: Callable[[], None] = hypothesis.seed(seed)(
+            chosen(hypothesis.given(**strategies)(example))
+        )
         return run
 
 
 NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+RNG, SELF = "rng", "self"  # arguments of a builder with a meaning
+FLAKY = "      asked again with the same arguments it passed: the target is not deterministic"
+
+# What the generator is seeded with: another point in every example. It is drawn last and so shrunk
+# last; more numbers would only make that take longer.
+NUMBERS = st.integers(0, 255)
 
 
-class Last:
-    """The last result; after shrinking, that of the smallest hyperparameters."""
+class Found:
+    """What one check said of the examples so far."""
 
-    def __init__(self, request: pytest.FixtureRequest) -> None:
-        has_plugin = hasattr(request.config.option, "gradcheck_seed")
-        self.fixture: Any = request.getfixturevalue("gradcheck") if has_plugin else None
+    def __init__(self, request: pytest.FixtureRequest, *, is_asked: bool) -> None:
+        plugins = request.config.pluginmanager
+        has_fixture = any(plugin.__name__ == "gradcheck.plugin" for plugin in _modules(plugins))
+        self.fixture: Any = request.getfixturevalue("gradcheck") if has_fixture else None
         self.seed: int = 0 if self.fixture is None else self.fixture.seed
         self.replay = f"pytest {shlex.quote(request.node.nodeid)}"
-        if has_plugin:
+        if has_fixture:
             self.replay += f" --gradcheck-seed={self.seed}"
-        self.result: CheckResult | None = None
+        self.is_asked = is_asked
+        self.failed: CheckResult | None = None  # the last: what was shrunk to
+        self.undecided: CheckResult | None = None  # the first: Hypothesis begins with simple ones
+        self.passed: CheckResult | None = None  # the one that saw least
         self.findings = 0
         self.not_checked: dict[str, None] = {}  # a set that keeps the order
 
-    def keep(self, result: CheckResult, *, is_asked: bool) -> CheckResult:
+    def keep(self, result: CheckResult) -> CheckResult:
         """Return `result`, less what is inconclusive if nobody asked for this check by name."""
-        if not is_asked:
+        if not self.is_asked:
             open_ = [f for f in result.findings if f.verdict is Verdict.INCONCLUSIVE]
             notes = (f"{f.check} at {f.leaf}: {f.message}" for f in open_)
             result = replace(
@@ -291,15 +328,28 @@ class Last:
                 findings=tuple(f for f in result.findings if f not in open_),
                 not_checked=(*result.not_checked, *notes),
             )
-        self.result = replace(result, replay=self.replay)
+        result = replace(result, replay=self.replay)
+        match result.verdict:
+            case Verdict.PASS:
+                if self.passed is None or not self.passed.resolution >= result.resolution:
+                    self.passed = result
+            case Verdict.INCONCLUSIVE:
+                self.undecided = self.undecided or result
+            case _:
+                self.failed = result
         self.findings += len(result.findings)
         self.not_checked |= dict.fromkeys(result.not_checked)
-        return self.result
+        return result
 
     def record(self) -> None:
-        """Hand the result to the fixture `gradcheck`, of which the session's report is made."""
-        if self.fixture is not None and self.result is not None:
-            self.fixture.recorded.append(self.result)
+        """Hand one result to the fixture `gradcheck`, of which the session's report is made."""
+        result = self.failed or self.undecided or self.passed
+        if self.fixture is not None and result is not None:
+            self.fixture.recorded.append(result)
+
+
+def _modules(plugins: pytest.PytestPluginManager) -> list[ModuleType]:
+    return [plugin for plugin in plugins.get_plugins() if isinstance(plugin, ModuleType)]
 
 
 def _asked(checks: Sequence[str] | str) -> tuple[str, ...]:

@@ -24,7 +24,17 @@ import numpy as np
 from gradcheck.adapters import Rule
 from gradcheck.errors import GradcheckError, InputError
 
-__all__ = ["FRAMEWORKS", "Drawn", "Request", "TargetRaised", "loaded", "parsed", "posed"]
+__all__ = [
+    "FRAMEWORKS",
+    "Drawn",
+    "Request",
+    "TargetRaised",
+    "default_dtype",
+    "imported",
+    "loaded",
+    "parsed",
+    "posed",
+]
 
 FRAMEWORKS = ("torch", "jax", "numpy")
 
@@ -36,9 +46,9 @@ DTYPES = (*FLOATING, *COMPLEX, *INTEGER, "bool")
 # Away from zero, where logarithms and roots are steep, and of the size of one.
 RANGES = {"positive": (0.25, 2.0), "negative": (-2.0, -0.25)}
 
-SPEC = re.compile(r"(?P<dtype>[a-z]+\d*)\[(?P<shape>[^\]]*)\](?::(?P<range>.+))?")
+SPEC = re.compile(r"(?P<dtype>[a-z]+\d*)\[(?P<shape>[^\]]*)\](?::(?P<range>.+)|<(?P<below>\d+))?")
 
-EXAMPLES = "float64[2,3], float32[4]:positive, float64[]:-1..1, int64[4]:0..9, bool[3]"
+EXAMPLES = "float64[2,3], float32[4]:positive, float64[]:-1..1, int64[4]<10, bool[3]"
 
 
 class TargetRaised(GradcheckError):
@@ -112,7 +122,10 @@ def parsed(text: str) -> Any:
     if dtype not in DTYPES:
         hint = _close(dtype, DTYPES)
         raise InputError(f"there is no dtype {dtype!r} in {text!r}. {hint}")
-    least, most = _range(match["range"], dtype, text)
+    if match["below"] and dtype not in INTEGER:
+        raise InputError(f"only integers take <{match['below']}; say :least..most in {text!r}")
+    within = f"0..{int(match['below']) - 1}" if match["below"] else match["range"]
+    least, most = _range(within, dtype, text)
     return Drawn(dtype=dtype, shape=_shape(match["shape"], text), least=least, most=most)
 
 
@@ -129,7 +142,9 @@ def _shape(text: str, spec: str) -> tuple[int, ...]:
 def _range(text: str | None, dtype: str, spec: str) -> tuple[float, float]:
     if text is None:
         if dtype in INTEGER:
-            raise InputError(f"{spec!r} needs a range, as in {spec}:0..9 (both ends included)")
+            raise InputError(
+                f"{spec!r} needs a range, as in {spec}<10 or {spec}:0..9, which is the same"
+            )
         return -inf, inf
     if dtype not in FLOATING + INTEGER:
         raise InputError(f"a {dtype} array takes no range; got {spec!r}")
@@ -187,7 +202,7 @@ def posed(request: Request) -> tuple[Any, tuple[Any, ...]]:
         return _built(target, request)
     framework = request.framework or _framework_of(target, request.reference)
     if _is_constructed(target):
-        with _default_dtype(framework, request.inputs):
+        with default_dtype(request.inputs):
             _seed(request.seed)
             target = _called(target, request)
     elif request.arguments:
@@ -353,10 +368,13 @@ def _home(value: Any) -> str:
 
 
 @contextmanager
-def _default_dtype(framework: str | None, inputs: Sequence[Any]) -> Iterator[None]:
-    """Let a PyTorch module be constructed in the dtype of the first floating input."""
+def default_dtype(inputs: Sequence[Any]) -> Iterator[None]:
+    """Make the dtype of the first floating input of `parsed` PyTorch's default, if it is loaded.
+
+    In it a module is constructed, and makes the tensors that it begins with when it runs.
+    """
     floating = [x.dtype for x in inputs if isinstance(x, Drawn) and x.dtype in FLOATING]
-    if framework != "torch" or not floating:
+    if not floating or "torch" not in sys.modules:
         yield
         return
     torch: Any = fetched("torch")

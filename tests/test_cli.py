@@ -331,6 +331,13 @@ class Net(torch.nn.Module):
     def forward(self, x):
         return Scale.apply(x, self.weight, self.wrong)
 
+class Cell(torch.nn.RNNCell):
+    def __init__(self, size):
+        super().__init__(size, size)
+
+    def forward(self, x):
+        return super().forward(x, torch.zeros(x.shape))  # in the default dtype
+
 net = Net(3)
 right = gradcheck.Rule(np.sin, lambda inputs, u: u * np.cos(inputs[0]))
 wrong = gradcheck.Rule(np.sin, lambda inputs, u: -u * np.cos(inputs[0]))
@@ -386,7 +393,8 @@ WRONG_SCALE = (
         "my_layers:scaled --input complex128[2] --kwarg factor=0.5",
         "my_layers:right --input float64[5]:-1..1",
         "my_layers:example --build --arg 4",
-        "torch.nn:Embedding --arg 5 --arg 2 --input int64[3]:0..4",
+        "torch.nn:Embedding --arg 5 --arg 2 --input int64[3]<5",
+        "my_layers:Cell --arg 3 --input float64[2,3]",
         "jax.nn:softplus --input float64[2,3]",
         "my_ambiguous:squared --framework jax --input float64[2]:positive",
         "my_ambiguous:squared --framework torch --input float64[2]:positive",
@@ -535,3 +543,78 @@ def test_replay_of_what_is_no_report_is_misuse(layers: Path) -> None:
 
     assert gradcheck_command("replay", "r.json").exit_code == 2
     assert gradcheck_command("replay", "nowhere.json").exit_code == 2
+
+
+class TestReport:
+    """`gradcheck report`: two reports that `gradcheck check` wrote."""
+
+    @pytest.fixture(autouse=True)
+    def written(self, layers: Path) -> None:
+        gradcheck_command("check", "my_layers:right", "--input", "float64[2]", "--report", "a.json")
+        gradcheck_command(*WRONG_SCALE, "--report", "b.json")
+
+    def renamed(self, name: str) -> None:
+        """Let both reports be about a target of that name."""
+        for path in (Path("a.json"), Path("b.json")):
+            altered(path, name=name)
+
+    def test_merged_reports_hold_all_results(self) -> None:
+        result = gradcheck_command("report", "merge", "a.json", "b.json", "--report", "both.json")
+
+        both = decode(Path("both.json").read_text(), Report)
+        assert [found.name for found in both.results] == ["right", "Scale"]
+        assert result.exit_code == 1
+        assert "2 checks, 1 failed" in result.stdout
+        assert result.stdout.endswith("report: both.json\n")
+
+    def test_merged_reports_that_passed_are_status_0(self) -> None:
+        assert gradcheck_command("report", "merge", "a.json", "a.json").exit_code == 0
+
+    def test_one_name_in_two_reports_is_kept_apart(self) -> None:
+        self.renamed("layer")
+
+        gradcheck_command("report", "merge", "a.json", "b.json", "--report", "both.json")
+
+        both = decode(Path("both.json").read_text(), Report)
+        assert [found.name for found in both.results] == ["layer (a.json)", "layer (b.json)"]
+
+    def test_difference_to_a_failure_is_status_1(self) -> None:
+        gradcheck_command(*WRONG_SCALE[:-1], "False", "--report", "before.json")
+
+        result = gradcheck_command("report", "diff", "before.json", "b.json")
+
+        assert result.exit_code == 1
+        assert result.stdout.splitlines() == [
+            "worse   pass -> FAIL   gradient of Scale at input[1]   off by 5.0e-01",
+            "1 change, 1 regression",
+        ]
+
+    def test_difference_to_a_pass_is_status_0(self) -> None:
+        gradcheck_command(*WRONG_SCALE[:-1], "False", "--report", "after.json")
+
+        result = gradcheck_command("report", "diff", "b.json", "after.json")
+
+        assert result.exit_code == 0
+        assert result.stdout.startswith("better   FAIL -> pass   gradient of Scale at input[1]\n")
+
+    def test_no_difference_is_said(self) -> None:
+        result = gradcheck_command("report", "diff", "a.json", "a.json")
+
+        assert result.exit_code == 0
+        assert result.stdout == "0 changes, 0 regressions\n"
+
+    @pytest.mark.parametrize(
+        ("arguments", "words"),
+        [
+            ("merge", "Missing argument 'FILE...'"),
+            ("merge a.json nowhere.json", "'nowhere.json' is not a file"),
+            ("merge a.json --report both.txt", "expected a path ending in .html or .json"),
+            ("diff a.json", "Missing argument 'NEW'"),
+            ("diff a.json my_layers.py", "got no JSON"),
+        ],
+    )
+    def test_misuse_is_status_2(self, arguments: str, words: str) -> None:
+        result = gradcheck_command("report", *arguments.split())
+
+        assert result.exit_code == 2
+        assert words in " ".join(result.stderr.split())

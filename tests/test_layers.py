@@ -112,6 +112,141 @@ def test_class_form_shrinks_too(pytester: pytest.Pytester) -> None:
     result.stdout.fnmatch_lines(["FAIL  gradient of TestLayer(features=3) at params.weight *"])
 
 
+def test_points_differ_from_example_to_example(pytester: pytest.Pytester) -> None:
+    """A generator that is always the same would check one point, twenty times."""
+    suite = """
+POINTS = set()
+
+@layer_suite(checks="vjp")
+def test_layer(rng):
+    x = rng.standard_normal(1)
+    POINTS.add(float(x[0]))
+    return torch.sin, (x,)
+
+def test_after():
+    assert len(POINTS) == 20
+"""
+    ran(pytester, suite).assert_outcomes(passed=2)
+
+
+def test_other_seed_draws_other_examples_and_is_said(pytester: pytest.Pytester) -> None:
+    suite = """
+@layer_suite(checks="vjp", n=st.integers(1, 9))
+def test_layer(n, rng):
+    print("drawn", n, rng.standard_normal())
+    return torch.sin, (np.ones(n),)
+"""
+    pytester.makepyfile(test_made=PREAMBLE + suite)
+
+    def drawn(*options: str) -> list[str]:
+        lines = pytester.runpytest("-s", *options).outlines
+        return [line.lstrip(".") for line in lines if "drawn" in line]
+
+    assert drawn() == drawn() != drawn("--gradcheck-seed=7")
+
+
+def test_failure_says_its_seed(pytester: pytest.Pytester) -> None:
+    result = ran(pytester, WRONG, "-k", "vjp", "--gradcheck-seed=7")
+
+    result.stdout.fnmatch_lines(
+        ["*again: pytest 'test_made.py::test_layer[[]vjp[]]' --gradcheck-seed=7"]
+    )
+
+
+def test_builder_may_be_a_method_with_fixtures_and_marks(pytester: pytest.Pytester) -> None:
+    suite = """
+import pytest
+
+@pytest.fixture
+def outputs():
+    return 2
+
+class TestLayers:
+    @pytest.mark.parametrize("bias", [True, False])
+    @layer_suite(features=st.integers(1, 3), examples=3, checks=["vjp", "layout"])
+    @pytest.mark.filterwarnings("error")
+    def test_linear(self, features, bias, outputs, rng, batch=2):
+        assert isinstance(self, TestLayers)
+        layer = torch.nn.Linear(features, outputs, bias)
+        return layer, (rng.standard_normal((batch, features)),)
+"""
+    found = verdicts(ran(pytester, suite, "-v"))
+
+    cases = [(bias, name) for bias in (True, False) for name in ("vjp", "layout")]
+    assert found == {f"TestLayers::test_linear[{n}-{b}]": "PASSED" for b, n in cases}
+
+
+def test_class_form_takes_fixtures_too(pytester: pytest.Pytester) -> None:
+    suite = CLASS.replace("features, rng", "features, rng, tmp_path")
+
+    assert set(verdicts(ran(pytester, suite, "-v")).values()) == {"PASSED", "SKIPPED"}
+
+
+def test_dtype_holds_while_the_layer_runs(pytester: pytest.Pytester) -> None:
+    """A layer that makes its first state itself makes it in the default dtype."""
+    suite = """
+class Cell(torch.nn.Module):
+    def __init__(self, size):
+        super().__init__()
+        self.inner = torch.nn.RNNCell(size, size)
+
+    def forward(self, x):
+        return self.inner(x, torch.zeros(x.shape))
+
+@layer_suite(size=st.integers(1, 3), examples=3, checks="vjp")
+def test_cell(size, rng):
+    return Cell(size), (rng.standard_normal((2, size)),)
+"""
+    ran(pytester, suite).assert_outcomes(passed=1)
+
+
+def test_failure_is_not_shrunk_to_what_is_inconclusive(pytester: pytest.Pytester) -> None:
+    """Small examples of this layer are too noisy to judge; large ones are wrong."""
+    suite = """
+NOISE = np.random.default_rng(0)
+
+class Noisy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.sin() + (0.1 * NOISE.standard_normal() if x.shape[0] < 3 else 0.0)
+
+    @staticmethod
+    def backward(ctx, u):
+        (x,) = ctx.saved_tensors
+        return u * x.cos() * (2.0 if WRONG and x.shape[0] >= 3 else 1.0)
+
+@layer_suite(n=st.integers(1, 5), checks="vjp")
+def test_layer(n, rng):
+    return Noisy, (torch.as_tensor(rng.standard_normal(n)),)
+"""
+    wrong = ran(pytester, suite.replace("WRONG", "True"))
+    wrong.stdout.fnmatch_lines(["FAIL  gradient of test_layer(n=3) at input*"])
+
+    noisy = ran(pytester, suite.replace("WRONG", "False"))
+    noisy.assert_outcomes(failed=1)
+    noisy.stdout.fnmatch_lines(["INCONCLUSIVE  gradient of test_layer(n=1) at input*"])
+
+
+def test_target_that_fails_only_once_is_said_to(pytester: pytest.Pytester) -> None:
+    suite = """
+BUILT = []
+
+@layer_suite(n=st.integers(1, 5), checks="vjp")
+def test_layer(n, rng):
+    BUILT.append(n)
+    factor = 2.0 if len(BUILT) == 5 else 1.0
+    rule = gradcheck.Rule(np.sin, lambda inputs, u: factor * u * np.cos(inputs[0]))
+    return rule, (rng.standard_normal(n),)
+"""
+    result = ran(pytester, suite)
+
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        ["FAIL  gradient of test_layer(n=*", "*asked again*: the target is not deterministic"]
+    )
+
+
 def test_reason_of_an_opt_out_is_shown(pytester: pytest.Pytester) -> None:
     result = ran(pytester, CLASS, "-rs")
 
@@ -331,7 +466,6 @@ def test_opt_out_that_matches_no_check_warns(name: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({}, "takes features, without a strategy"),
         ({**FEATURES, "size": st.integers()}, "does not take size"),
         ({"features": 3}, "to be a Hypothesis strategy; got 3"),
         ({**FEATURES, "checks": ["vpj"]}, "expected checks among"),

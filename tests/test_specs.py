@@ -59,6 +59,10 @@ def test_array_stays_in_its_range(text: str, least: float, most: float) -> None:
     assert np.ptp(array) > 0.8 * (most - least)
 
 
+def test_integers_below_a_number_begin_at_zero() -> None:
+    assert parsed("int64[50]<3") == parsed("int64[50]:0..2")
+
+
 def test_both_ends_of_a_range_of_integers_are_drawn() -> None:
     assert set(made("int8[500]:0..3").tolist()) == {0, 1, 2, 3}
 
@@ -81,7 +85,10 @@ def test_arrays_are_of_the_framework() -> None:
         ("float64(2)", "expected dtype[shape]"),
         ("float64[2,x]", "lengths with commas"),
         ("float64[-1]", "lengths with commas"),
-        ("int64[2]", "needs a range, as in int64[2]:0..9"),
+        ("int64[2]", "needs a range, as in int64[2]<10 or int64[2]:0..9"),
+        ("int64[2]<0", "to go up"),
+        ("int64[2]<x", "expected dtype[shape]"),
+        ("float64[2]<3", "only integers take <3"),
         ("int64[2]:0.5..1", "two integers"),
         ("int8[2]:0..200", "does not fit into int8"),
         ("float64[2]:2..1", "to go up"),

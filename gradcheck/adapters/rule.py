@@ -121,7 +121,7 @@ class Posed:
         cross = self.bridge.wide if self.wide else self.bridge.into
         arguments = trees.rebuild(
             self.inputs,
-            lambda p, leaf: self.given(p, cross(moved[p], leaf)) if p in moved else leaf,
+            lambda p, leaf: self.given(p, cross(moved[p], leaf)) if p in moved else _own(leaf),
             "input",
         )
         with np.errstate(all="ignore"):  # what is not finite is said by the result
@@ -175,6 +175,13 @@ class Posed:
         for path, leaf in _floating(outputs, self.bridge):
             arrays.append(_checked(path, pushed.get(path), leaf, self.bridge))
         return tuple(arrays)
+
+
+def _own(constant: Any) -> Any:
+    """A constant that the rule may write into, and not into the caller's."""
+    copied = getattr(constant, "clone", None) or getattr(constant, "copy", None)
+    is_array = isinstance(constant, np.ndarray) or hasattr(constant, "clone")
+    return copied() if is_array and copied is not None else constant
 
 
 def _walk(inputs: tuple[Any, ...]) -> list[tuple[str, Any]]:
