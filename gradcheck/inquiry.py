@@ -64,7 +64,7 @@ def check_problem(
                 continue
             found = (_raised(key, error),)
         for finding in found:
-            if key not in asked and _is_note(key, finding):
+            if finding.verdict is Verdict.INCONCLUSIVE and key not in asked:
                 left_open.append(f"{key} at {finding.leaf}: {finding.message}")
             else:
                 findings.append(finding)
@@ -76,12 +76,6 @@ def check_problem(
     cost = meter.evaluations
     result = _result(problem.name, problem.target, settings, tuple(findings), cost, started)
     return replace(result, not_checked=(*problem.notes, *excepted, *left_open))
-
-
-def _is_note(key: str, finding: Finding) -> bool:
-    """Whether what a check found that nobody asked for by name leaves the verdict as it is."""
-    noted = finding.verdict is Verdict.FAIL and finding.diagnosis in CHECKS[key].noted
-    return noted or finding.verdict is Verdict.INCONCLUSIVE
 
 
 def _deadline(started: float, settings: Settings, *, is_asked: bool) -> float:

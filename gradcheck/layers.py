@@ -106,7 +106,7 @@ class LayerSuite:
     ```python
     class TestMyLinear(gradcheck.LayerSuite):
         features = st.integers(1, 5)
-        skip = {"second_order": "once differentiable by design"}
+        skip = {"layout": "the kernel takes contiguous arrays only"}
 
         def build(self, features, rng):
             return MyLinear(features), (rng.standard_normal((2, features)),)
@@ -308,7 +308,8 @@ class Found:
         has_fixture = any(plugin.__name__ == "gradcheck.plugin" for plugin in _modules(plugins))
         self.fixture: Any = request.getfixturevalue("gradcheck") if has_fixture else None
         self.seed: int = 0 if self.fixture is None else self.fixture.seed
-        self.replay = f"pytest {shlex.quote(request.node.nodeid)}"
+        self.test: str = request.node.nodeid
+        self.replay = f"pytest {shlex.quote(self.test)}"
         if has_fixture:
             self.replay += f" --gradcheck-seed={self.seed}"
         self.is_asked = is_asked
@@ -342,10 +343,15 @@ class Found:
         return result
 
     def record(self) -> None:
-        """Hand one result to the fixture `gradcheck`, of which the session's report is made."""
+        """Hand one result to the fixture `gradcheck`, under the test's id: it has one in each run.
+
+        The session's report is made of it; what was built for it becomes the target.
+        """
         result = self.failed or self.undecided or self.passed
         if self.fixture is not None and result is not None:
-            self.fixture.recorded.append(result)
+            target = dict.fromkeys((result.name, result.target))
+            named = replace(result, name=self.test, target=" = ".join(target))
+            self.fixture.recorded.append(named)
 
 
 def _modules(plugins: pytest.PytestPluginManager) -> list[ModuleType]:

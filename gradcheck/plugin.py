@@ -11,6 +11,7 @@ PYTEST_DONT_REWRITE: there is no assertion here whose values anybody wants to se
 
 from __future__ import annotations
 
+import secrets
 import shlex
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -122,10 +123,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption(
         "--gradcheck-seed",
-        type=int,
         metavar="N",
-        help=f"Seed of the directions that are probed; default {DEFAULT_SEED}, "
-        "or `gradcheck_seed` of the configuration file.",
+        help="Seed of the directions that are probed and of the examples of layer suites, or "
+        f"`random`; default {DEFAULT_SEED}, or `gradcheck_seed` of the configuration file.",
     )
     group.addoption(
         "--gradcheck-record",
@@ -133,7 +133,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="Write the names of all targets that were checked to FILE, for `gradcheck scan "
         "--checked FILE`.",
     )
-    parser.addini("gradcheck_seed", "Seed of the directions that are probed.", default=None)
+    parser.addini("gradcheck_seed", "Seed of all that is drawn, or `random`.", default=None)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -152,10 +152,12 @@ def _seed(config: pytest.Config) -> int:
     given = config.getoption("gradcheck_seed")
     if given is None:
         given = config.getini("gradcheck_seed") or DEFAULT_SEED
-    try:
-        return int(given)
-    except ValueError:
-        raise pytest.UsageError(f"gradcheck_seed: expected a number; got {given!r}") from None
+    given = str(given)
+    if given == "random":
+        return secrets.randbelow(2**32)
+    if not given.isdecimal():
+        raise pytest.UsageError(f"gradcheck_seed: expected a number or random; got {given!r}")
+    return int(given)
 
 
 def _reports(config: pytest.Config) -> tuple[Path, ...]:

@@ -31,9 +31,11 @@ __all__ = [
     "table",
 ]
 
+FUNCTION = "autograd.Function"
+
 # Classes that people derive from: what to call the subclass, where the base class lives.
 BASES = (
-    ("autograd.Function", "torch.autograd", "Function"),
+    (FUNCTION, "torch.autograd", "Function"),
     ("nn.Module", "torch.nn", "Module"),
     ("Equinox module", "equinox", "Module"),
     ("Flax Linen module", "flax.linen", "Module"),
@@ -117,9 +119,13 @@ def _alive(modules: set[str]) -> Iterator[tuple[str, Any]]:
         for subclass in _subclasses(base):
             if subclass.__module__ in modules:
                 yield kind, subclass
-    for operator in _operators():
-        if operator._init_fn.__module__ in modules and operator._backward_fn is not None:
-            yield "torch.library.custom_op", operator
+    libraries = [value for name in modules for value in vars(sys.modules[name]).values()]
+    for name, operator in _operators().items():
+        if hasattr(operator, "_init_fn"):
+            if operator._init_fn.__module__ in modules:
+                yield "torch.library.custom_op", operator
+        elif any(name in _defined(library) for library in libraries):
+            yield "torch.library.Library", operator
     for name in sorted(modules):
         for value in _values(sys.modules[name]):
             if (rule := _rule(value)) is not None and value.__module__ in modules:
@@ -140,10 +146,42 @@ def _subclasses(base: type) -> Iterator[type]:
         yield from _subclasses(subclass)
 
 
-def _operators() -> Iterable[Any]:
-    """Return every operator that `torch.library.custom_op` made, from PyTorch's own list."""
-    home = sys.modules.get("torch._library.custom_ops")
-    return list(getattr(home, "OPDEFS", {}).values())
+def _operators() -> dict[str, Any]:
+    """Return the operators with a derivative in Python, by PyTorch's name, "namespace::name".
+
+    They are what `torch.library.custom_op` made, else what `torch.ops` holds; PyTorch has lists.
+    """
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return {}
+    found = {}
+    for key in getattr(torch.library, "_impls", ()):  # "namespace/name.overload/dispatch key"
+        namespace, name, dispatch_key = key.split("/")
+        if dispatch_key == "Autograd" and namespace not in TORCH_NAMESPACES:
+            packet = getattr(getattr(torch.ops, namespace), name.partition(".")[0], None)
+            found[f"{namespace}::{name.partition('.')[0]}"] = packet
+    made = getattr(sys.modules.get("torch._library.custom_ops"), "OPDEFS", {})
+    kept = {name: made.get(name, packet) for name, packet in found.items()}
+    return {name: operator for name, operator in kept.items() if _has_backward(operator)}
+
+
+def _has_backward(operator: Any) -> bool:
+    """Whether an operator has a derivative; PyTorch gives each `custom_op` the dispatch key."""
+    return operator is not None and getattr(operator, "_backward_fn", operator) is not None
+
+
+def _defined(library: Any) -> set[str]:
+    """Return the operators that an object of `torch.library.Library` defines."""
+    is_library = type(library).__name__ == "Library" and type(library).__module__ == "torch.library"
+    return getattr(library, "_op_defs", set()) if is_library else set()
+
+
+def _operator(target: Any) -> Any:
+    """Return what an author made of an operator that was taken from `torch.ops`."""
+    if type(target).__module__ != "torch._ops":
+        return target
+    packet = getattr(target, "overloadpacket", target)
+    return _operators().get(getattr(packet, "_qualified_op_name", ""), packet)
 
 
 def _values(module: ModuleType) -> Iterator[Any]:
@@ -172,6 +210,8 @@ def _rule(value: Any) -> str | None:
 
 def qualified(target: Any) -> str:
     """Return the name by which a definition is known: its module and its place in there."""
+    if type(target).__module__ == "torch._ops":
+        return str(getattr(target, "_qualified_op_name", target))
     source = getattr(target, "_init_fn", target)  # of an operator, the function
     name = getattr(source, "__qualname__", None) or type(source).__qualname__
     return f"{getattr(source, '__module__', None) or type(source).__module__}.{name}"
@@ -195,8 +235,8 @@ def _line(definition: Definition) -> int:
 class Targets:
     """The names of the targets that were checked, and of the definitions that they are made of.
 
-    A definition is "within" a checked target if the target's code names it, directly or through
-    functions of the same author, or if an attribute of it is one: its derivative took part.
+    A rule is "within" a checked target if the target's code names it, directly or through functions
+    of the same author; a module is, if it is an attribute of the target, however deep.
     """
 
     def __init__(self) -> None:
@@ -260,12 +300,14 @@ WITHIN = " within "
 # Whose code is not looked into.
 FOREIGN = {"torch", "jax", "jaxlib", "flax", "equinox", "numpy", "gradcheck", "pytest", "_pytest"}
 FOREIGN |= sys.stdlib_module_names
+TORCH_NAMESPACES = {"aten", "prim", "prims", "quantized", "inductor", "_c10d_functional"}
 
 
 def _subject(target: Any) -> Any:
     """Return the function, class, rule or operator that a target is, or is an instance of."""
     while isinstance(target, partial):
         target = target.func
+    target = _operator(target)
     owner = getattr(target, "__self__", None)
     if isinstance(owner, type):  # Function.apply
         return owner
@@ -281,7 +323,9 @@ def _reached(target: Any, subject: Any) -> Iterator[Any]:
     for value in queue:  # it grows
         if value is not subject and _is_definition(value) and not _is_foreign(value):
             yield value
-        for part in _parts(value):
+        # A module takes part as an instance: who names or holds its class need not make one.
+        parts = (part for part in _parts(value) if not _is_module_class(part))
+        for part in (*parts, *_classes(value)):
             if id(part) not in seen and not isinstance(part, ModuleType):
                 seen.add(id(part))
                 queue.append(part)
@@ -289,8 +333,15 @@ def _reached(target: Any, subject: Any) -> Iterator[Any]:
 
 def _is_definition(value: Any) -> bool:
     if not isinstance(value, type):
-        return _rule(value) is not None or hasattr(type(value), "register_autograd")
+        is_rule = _rule(value) is not None
+        return is_rule or any(value is operator for operator in _operators().values())
     return any(issubclass(value, base) for _, base in _bases())
+
+
+def _is_module_class(value: Any) -> bool:
+    if not isinstance(value, type):
+        return False
+    return any(issubclass(value, base) for kind, base in _bases() if kind != FUNCTION)
 
 
 def _is_foreign(value: Any) -> bool:
@@ -319,11 +370,17 @@ def _parts(value: Any) -> Iterator[Any]:
         elif inner is not value:
             yield inner
     if isinstance(value, type):
-        yield from value.__bases__
         yield from (getattr(item, "__func__", item) for item in vars(value).values())
     elif not isinstance(value, FunctionType):
-        yield type(value)
         yield from getattr(value, "__dict__", {}).values()
+
+
+def _classes(value: Any) -> Iterator[type]:
+    """Return the classes whose code an object of the user's own, or a class of his, runs."""
+    if isinstance(value, type):
+        yield from () if _is_foreign(value) else value.__bases__
+    elif not isinstance(value, FunctionType) and not _is_foreign(value):
+        yield type(value)
 
 
 def _named(function: FunctionType) -> Iterator[Any]:
@@ -338,6 +395,10 @@ def _named(function: FunctionType) -> Iterator[Any]:
         codes += [constant for constant in code.co_consts if isinstance(constant, type(code))]
         values = [function.__globals__.get(name) for name in code.co_names]
         yield from values
+        if "ops" in code.co_names:  # torch.ops.namespace.name
+            for name, operator in _operators().items():
+                if set(name.split("::")) <= set(code.co_names):
+                    yield operator
         for module in values:
             if isinstance(module, ModuleType) and module.__name__.split(".")[0] not in FOREIGN:
                 yield from (vars(module).get(name) for name in code.co_names)

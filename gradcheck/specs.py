@@ -255,10 +255,14 @@ def imported(name: str) -> ModuleType:
         InputError: there is none.
         TargetRaised: it raised.
     """
+    if "/" in name:
+        raise InputError(_no_file(name))
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is not None and f"{name}.".startswith(f"{error.name}."):
+            if name.endswith(".py"):
+                raise InputError(_no_file(name)) from None
             raise InputError(
                 f"there is no module {error.name!r}; modules are looked up in the current folder "
                 "and where Python finds its own"
@@ -270,6 +274,11 @@ def imported(name: str) -> ModuleType:
         raise TargetRaised(f"importing {name} raised {_words(error)}") from error
     except (Exception, SystemExit) as error:
         raise TargetRaised(f"importing {name} raised {_words(error)}") from error
+
+
+def _no_file(name: str) -> str:
+    module = name.removesuffix(".py").strip("./").replace("/", ".")
+    return f"expected the name of a module, not of its file: {module}; got {name!r}"
 
 
 def fetched(framework: str) -> ModuleType:

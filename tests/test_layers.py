@@ -1,5 +1,6 @@
 """Generated suites for a layer, run as a person runs them: made test files, real sessions."""
 
+import json
 import re
 import warnings
 from typing import Any
@@ -45,7 +46,7 @@ WRONG = RIGHT.replace("Layer(features)", "Layer(features, wrong=True)").replace(
 CLASS = """
 class TestLayer(LayerSuite):
     features = st.integers(1, 5)
-    skip = {"second_order": "nobody asks"}
+    skip = {"layout": "nobody asks"}
     examples = 5
 
     def build(self, features, rng):
@@ -102,7 +103,7 @@ def test_class_form_gives_a_method_per_check(pytester: pytest.Pytester) -> None:
     found = verdicts(ran(pytester, CLASS, "-v"))
 
     wanted = {f"TestLayer::test_{name}": "PASSED" for name in DEFAULT}
-    assert found == {**wanted, "TestLayer::test_second_order": "SKIPPED"}
+    assert found == {**wanted, "TestLayer::test_layout": "SKIPPED"}
 
 
 def test_class_form_shrinks_too(pytester: pytest.Pytester) -> None:
@@ -315,6 +316,18 @@ def test_what_rounding_hides_is_no_failure_of_a_default_check(pytester: pytest.P
     named.stdout.fnmatch_lines(["INCONCLUSIVE  adjoint of test_layer(n=3) *"])
 
 
+def test_result_is_recorded_under_the_id_of_its_test(pytester: pytest.Pytester) -> None:
+    """The hyperparameters may differ in the next run; `gradcheck report diff` goes by names."""
+    ran(pytester, WRONG, "--gradcheck-report=report.json")
+
+    results = json.loads((pytester.path / "report.json").read_text())["results"]
+    assert [found["name"] for found in results] == [
+        f"test_made.py::test_layer[{name}]" for name in DEFAULT
+    ]
+    assert results[0]["target"] == "test_layer(features=3, batch=2) = Layer()"
+    assert results[0]["findings"][0]["verdict"] == "fail"
+
+
 def test_suite_needs_no_plugin(pytester: pytest.Pytester) -> None:
     result = ran(pytester, RIGHT, "-p", "no:gradcheck.plugin")
 
@@ -383,7 +396,7 @@ def test_every_kind_of_target_has_suites(pytester: pytest.Pytester, kind: str) -
 
 
 def test_check_that_the_target_does_not_support_is_skipped(pytester: pytest.Pytester) -> None:
-    suite = OTHERS["rule"].replace("SIGN", "1.0")
+    suite = OTHERS["rule"].replace("SIGN", "1.0").replace("examples=4", 'examples=4, checks="all"')
     result = ran(pytester, suite, "-v", "-rs", "-k", "second_order")
 
     assert verdicts(result) == {"test_layer[second_order]": "SKIPPED"}
@@ -425,12 +438,13 @@ def test_options_reach_the_check(pytester: pytest.Pytester) -> None:
 
 
 def test_global_state_of_torch_is_left_alone(pytester: pytest.Pytester) -> None:
-    watch = """
+    before = "\ntorch.manual_seed(4321)\n"
+    after = """
 def test_after():
     assert torch.get_default_dtype() == torch.float32
-    assert torch.initial_seed() != 0
+    assert torch.initial_seed() == 4321
 """
-    found = verdicts(ran(pytester, RIGHT + watch, "-v"))
+    found = verdicts(ran(pytester, before + RIGHT + after, "-v"))
 
     assert found["test_after"] == "PASSED"
 

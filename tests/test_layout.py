@@ -97,12 +97,15 @@ def test_public_names_are_the_contract() -> None:
         "Finding",
         "GradientMismatch",
         "InputError",
+        "LayerSuite",
         "Rule",
         "Verdict",
         "__version__",
         "assert_gradients",
         "check",
         "compare",
+        "find_culprit",
+        "layer_suite",
     ]
 
 

@@ -1,6 +1,7 @@
 """The pytest plugin, run as a person runs it: made test files, real sessions."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +176,28 @@ def test_seed_of_the_command_line_wins(pytester: pytest.Pytester) -> None:
     pytester.runpytest("--gradcheck-seed=7").stdout.fnmatch_lines(["*; seed 7"])
 
 
+def test_random_seed_is_said_and_another_every_time(pytester: pytest.Pytester) -> None:
+    make(pytester, FAILING)
+
+    runs = [pytester.runpytest("--gradcheck-seed=random").stdout.str() for _ in range(2)]
+    seeds = [re.findall(r"; seed (\d+)|--gradcheck-seed=(\d+)", run) for run in runs]
+
+    assert all(len({one or other for one, other in found}) == 1 for found in seeds)
+    assert seeds[0][0] != seeds[1][0]
+
+
+@pytest.mark.parametrize("seed", ["-1", "1.5", "lucky"])
+def test_seed_that_is_no_number_is_refused(pytester: pytest.Pytester, seed: str) -> None:
+    make(pytester, PASSING)
+
+    output = pytester.runpytest(f"--gradcheck-seed={seed}")
+
+    assert output.ret == pytest.ExitCode.USAGE_ERROR
+    output.stderr.fnmatch_lines(
+        [f"ERROR: gradcheck_seed: expected a number or random; got '{seed}'"]
+    )
+
+
 def test_seed_reaches_the_check(pytester: pytest.Pytester) -> None:
     make(
         pytester,
@@ -283,7 +306,7 @@ def test_wrong_seed_in_the_configuration_file_is_refused(pytester: pytest.Pytest
     output = pytester.runpytest()
 
     assert output.ret == pytest.ExitCode.USAGE_ERROR
-    output.stderr.fnmatch_lines(["ERROR: gradcheck_seed: expected a number; got 'lucky'"])
+    output.stderr.fnmatch_lines(["ERROR: gradcheck_seed: expected a number or random; got 'lucky'"])
 
 
 def test_report_that_cannot_be_written_fails_the_session(pytester: pytest.Pytester) -> None:

@@ -280,6 +280,21 @@ class Derived(Layer):
         self.func = torch.sin
 
 
+NORMS = {"layer": Layer, "derived": Derived}
+
+
+class Chosen(torch.nn.Module):
+    """One of several layers; its code names them all."""
+
+    def __init__(self, norm: str) -> None:
+        super().__init__()
+        self.norm = NORMS[norm]()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.norm(x)
+        return found
+
+
 @jax.custom_jvp
 def custom(x: jax.Array) -> jax.Array:
     return x
@@ -306,6 +321,7 @@ class Pytree:
         (torch.nn.Sequential(Layer()), "Sequential", ("Layer", "Twice")),
         (Layer().forward, "Layer.forward", ("Layer", "Twice")),
         (Derived(), "Derived", ("Layer", "Twice")),
+        (Chosen("layer"), "Chosen", ("Layer", "Twice")),
         (torch.compile(Layer(), backend="eager"), "OptimizedModule", ("Layer", "Twice")),
         (torch.sin, "sin", ()),
         (torch.ops.aten.sin, "sin", ()),

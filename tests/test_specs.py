@@ -123,6 +123,8 @@ def test_object_is_found_by_its_path() -> None:
         ("nowhere_at_all.x:y", "there is no module 'nowhere_at_all'"),
         ("torch.nowhere:y", "there is no module 'torch.nowhere'"),
         (".relative:y", "absolute"),
+        ("nowhere.py:y", "not of its file: nowhere; got 'nowhere.py'"),
+        ("./layers/nowhere.py:y", "not of its file: layers.nowhere; got"),
         ("torch.nn:Linaer", "torch.nn has no 'Linaer'. Did you mean 'Linear'?"),
         ("torch.nn:Linear.forwrd", "torch.nn.Linear has no 'forwrd'. Did you mean 'forward'?"),
     ],

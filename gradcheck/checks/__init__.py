@@ -31,17 +31,15 @@ class Check:
 
     ask: Callable[[Problem, Settings, np.random.Generator], tuple[Finding, ...]]
     by_default: bool = True
-    # Diagnoses that are a failure where the check was asked for by name, and a note where not.
-    noted: tuple[str, ...] = ()
 
 
 CHECKS: Mapping[str, Check] = {
     "vjp": Check(ask=check_vjp),
     "jvp": Check(ask=check_jvp, by_default=False),  # "adjoint" sees what is wrong, at less cost
     "adjoint": Check(ask=check_adjoint),
-    # A rule that saves what it computed, and not its inputs, cuts the double backward off: that
-    # is wrong, silently, and of no account to whoever never differentiates twice.
-    "second_order": Check(ask=check_second_order, noted=("zero", "part missing")),
+    # A rule that saves what it computed, and not its inputs, has a double backward that is silently
+    # wrong. Most rules of attention and recurrent cells do, and are never differentiated twice.
+    "second_order": Check(ask=check_second_order, by_default=False),
     "batched": Check(ask=check_batched, by_default=False),
     "layout": Check(ask=check_layout),
     "determinism": Check(ask=check_determinism),

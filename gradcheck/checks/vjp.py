@@ -267,9 +267,7 @@ def _joint(
     leaves, point = case.problem.leaves, case.problem.point
     probes: list[Probe] = []
     for k in range(len(case.draws)):
-        v = {q.index: direction(rng, leaves[q.index]) for q in live}
-        for index, array in v.items():
-            array *= scale(point[index])
+        v = {q.index: direction(rng, leaves[q.index]) * scale(point[q.index]) for q in live}
         line = case.line(k, v)
         epsilon = max(case.epsilon(q.index) for q in live)
         truth = ladder.estimate(line)

@@ -347,7 +347,7 @@ def _jax_numpy() -> Callable[[Any], Any]:
 def test_what_has_no_second_derivative_is_said_and_not_failed(
     target: Any, inputs: list[Any]
 ) -> None:
-    result = gradcheck.check(target, *inputs)
+    result = gradcheck.check(target, *inputs, checks=("vjp", "second_order"))
     assert result.passed, result
     assert any(line.startswith("second_order: ") for line in result.not_checked)
 
@@ -369,9 +369,6 @@ def test_a_backward_cut_off_as_a_whole_is_left_open() -> None:
     result = _asked(CutOff, _x(3))
     assert result.verdict is Verdict.INCONCLUSIVE
     assert "connected" in result.findings[0].message
-    by_default = gradcheck.check(CutOff, _x(3))
-    assert by_default.passed
-    assert any("connected" in line for line in by_default.not_checked)
 
 
 class Crashing(torch.autograd.Function):
