@@ -11,6 +11,7 @@ from gradcheck.inquiry import check_problem, compare_problems, unposed
 from gradcheck.problem import Problem, label
 from gradcheck.results import CheckResult
 from gradcheck.settings import Settings
+from gradcheck.trees import Keywords
 
 __all__ = ["Rule", "assert_gradients", "check", "compare"]
 
@@ -25,6 +26,7 @@ def check(
     rtol: float | None = None,
     seed: int = 0,
     name: str | None = None,
+    kwargs: Mapping[str, Any] | None = None,
     params: Any = None,
     declared: Mapping[str, str] | None = None,
     min_power: float | None = None,
@@ -46,6 +48,8 @@ def check(
             float32, 1e-2 in float16, 5e-2 in bfloat16.
         seed: of all random directions, and of the target's own randomness.
         name: what to call the target in results.
+        kwargs: keyword arguments of the target; floating arrays among them are leaves too, by
+            path `input.name`.
         params: parameters of a reference layer; drawn from `seed` when left out.
         declared: leaf path or pattern -> why its gradient deviates on purpose (straight-through,
             stop-gradient, clipped). Those leaves are not checked, and the result says so.
@@ -66,6 +70,8 @@ def check(
     chosen = _checks(checks)
     for listener in LISTENERS:
         listener(target)
+    if kwargs:
+        inputs = (*inputs, Keywords(kwargs))
     try:
         problem = problem_of(target, inputs, params=params, name=name, seed=seed)
     except GradcheckError:

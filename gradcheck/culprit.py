@@ -6,7 +6,7 @@ substitution: with its derivative replaced by that of its values, the check of t
 passes.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from types import ModuleType
@@ -18,6 +18,7 @@ from gradcheck.api import check
 from gradcheck.errors import InputError
 from gradcheck.results import CheckResult, Verdict
 from gradcheck.text import counted
+from gradcheck.trees import Keywords
 
 __all__ = ["Blame", "Suspect", "find_culprit"]
 
@@ -60,13 +61,19 @@ class Blame:
 SHOWN = 4
 
 
-def find_culprit(target: Any, *inputs: Any, seed: int = 0, rtol: float | None = None) -> Blame:
+def find_culprit(
+    target: Any,
+    *inputs: Any,
+    seed: int = 0,
+    rtol: float | None = None,
+    kwargs: Mapping[str, Any] | None = None,
+) -> Blame:
     """Return which part of `target` has the wrong derivative.
 
     Args:
         target: a PyTorch module or function, or a JAX function.
         inputs: its positional arguments.
-        seed, rtol: as in `check`.
+        seed, rtol, kwargs: as in `check`.
 
     Raises:
         InputError: the target is of no framework with parts.
@@ -75,6 +82,8 @@ def find_culprit(target: Any, *inputs: Any, seed: int = 0, rtol: float | None = 
     def asked(of: Any, given: Sequence[Any]) -> CheckResult:
         return check(of, *given, checks="vjp", seed=seed, rtol=rtol)
 
+    if kwargs:
+        inputs = (*inputs, Keywords(kwargs))
     result = asked(target, inputs)
     framework = _adapter(target, inputs)
     parts = framework.recorded(target, inputs, seed)

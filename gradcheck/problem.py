@@ -11,7 +11,9 @@ another convention for complex cotangents (JAX) conjugates on the way in and out
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from math import sqrt
+from types import MethodType
 from typing import Any
 
 import numpy as np
@@ -33,6 +35,7 @@ __all__ = [
     "is_same",
     "label",
     "norm",
+    "owner",
     "widened",
 ]
 
@@ -214,7 +217,16 @@ TINY = {
 
 def label(target: Any, name: str | None = None) -> str:
     """Return what to call `target` in results: the name given, its own, or its type's."""
+    if isinstance(target, partial) and name is None:
+        return label(target.func)
     return name or str(getattr(target, "__name__", type(target).__name__))
+
+
+def owner(target: Any) -> Any:
+    """Return the object that a bound method or a partial application runs on, else `target`."""
+    while isinstance(target, partial | MethodType):
+        target = target.func if isinstance(target, partial) else target.__self__
+    return target
 
 
 def inner(a: Array, b: Array) -> float:

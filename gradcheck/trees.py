@@ -4,11 +4,22 @@ Dicts, lists, tuples, named tuples and dataclasses are walked; anything else is 
 do not come here: JAX's own tree knows which classes its users registered.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-__all__ = ["leaves", "rebuild"]
+__all__ = ["Keywords", "called", "leaves", "rebuild"]
+
+
+class Keywords(dict[str, Any]):
+    """The keyword arguments of a call, last among its arguments: `input.mask`."""
+
+
+def called(target: Callable[..., Any], arguments: Sequence[Any]) -> Any:
+    """Return what `target` does; `Keywords` at the end are its keyword arguments."""
+    if arguments and isinstance(arguments[-1], Keywords):
+        return target(*arguments[:-1], **arguments[-1])
+    return target(*arguments)
 
 
 def leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -30,7 +41,7 @@ def rebuild(tree: Any, replace: Callable[[str, Any], Any], path: str = "") -> An
     if isinstance(tree, dict):
         return (
             type(tree)(zip(tree, new, strict=True))
-            if type(tree) is dict
+            if type(tree) in (dict, Keywords)
             else dict(zip(tree, new, strict=True))
         )
     if is_dataclass(tree):
@@ -40,12 +51,17 @@ def rebuild(tree: Any, replace: Callable[[str, Any], Any], path: str = "") -> An
 
 def _children(tree: Any) -> list[tuple[str, Any]] | None:
     """The (step, child) pairs of a container, or None for a leaf."""
+    if isinstance(tree, Keywords):
+        return [(f".{name}", child) for name, child in tree.items()]
     if isinstance(tree, dict):
         return [(f"[{key!r}]", child) for key, child in tree.items()]
     if isinstance(tree, tuple) and hasattr(tree, "_fields"):
         return [(f".{name}", getattr(tree, name)) for name in tree._fields]
     if type(tree) in (list, tuple) or _is_sequence(tree):
-        return [(f"[{index}]", child) for index, child in enumerate(tree)]
+        return [
+            ("" if isinstance(child, Keywords) else f"[{index}]", child)
+            for index, child in enumerate(tree)
+        ]
     if is_dataclass(tree) and not isinstance(tree, type):
         return [(f".{field.name}", getattr(tree, field.name)) for field in fields(tree)]
     return None

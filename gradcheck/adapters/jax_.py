@@ -16,6 +16,7 @@ import numpy as np
 from jax.extend.core import jaxpr_as_fun
 from jax.tree_util import keystr, tree_flatten_with_path, tree_unflatten
 
+from gradcheck import trees
 from gradcheck.adapters.bridge import Bridge
 from gradcheck.errors import InputError, Unsupported
 from gradcheck.problem import EPSILON, WIDER, Array, Arrays, Leaf, Problem, label, norm
@@ -81,8 +82,8 @@ def problem_of_jax(
         )
     posed = Posed(target=target, structure=structure, values=values, chosen=chosen, x64=wide)
     with precision(wide):
-        shapes = jax.eval_shape if posed.is_compiled else _called
-        outputs = _floating(shapes(target if module is None else module, *inputs))
+        called = partial(trees.called, target if module is None else module)
+        outputs = _floating(jax.eval_shape(called, inputs) if posed.is_compiled else called(inputs))
         if not outputs:
             raise InputError("expected the target to return at least one floating or complex array")
         described = tuple(BRIDGE.leaf(path, leaf) for path, leaf in outputs)
@@ -158,7 +159,7 @@ class Posed:
         for k, leaf in zip(self.chosen, leaves, strict=True):
             filled[k] = leaf
         module, arguments = tree_unflatten(self.structure, filled)
-        outputs = (self.target if module is None else module)(*arguments)
+        outputs = trees.called(self.target if module is None else module, arguments)
         return [leaf for _, leaf in _floating(outputs)]
 
     def arrays(self, point: Arrays) -> list[Any]:
@@ -316,10 +317,6 @@ REFUSALS = (
 )
 
 
-def _called(target: Any, *inputs: Any) -> Any:
-    return target(*inputs)
-
-
 def _traced(f: Any, xs: list[Any]) -> Any:
     """`f` as what it computes, so that a scan inside is not compiled again at every call.
 
@@ -351,7 +348,7 @@ def _compiled(target: Any, structure: Any, chosen: tuple[int, ...]) -> Any:
             count = structure.num_leaves
             filled = [next(moving) if k in chosen else next(still) for k in range(count)]
             tree = tree_unflatten(structure, filled)
-            return [leaf for _, leaf in _floating(target(*tree[1]))]
+            return [leaf for _, leaf in _floating(trees.called(target, tree[1]))]
 
         outputs, pullback = jax.vjp(f, *leaves)
         return outputs, pullback(us)
@@ -374,7 +371,31 @@ def _floating(outputs: Any) -> list[tuple[str, Any]]:
 
 def _path(keys: Any) -> str:
     """JAX's path with our first word: of (module, inputs), `[1][0]['w']` is `input[0]['w']`."""
-    return ("params", "input")[keys[0].idx] + keystr(keys[1:])
+    first, *rest = keys
+    if len(rest) > 1 and isinstance(rest[1], Keyword):  # those have no position
+        del rest[0]
+    return ("params", "input")[first.idx] + keystr(tuple(rest))
+
+
+@dataclass(frozen=True)
+class Keyword:
+    """The key of a keyword argument in JAX's tree."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return f".{self.name}"
+
+
+def _flattened(named: trees.Keywords) -> tuple[list[tuple[Any, Any]], Any]:
+    return [(Keyword(name), value) for name, value in named.items()], tuple(named)
+
+
+jax.tree_util.register_pytree_with_keys(
+    trees.Keywords,
+    _flattened,
+    lambda names, values: trees.Keywords(zip(names, values, strict=True)),
+)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ import jax
 from jax.extend.core import Literal, jaxpr_as_fun
 from jax.tree_util import tree_flatten, tree_leaves, tree_unflatten
 
+from gradcheck import trees
 from gradcheck.adapters.jax_ import precision
 from gradcheck.adapters.parts import Part
 
@@ -65,7 +66,8 @@ def is_small(part: Part) -> bool:
 
 def _evaluated(target: Any, inputs: Sequence[Any], meet: Meet) -> Any:
     """The target's outputs, its custom rules handed to `meet`."""
-    closed, shape = jax.make_jaxpr(lambda *given: target(*given), return_shape=True)(*inputs)
+    run = partial(trees.called, target)
+    closed, shape = jax.make_jaxpr(run, return_shape=True)(tuple(inputs))
     flat = [jax.numpy.asarray(x) for x in tree_leaves(inputs)]
     outputs = _walk(closed.jaxpr, closed.consts, flat, "", meet)
     return tree_unflatten(tree_flatten(shape)[1], outputs)

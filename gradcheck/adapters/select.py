@@ -10,7 +10,7 @@ import numpy as np
 from gradcheck import trees
 from gradcheck.adapters.rule import Rule, problem_of_rule
 from gradcheck.errors import InputError
-from gradcheck.problem import Problem
+from gradcheck.problem import Problem, owner
 
 __all__ = ["framework_of", "problem_of"]
 
@@ -29,7 +29,8 @@ def problem_of(
     Args:
         target: a callable on arrays, an `nn.Module`, an `autograd.Function` subclass, a JAX
             function or callable module, a layer of `gradcheck.reference`, or a `Rule`.
-        inputs: its positional arguments; nested containers of arrays and anything else.
+        inputs: its positional arguments; nested containers of arrays and anything else. Keyword
+            arguments come last, as `trees.Keywords`.
         params: parameters of a reference layer; drawn from `seed` when left out.
         name: what to call it in results.
         constant: paths of floating PyTorch and JAX inputs that are no leaves.
@@ -40,6 +41,11 @@ def problem_of(
     """
     from gradcheck.reference.layer import Layer
 
+    has_keywords = any(isinstance(value, trees.Keywords) for value in inputs)
+    if has_keywords and isinstance(target, (Rule, Layer)):
+        raise InputError(
+            f"expected positional arguments only for a {type(target).__name__}; got kwargs"
+        )
     if isinstance(target, Rule):
         bridge = _bridge(framework_of(None, inputs) or "numpy")
         return problem_of_rule(target, tuple(inputs), bridge, name=name)
@@ -95,7 +101,7 @@ def framework_of(target: Any, inputs: Sequence[Any]) -> str | None:
 
 def _framework_of_target(target: Any) -> str | None:
     torch = sys.modules.get("torch")
-    if torch is not None and isinstance(target, torch.nn.Module):
+    if torch is not None and isinstance(owner(target), torch.nn.Module):
         return "torch"
     if torch is not None and isinstance(target, type):
         return "torch" if issubclass(target, torch.autograd.Function) else None
@@ -123,9 +129,11 @@ def _of_plain_inputs(
     Which it is shows when it is called.
     """
     jax = sys.modules.get("jax")
+    if jax:
+        from gradcheck.adapters import jax_
     try:
         with jax.enable_x64(True) if jax else contextlib.nullcontext():
-            outputs, refusal = target(*inputs), None
+            outputs, refusal = trees.called(target, inputs), None
     except Exception as error:  # a function of tensors refuses arrays, each in its own way
         outputs, refusal = None, error
     is_plain = refusal is None and not any(
@@ -135,10 +143,8 @@ def _of_plain_inputs(
     )
     if jax and is_plain:  # nothing but operators: of JAX's arrays it returns JAX's
         with jax.enable_x64(True), contextlib.suppress(Exception):
-            outputs = target(*jax.tree_util.tree_map(_as_jax(jax), inputs))
+            outputs = trees.called(target, jax.tree_util.tree_map(_as_jax(jax), inputs))
     if any(_is_array_of("jax", leaf) for _, leaf in trees.leaves(outputs)):
-        from gradcheck.adapters import jax_
-
         return jax_.problem_of_jax(target, inputs, name=name, constant=constant)
     takes_tensors = any(_is_array_of("torch", leaf) for _, leaf in trees.leaves(outputs))
     if takes_tensors or (refusal is not None and "torch" in sys.modules):

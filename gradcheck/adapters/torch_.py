@@ -1,6 +1,6 @@
 """PyTorch: functions on tensors, `nn.Module`s, `autograd.Function` subclasses.
 
-Every evaluation runs on fresh leaves through `torch.func.functional_call` with cloned buffers and
+Every evaluation runs on fresh leaves, put in the place of a module's own, with cloned buffers and
 a fixed random state, so that the caller's module, its gradients, its buffers and his generator
 come back as they were, and dropout draws the same mask at every step of a difference.
 """
@@ -20,6 +20,7 @@ from torch.autograd import forward_ad
 from gradcheck import trees
 from gradcheck.adapters.bridge import Bridge
 from gradcheck.adapters.randomness import same_randomness
+from gradcheck.adapters.torch_modules import attributes_kept, module_of, out_of_reach, put
 from gradcheck.errors import InputError, Unsupported
 from gradcheck.problem import WIDER, Array, Arrays, Leaf, Problem, label
 
@@ -89,7 +90,13 @@ def problem_of_torch(
         outputs = posed.run(posed.tensors(posed.point))
     if not outputs:
         raise InputError("expected the target to return at least one floating or complex tensor")
-    return _problem(posed, [BRIDGE.leaf(path, tensor) for path, tensor in outputs], name)
+    problem = _problem(posed, [BRIDGE.leaf(path, tensor) for path, tensor in outputs], name)
+    missed = [
+        f"parameters of {given}, which the target finds by itself: hand over the module, or pass "
+        "them as inputs"
+        for given in out_of_reach(target)
+    ]
+    return replace(problem, notes=(*problem.notes, *missed))
 
 
 def _problem(posed: "Posed", outputs: Sequence[Leaf], name: str | None) -> Problem:
@@ -158,6 +165,10 @@ class Posed:
         return tuple(arrays)
 
     @cached_property
+    def module(self) -> torch.nn.Module | None:
+        return module_of(self.target)
+
+    @cached_property
     def devices(self) -> list[int]:
         found = {t.device.index or 0 for t in self.named.values() if t.device.type == "cuda"}
         return sorted(found)
@@ -193,18 +204,18 @@ class Posed:
             )
             if isinstance(target, type):  # an autograd.Function
                 return _floating(target.apply(*arguments))  # type: ignore[attr-defined]
-            if not isinstance(target, torch.nn.Module):
-                return _floating(target(*arguments))
-            state = {
-                path: moved.get(f"params.{path}", tensor)
-                for path, tensor in chain(target.named_parameters(), target.named_buffers())
+            if (module := self.module) is None:
+                return _floating(trees.called(target, arguments))
+            others = {
+                own: moved[path] if path in moved else self.given(name, self._copied(own))
+                for name, own in chain(module.named_parameters(), module.named_buffers())
+                for path in [f"params.{name}"]
             }
-            state = {
-                path: x if f"params.{path}" in moved else self.given(path, self._copied(x))
-                for path, x in state.items()
-            }
-            with _attributes_kept(target) if self.keeps_attributes else nullcontext():
-                return _floating(torch.func.functional_call(target, state, arguments))
+            with (
+                attributes_kept(module) if self.keeps_attributes else nullcontext(),
+                put(module, others),
+            ):
+                return _floating(trees.called(target, arguments))
 
     # The caller may be in inference mode, in which no gradient is recorded.
     @torch.inference_mode(False)
@@ -408,9 +419,14 @@ def _as_tensors(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
 
 def _parameters(target: Any) -> dict[str, torch.Tensor]:
     """Trainable parameters by name; one that is shared appears under its first name."""
-    if not isinstance(target, torch.nn.Module):
+    if (module := module_of(target)) is None:
         return {}
-    return {path: tensor for path, tensor in target.named_parameters() if tensor.requires_grad}
+    if any(torch.nn.parameter.is_lazy(parameter) for parameter in module.parameters()):  # type: ignore[no-untyped-call]
+        raise InputError(
+            f"expected a module with its parameters; those of {type(module).__name__} are made by "
+            "its first call: call it once before the check"
+        )
+    return {path: tensor for path, tensor in module.named_parameters() if tensor.requires_grad}
 
 
 def _leaves(inputs: tuple[Any, ...]) -> dict[str, torch.Tensor]:
@@ -427,19 +443,3 @@ def _floating(outputs: Any) -> list[tuple[str, torch.Tensor]]:
         for path, leaf in trees.leaves(outputs, "output")
         if BRIDGE.is_differentiable(leaf)
     ]
-
-
-@contextmanager
-def _attributes_kept(module: torch.nn.Module) -> Iterator[None]:
-    """Undo what a forward pass stores on its module: a hidden state, a counter, a history."""
-    kept = [(part, dict(part.__dict__)) for part in module.modules()]
-    lists = [v for _, attributes in kept for v in attributes.values() if isinstance(v, list)]
-    contents = [list(value) for value in lists]
-    try:
-        yield
-    finally:
-        for part, attributes in kept:
-            part.__dict__.clear()
-            part.__dict__.update(attributes)
-        for value, content in zip(lists, contents, strict=True):
-            value[:] = content

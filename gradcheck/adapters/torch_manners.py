@@ -22,9 +22,9 @@ from gradcheck.adapters.torch_ import (
     BRIDGE,
     Posed,
     _arrays,
-    _attributes_kept,
     _into,
 )
+from gradcheck.adapters.torch_modules import attributes_kept
 from gradcheck.errors import Unsupported
 from gradcheck.problem import Array, Arrays, Audit, Call, Deed, Manner
 
@@ -48,12 +48,12 @@ def session(posed: Posed, manner: Manner) -> Iterator[Callable[[Arrays], Call]]:
     """
     if manner.is_compiled:
         raise Unsupported("compiling takes too long to be asked by the way")
-    with _kept(posed.target):
+    with _kept(posed):
         yield partial(_call, _mannered(posed, manner), manner)
 
 
-def _kept(target: Any) -> Any:
-    return _attributes_kept(target) if isinstance(target, torch.nn.Module) else nullcontext()
+def _kept(posed: Posed) -> Any:
+    return nullcontext() if posed.module is None else attributes_kept(posed.module)
 
 
 def _mannered(posed: Posed, manner: Manner) -> Posed:
@@ -168,7 +168,7 @@ def _audited(posed: Posed, point: Arrays, cotangents: Arrays, hooks: Any) -> Aud
 
     posed = replace(posed, keeps_attributes=False, given=given)
     leaves = [x.requires_grad_() for x in posed.tensors(point)]
-    with _kept(posed.target):
+    with _kept(posed):
         with torch.enable_grad(), hooks(pack, lambda tensor: tensor):
             found = posed.run(leaves)
             deeds = _flags()
@@ -246,7 +246,7 @@ def _forward(posed: Posed, written: Mapping[str, Handed], reached: set[str]) -> 
     deeds = []
     for path, x in written.items():
         is_input = path in {p for p, _ in trees.leaves(posed.inputs, "input")}
-        if not is_input and getattr(posed.target, "training", False):
+        if not is_input and getattr(posed.module, "training", False):
             continue  # running statistics
         is_hidden = path in reached and x.tensor.grad_fn is x.origin
         what = "forward writes into it" + ", and autograd does not know" * is_hidden

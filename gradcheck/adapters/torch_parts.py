@@ -15,6 +15,7 @@ from torch.autograd import Function
 from gradcheck import trees
 from gradcheck.adapters.parts import Part
 from gradcheck.adapters.randomness import same_randomness
+from gradcheck.adapters.torch_modules import module_of, put
 
 __all__ = ["recorded", "repaired"]
 
@@ -41,8 +42,8 @@ def recorded(target: Any, inputs: tuple[Any, ...], seed: int) -> list[Part]:
                 )
             )
         )
-        if isinstance(target, torch.nn.Module):
-            for path, module in target.named_modules():
+        if (root := module_of(target)) is not None:
+            for path, module in root.named_modules():
                 if path:
                     undo.enter_context(_followed(path, module, stack, note))
         _called(target, inputs)
@@ -55,8 +56,8 @@ def repaired(target: Any, guilty: Collection[Part]) -> Iterator[Any]:
     rules = {part.target for part in guilty if part.kind == "autograd.Function"}
     with ExitStack() as undo:
         undo.enter_context(_replaced(rules))
-        if isinstance(target, torch.nn.Module):
-            modules = dict(target.named_modules())
+        if (root := module_of(target)) is not None:
+            modules = dict(root.named_modules())
             for part in guilty:
                 if part.kind == "module":
                     undo.enter_context(_differenced(modules[part.path]))
@@ -71,8 +72,8 @@ def is_small(part: Part) -> bool:
 
 
 def _called(target: Any, inputs: Sequence[Any]) -> Any:
-    given = [x.detach().clone() if isinstance(x, torch.Tensor) else x for x in inputs]
-    return (target.apply if isinstance(target, type) else target)(*given)  # type: ignore[attr-defined]
+    given = trees.rebuild(tuple(inputs), lambda _, leaf: _kept(leaf))
+    return trees.called(target.apply if isinstance(target, type) else target, given)  # type: ignore[attr-defined]
 
 
 def _kept(leaf: Any) -> Any:
@@ -85,8 +86,8 @@ def _followed(
 ) -> Iterator[None]:
     def enter(module: torch.nn.Module, arguments: Any, named: Any) -> None:
         stack.append(path)
-        if not named:
-            note(path, "module", module, arguments)
+        keywords = (trees.Keywords(named),) if named else ()
+        note(path, "module", module, (*arguments, *keywords))
 
     def leave(*_: Any) -> None:
         stack.pop()
@@ -140,25 +141,24 @@ def _patched(apply: Any) -> Iterator[None]:
 @contextmanager
 def _differenced(module: torch.nn.Module) -> Iterator[None]:
     """Differentiate a module by differences, in its inputs and parameters."""
-    forward, names = module.forward, [name for name, _ in module.named_parameters()]
+    forward = module.forward
 
-    def run(*arguments: Any) -> Any:
-        own = {f"inner.{name}": x for name, x in zip(names, arguments, strict=False)}
-        return torch.func.functional_call(shell, own, tuple(arguments[len(names) :]))
+    def differenced(*given: Any, **named: Any) -> Any:
+        own = list(module.parameters())
+        tree = (*given, trees.Keywords(named))
+        made: list[Any] = []  # the outputs of the last run, as they are nested
 
-    class Shell(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.inner = module
+        def run(*leaves: Any) -> tuple[Any, ...]:
+            moved, rest = leaves[: len(own)], iter(leaves[len(own) :])
+            arguments = trees.rebuild(tree, lambda *_: next(rest))
+            # In the backward pass the module holds others than it did when `differenced` ran.
+            with put(module, dict(zip(module.parameters(), moved, strict=True))):
+                made[:] = [trees.called(forward, arguments)]
+            return tuple(leaf for _, leaf in trees.leaves(made[0]))
 
-        def forward(self, *given: Any) -> Any:
-            return forward(*given)
-
-    shell = Shell()
-
-    def differenced(*given: Any) -> Any:
-        parameters = [parameter for _, parameter in module.named_parameters()]
-        return Differenced.apply(run, *parameters, *given)  # type: ignore[no-untyped-call]
+        leaves = (leaf for _, leaf in trees.leaves(tree))
+        outputs = iter(Differenced.apply(run, *own, *leaves))  # type: ignore[no-untyped-call]
+        return trees.rebuild(made[0], lambda *_: next(outputs))
 
     module.forward = differenced
     try:

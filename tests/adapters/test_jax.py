@@ -196,3 +196,20 @@ def test_none_and_integers_among_outputs() -> None:
     result = check(lambda x: (jnp.sin(x), None, jnp.argmax(x)), jnp.asarray(X))
 
     assert result.passed, result
+
+
+def test_keyword_arguments_are_leaves_too() -> None:
+    def scaled(x: jax.Array, *, scale: dict[str, jax.Array], power: int) -> jax.Array:
+        return jnp.sin(x) ** power * scale["a"]
+
+    named = {"scale": {"a": np.arange(3.0)}, "power": 3}
+    for x in (np.ones(3), jnp.ones(3)):
+        result = gradcheck.check(scaled, x, kwargs=named, checks="vjp")
+        assert result.passed
+        assert [finding.leaf for finding in result.findings] == ["input[0]", "input.scale['a']"]
+
+
+def test_keyword_arguments_are_not_for_rules() -> None:
+    rule = gradcheck.Rule(np.sin, lambda inputs, u: (u * np.cos(inputs[0]),))
+    with pytest.raises(gradcheck.InputError, match="positional"):
+        gradcheck.check(rule, np.ones(3), kwargs={"power": 2})

@@ -413,3 +413,79 @@ def test_numpy_inputs_become_tensors() -> None:
 
     assert result.passed
     assert leaves_of(result)[-1] == "input[0]"
+
+
+class Gated(torch.nn.Module):
+    """Takes keywords; wrong in its parameter if it is."""
+
+    def __init__(self, is_wrong: bool) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.tensor([0.5, -1.0, 2.0], dtype=torch.float64))
+        self.is_wrong = is_wrong
+
+    def forward(
+        self, x: torch.Tensor, *, scale: torch.Tensor | None = None, flip: bool = False
+    ) -> torch.Tensor:
+        y = x * (self.weight.detach() if self.is_wrong else self.weight)
+        y = y if scale is None else y * scale
+        return -y if flip else y
+
+    def loss(self, x: torch.Tensor) -> torch.Tensor:
+        return (self.forward(x) ** 2).sum()
+
+
+@pytest.mark.parametrize("is_wrong", [False, True])
+def test_keyword_arguments_are_leaves_too(is_wrong: bool) -> None:
+    x, scale = (torch.randn(2, 3, dtype=torch.float64) for _ in range(2))
+    result = gradcheck.check(
+        Gated(is_wrong), x, kwargs={"scale": scale, "flip": True}, checks="vjp"
+    )
+
+    assert [finding.leaf for finding in result.findings] == [
+        "params.weight",
+        "input[0]",
+        "input.scale",
+    ]
+    failed = [finding.leaf for finding in result.findings if finding.verdict == "fail"]
+    assert failed == ["params.weight"] * is_wrong
+
+
+def test_keyword_that_the_target_does_not_take_is_an_error() -> None:
+    result = gradcheck.check(Gated(False), torch.ones(3), kwargs={"sacle": 1.0})
+
+    assert result.verdict == "error"
+    assert "sacle" in str(result)
+
+
+@pytest.mark.parametrize("is_wrong", [False, True])
+@pytest.mark.parametrize("form", ["bound method", "partial"])
+def test_parameters_behind_a_method_or_a_partial_are_leaves(form: str, is_wrong: bool) -> None:
+    layer = Gated(is_wrong)
+    target = layer.loss if form == "bound method" else partial(layer, flip=True)
+    before = layer.weight
+
+    result = gradcheck.check(target, torch.randn(2, 3, dtype=torch.float64))
+
+    assert result.verdict == ("fail" if is_wrong else "pass")
+    assert {finding.leaf for finding in result.findings} >= {"params.weight", "input[0]"}
+    assert layer.weight is before
+
+
+LAYER = Gated(False)
+
+
+def test_parameters_that_a_function_finds_by_itself_are_said_to_be_unchecked() -> None:
+    x, inner, weight = torch.randn(2, 3), Gated(False), torch.ones(3, requires_grad=True)
+    result = gradcheck.check(lambda x: LAYER(inner(x)) * weight, x)
+
+    assert result.passed
+    assert [line.split(",")[0] for line in result.not_checked] == [
+        "parameters of LAYER",
+        "parameters of inner",
+        "parameters of weight",
+    ]
+
+
+def test_lazy_module_is_refused() -> None:
+    with pytest.raises(gradcheck.InputError, match="call it once"):
+        gradcheck.check(torch.nn.LazyLinear(3), torch.ones(2, 3))
