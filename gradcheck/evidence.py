@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -18,7 +19,7 @@ __all__ = ["Probe", "finest", "telling"]
 CANCELLED = 2.0**10
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Probe:
     """One direction: what the target claims along it, and what is true of it.
 
@@ -39,17 +40,17 @@ class Probe:
     def claimed(self) -> float:
         return self.mean.claimed if self.mean else self.line.slope
 
-    @property
+    @cached_property
     def size(self) -> float:
         """What a mismatch is relative to."""
         own = self.mean.size if self.mean else self.line.extents[self.index]
         return max(own, abs(self.truth.slope)) if len(self.line.v) == 1 else own
 
-    @property
+    @cached_property
     def excess(self) -> float:
         return abs(self.truth.excess(self.claimed))
 
-    @property
+    @cached_property
     def bar(self) -> float:
         """The error bar of the comparison.
 
@@ -60,14 +61,14 @@ class Probe:
             return self.sharp
         return self.calm + (0.0 if self.mean else self.line.doubt)
 
-    @property
+    @cached_property
     def sharp(self) -> float:
         """The oracle's error bar, and a gradient rounded once, by half an ulp an entry."""
         epsilon = max(self.epsilon, self.line.coarseness)
         own = 0.0 if self.mean else epsilon / 2 * self.line.size
         return self.truth.error_bar + own
 
-    @property
+    @cached_property
     def calm(self) -> float:
         """The same with the rounding of values that the rule uses again, before it is measured."""
         if self.mean or not self.line.reuse:
@@ -91,7 +92,7 @@ class Probe:
     def is_smooth(self) -> bool:
         return not (self.truth.kink or self.truth.jump) and bool(np.isfinite(self.bar))
 
-    @property
+    @cached_property
     def is_vacuous(self) -> bool:
         """Whether claim and truth are zero, but for rounding.
 
@@ -108,7 +109,7 @@ class Probe:
         is_zero = abs(self.truth.slope) <= SIGNIFICANCE * self.bar
         return claims_zero and is_zero and blur <= self.epsilon**0.5 * value
 
-    @property
+    @cached_property
     def resolution(self) -> float:
         """The smallest relative error that would be significant."""
         if self.size:

@@ -77,14 +77,9 @@ def _changes(probes: Sequence[Probe], part: Any) -> list[float]:
 def _smallest(probes: Sequence[Probe], changes: Sequence[float], tolerance: float) -> float:
     error = ABOVE * tolerance
     while error < LARGEST:
-        pairs = zip(probes, changes, strict=True)
-        if any(_rejects(probe, error * change, error) for probe, change in pairs):
-            return error
+        for probe, change in zip(probes, changes, strict=True):
+            off = abs(probe.truth.excess(probe.claimed + error * change))
+            if off > SIGNIFICANCE * probe.bar * (1 + error):  # significantly
+                return error
         error *= GROWTH
     return float("inf")
-
-
-def _rejects(probe: Probe, change: float, error: float) -> bool:
-    """Whether the claim, changed by that much, is significantly off."""
-    off = abs(probe.truth.excess(probe.claimed + change))
-    return off > SIGNIFICANCE * probe.bar * (1 + error)

@@ -22,29 +22,39 @@ def same_randomness(seed: int, devices: list[int]) -> Iterator[Callable[[], bool
     """
     generators = [torch.default_generator, *(torch.cuda.default_generators[d] for d in devices)]
     before = _states(generators)
+    _seed(generators, seed)
+
+    def drawn() -> bool:
+        now = _states(generators)
+        _seed(generators, seed)
+        fresh = _states(generators)
+        _restore(generators, now)
+        return not _are_equal(fresh, now)
+
+    try:
+        yield drawn
+    finally:
+        _restore(generators, before)
+
+
+def _seed(generators: list[torch.Generator], seed: int) -> None:
     random.seed(seed)
     for generator in generators:
         generator.manual_seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002  (the target may draw from it)
 
-    def drawn() -> bool:
-        with same_randomness(seed, devices):
-            fresh = _states(generators)
-        return not _are_equal(fresh, _states(generators))
-
-    try:
-        yield drawn
-    finally:
-        states, numpy_state, python_state = before
-        for generator, state in zip(generators, states, strict=True):
-            generator.set_state(state)
-        np.random.set_state(numpy_state)  # noqa: NPY002
-        random.setstate(python_state)
-
 
 def _states(generators: list[torch.Generator]) -> tuple[Any, Any, Any]:
     states = [generator.get_state() for generator in generators]
     return states, np.random.get_state(), random.getstate()  # noqa: NPY002
+
+
+def _restore(generators: list[torch.Generator], before: tuple[Any, Any, Any]) -> None:
+    states, numpy_state, python_state = before
+    for generator, state in zip(generators, states, strict=True):
+        generator.set_state(state)
+    np.random.set_state(numpy_state)  # noqa: NPY002
+    random.setstate(python_state)
 
 
 def _are_equal(one: tuple[Any, ...], other: tuple[Any, ...]) -> bool:

@@ -8,7 +8,7 @@ come back as they were, and dropout draws the same mask at every step of a diffe
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import chain
 from typing import Any
@@ -132,14 +132,6 @@ def _problem(posed: "Posed", outputs: Sequence[Leaf], name: str | None) -> Probl
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Habits:
-    """What a forward run does that the next one must not see; a run that does not costs less."""
-
-    writes: bool  # into its leaves: they are copied for every run
-    draws: bool  # random numbers: the generators are seeded for every run
-
-
 @dataclass(frozen=True, kw_only=True)
 class Posed:
     """A target at its inputs, its leaves by path; computed in float64 if `wide`."""
@@ -150,6 +142,7 @@ class Posed:
     seed: int
     wide: bool = False
     keeps_attributes: bool = True
+    draws: dict[str, bool] = field(default_factory=dict)  # part of a run -> whether it was seen to
     # What the target is given in place of a copy of an input, parameter or buffer.
     given: Callable[[str, Any], Any] = lambda path, copy: copy
 
@@ -184,7 +177,7 @@ class Posed:
         ]
 
     def run(
-        self, leaves: Sequence[torch.Tensor], *, shared: bool = False, seeded: bool = True
+        self, leaves: Sequence[torch.Tensor], *, shared: bool = False
     ) -> list[tuple[str, torch.Tensor]]:
         """The floating outputs at `leaves`, in the caller's grad mode.
 
@@ -192,7 +185,7 @@ class Posed:
         """
         moved = dict(zip(self.named, leaves, strict=True))
         target: Any = self.target
-        with same_randomness(self.seed, self.devices) if seeded else nullcontext():
+        with self.seeded("forward", self.seed):
             arguments = trees.rebuild(
                 self.inputs,
                 lambda path, leaf: (
@@ -217,27 +210,38 @@ class Posed:
             ):
                 return _floating(trees.called(target, arguments))
 
+    @contextmanager
+    def seeded(self, part: str, seed: int) -> Iterator[None]:
+        """Make the "forward" or "backward" part of a run draw the same numbers every time.
+
+        A part that was seen to draw none is left alone: that costs more than a small layer.
+        """
+        if self.draws.get(part, True):
+            with same_randomness(seed, self.devices) as drawn:
+                yield
+                if part not in self.draws:
+                    self.draws[part] = drawn()
+        else:
+            yield
+
     # The caller may be in inference mode, in which no gradient is recorded.
     @torch.inference_mode(False)
     def value(self, point: Arrays) -> Arrays:
-        habits = self.habits
-        shared, seeded = not habits.writes, habits.draws
+        shared = not self.writes
         with torch.no_grad():
-            outputs = self.run(self.tensors(point, shared=shared), shared=shared, seeded=seeded)
+            outputs = self.run(self.tensors(point, shared=shared), shared=shared)
         return tuple(BRIDGE.out(tensor) for _, tensor in outputs)
 
     @cached_property
     @torch.inference_mode(False)
-    def habits(self) -> "Habits":
-        """What a forward run does besides returning values, seen in one run."""
+    def writes(self) -> bool:
+        """Whether the target writes into its leaves: they are then copied for every run."""
         leaves = self.tensors(self.point)
         copies = [tensor.clone() for tensor in leaves]
-        with torch.no_grad(), same_randomness(self.seed, self.devices) as drawn:
-            self.run(leaves, shared=True, seeded=False)
-            draws = drawn()
+        with torch.no_grad():
+            self.run(leaves, shared=True)
         pairs = zip(leaves, copies, strict=True)
-        kept = all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in pairs)
-        return Habits(writes=not kept, draws=draws)
+        return not all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in pairs)
 
     @torch.inference_mode(False)
     def vjp(self, point: Arrays, cotangents: Arrays) -> Arrays:
@@ -337,7 +341,7 @@ class Posed:
             return [None] * len(leaves)
         tensors, connected = zip(*pairs, strict=True)
         # Other random numbers than the forward pass had: a rule that draws its mask again is wrong.
-        with same_randomness(self.seed + 1, self.devices):
+        with self.seeded("backward", self.seed + 1):
             return torch.autograd.grad(
                 tensors,
                 leaves,
@@ -421,7 +425,7 @@ def _parameters(target: Any) -> dict[str, torch.Tensor]:
     """Trainable parameters by name; one that is shared appears under its first name."""
     if (module := module_of(target)) is None:
         return {}
-    if any(torch.nn.parameter.is_lazy(parameter) for parameter in module.parameters()):  # type: ignore[no-untyped-call]
+    if any(torch.nn.parameter.is_lazy(parameter) for parameter in module.parameters()):
         raise InputError(
             f"expected a module with its parameters; those of {type(module).__name__} are made by "
             "its first call: call it once before the check"

@@ -17,7 +17,6 @@ import torch
 from gradcheck import trees
 from gradcheck.adapters.layouts import CONJUGATED, EXPANDED, placement
 from gradcheck.adapters.manners import narrowed, same
-from gradcheck.adapters.randomness import same_randomness
 from gradcheck.adapters.torch_ import (
     BRIDGE,
     Posed,
@@ -106,7 +105,7 @@ def _pulled(
     if not pairs:
         return [None] * len(leaves)
     outputs, us = zip(*pairs, strict=True)
-    with same_randomness(posed.seed + 1, posed.devices):
+    with posed.seeded("backward", posed.seed + 1):
         return torch.autograd.grad(
             outputs, leaves, us, allow_unused=True, retain_graph=retain_graph
         )
