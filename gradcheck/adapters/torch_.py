@@ -176,8 +176,37 @@ class Posed:
             for array, like in zip(point, self.named.values(), strict=True)
         ]
 
+    def own(self, leaves: Sequence[torch.Tensor]) -> Mapping[torch.Tensor, torch.Tensor]:
+        """What takes the place of each parameter and buffer of the module at `leaves`."""
+        if self.module is None:
+            return {}
+        moved = dict(zip(self.named, leaves, strict=True))
+        return {
+            own: moved[path] if path in moved else self.given(name, self._copied(own))
+            for name, own in chain(self.module.named_parameters(), self.module.named_buffers())
+            for path in [f"params.{name}"]
+        }
+
+    @contextmanager
+    def standing(self, own: Mapping[torch.Tensor, torch.Tensor]) -> Iterator[None]:
+        """Have the module hold its `own` tensors of a run, in its backward pass too.
+
+        A backward pass that runs the module again (a checkpoint, the adjoint of a differential
+        equation) must find what the forward pass found.
+        """
+        if self.module is None:
+            yield
+        else:
+            keeping = attributes_kept(self.module) if self.keeps_attributes else nullcontext()
+            with keeping, put(self.module, own):
+                yield
+
     def run(
-        self, leaves: Sequence[torch.Tensor], *, shared: bool = False
+        self,
+        leaves: Sequence[torch.Tensor],
+        own: Mapping[torch.Tensor, torch.Tensor] | None = None,
+        *,
+        shared: bool = False,
     ) -> list[tuple[str, torch.Tensor]]:
         """The floating outputs at `leaves`, in the caller's grad mode.
 
@@ -197,17 +226,7 @@ class Posed:
             )
             if isinstance(target, type):  # an autograd.Function
                 return _floating(target.apply(*arguments))  # type: ignore[attr-defined]
-            if (module := self.module) is None:
-                return _floating(trees.called(target, arguments))
-            others = {
-                own: moved[path] if path in moved else self.given(name, self._copied(own))
-                for name, own in chain(module.named_parameters(), module.named_buffers())
-                for path in [f"params.{name}"]
-            }
-            with (
-                attributes_kept(module) if self.keeps_attributes else nullcontext(),
-                put(module, others),
-            ):
+            with self.standing(self.own(leaves) if own is None else own):
                 return _floating(trees.called(target, arguments))
 
     @contextmanager
@@ -247,9 +266,10 @@ class Posed:
     def vjp(self, point: Arrays, cotangents: Arrays) -> Arrays:
         with torch.enable_grad():
             leaves = [tensor.requires_grad_() for tensor in self.tensors(point)]
-            outputs = [tensor for _, tensor in self.run(leaves)]
+            own = self.own(leaves)
+            outputs = [tensor for _, tensor in self.run(leaves, own)]
         us = [_into(u, tensor) for u, tensor in zip(cotangents, outputs, strict=True)]
-        return _arrays(self.pulled_back(outputs, leaves, us), point)
+        return _arrays(self.pulled_back(outputs, leaves, us, own), point)
 
     @torch.inference_mode(False)
     def jvp(self, point: Arrays, tangents: Arrays) -> Arrays:
@@ -286,13 +306,14 @@ class Posed:
         """
         with torch.enable_grad():
             leaves = [tensor.requires_grad_() for tensor in self.tensors(point)]
-            outputs = [tensor for _, tensor in self.run(leaves)]
+            own = self.own(leaves)
+            outputs = [tensor for _, tensor in self.run(leaves, own)]
             us = [
                 _into(u, tensor).requires_grad_()
                 for u, tensor in zip(cotangents, outputs, strict=True)
             ]
             with _refusals("a second derivative"):
-                gradients = self.pulled_back(outputs, leaves, us, create_graph=True)
+                gradients = self.pulled_back(outputs, leaves, us, own, create_graph=True)
                 pairs = [
                     (gradient, _into(w_, gradient))
                     for gradient, w_ in zip(gradients, w, strict=True)
@@ -305,7 +326,8 @@ class Posed:
                 tensors, ws = zip(*pairs, strict=True)
                 if _raises_when_differentiated(tensors):
                     raise Unsupported("a function in the target is marked @once_differentiable")
-                found = torch.autograd.grad(tensors, [*leaves, *us], ws, allow_unused=True)
+                with self.standing(own):
+                    found = torch.autograd.grad(tensors, [*leaves, *us], ws, allow_unused=True)
         return _arrays(found[: len(leaves)], point), _arrays(found[len(leaves) :], cotangents)
 
     @torch.inference_mode(False)
@@ -317,10 +339,11 @@ class Posed:
         """
         with torch.enable_grad():
             leaves = [tensor.requires_grad_() for tensor in self.tensors(point)]
-            outputs = [tensor for _, tensor in self.run(leaves)]
+            own = self.own(leaves)
+            outputs = [tensor for _, tensor in self.run(leaves, own)]
         us = [_into(u, tensor) for u, tensor in zip(cotangents, outputs, strict=True)]
         try:
-            gradients = self.pulled_back(outputs, leaves, us, is_grads_batched=True)
+            gradients = self.pulled_back(outputs, leaves, us, own, is_grads_batched=True)
         except Exception as error:  # it runs one by one: whatever is raised is about the batch
             raise Unsupported(f"vmap is not supported: {_first_line(error)}") from error
         size = len(cotangents[0])
@@ -331,6 +354,7 @@ class Posed:
         outputs: Sequence[torch.Tensor],
         leaves: Sequence[torch.Tensor],
         us: Sequence[torch.Tensor],
+        own: Mapping[torch.Tensor, torch.Tensor],
         *,
         create_graph: bool = False,
         is_grads_batched: bool = False,
@@ -341,7 +365,7 @@ class Posed:
             return [None] * len(leaves)
         tensors, connected = zip(*pairs, strict=True)
         # Other random numbers than the forward pass had: a rule that draws its mask again is wrong.
-        with self.seeded("backward", self.seed + 1):
+        with self.seeded("backward", self.seed + 1), self.standing(own):
             return torch.autograd.grad(
                 tensors,
                 leaves,

@@ -79,7 +79,8 @@ def _call(posed: Posed, manner: Manner, point: Arrays) -> Call:
         ]
         for k in asked:
             leaves[k].requires_grad_()
-        found = posed.run(leaves)
+        own = posed.own(leaves)
+        found = posed.run(leaves, own)
 
     @torch.inference_mode(False)
     def pull(cotangents: Arrays) -> Callable[[], Arrays]:
@@ -88,7 +89,7 @@ def _call(posed: Posed, manner: Manner, point: Arrays) -> Call:
             for k, ((path, y), u) in enumerate(zip(found, cotangents, strict=True))
             if y.requires_grad and (manner.outputs is None or k in manner.outputs)
         ]
-        gradients = _pulled(posed, pairs, [leaves[k] for k in asked], retain_graph=True)
+        gradients = _pulled(posed, pairs, [leaves[k] for k in asked], own, retain_graph=True)
         placed = dict(zip(asked, gradients, strict=True))
         return lambda: _arrays([placed.get(k) for k in range(count)], point)
 
@@ -99,13 +100,14 @@ def _pulled(
     posed: Posed,
     pairs: Sequence[tuple[torch.Tensor, torch.Tensor]],
     leaves: Sequence[torch.Tensor],
+    own: Mapping[torch.Tensor, torch.Tensor],
     *,
     retain_graph: bool = False,
 ) -> Sequence[torch.Tensor | None]:
     if not pairs:
         return [None] * len(leaves)
     outputs, us = zip(*pairs, strict=True)
-    with posed.seeded("backward", posed.seed + 1):
+    with posed.seeded("backward", posed.seed + 1), posed.standing(own):
         return torch.autograd.grad(
             outputs, leaves, us, allow_unused=True, retain_graph=retain_graph
         )
@@ -167,9 +169,10 @@ def _audited(posed: Posed, point: Arrays, cotangents: Arrays, hooks: Any) -> Aud
 
     posed = replace(posed, keeps_attributes=False, given=given)
     leaves = [x.requires_grad_() for x in posed.tensors(point)]
+    own = posed.own(leaves)
     with _kept(posed):
         with torch.enable_grad(), hooks(pack, lambda tensor: tensor):
-            found = posed.run(leaves)
+            found = posed.run(leaves, own)
             deeds = _flags()
         direct = {p: x for p, x in zip(posed.named, leaves, strict=True) if p not in handed}
         before = dict(zip(posed.named, point, strict=True))
@@ -184,12 +187,16 @@ def _audited(posed: Posed, point: Arrays, cotangents: Arrays, hooks: Any) -> Aud
         pairs = [(y, u) for y, u in zip(outputs, us.values(), strict=True) if y.requires_grad]
         values = tuple(BRIDGE.out(y) for y in outputs) if isinstance(posed.target, type) else None
         with _watched(outputs, values) as rules:
-            gradients = _pulled(posed, pairs, leaves)
+            gradients = _pulled(posed, pairs, leaves, own)
     reached = {p for p, g in zip(posed.named, gradients, strict=True) if g is not None}
     deeds += _forward(posed, written, reached)
     deeds += [Deed(path=path, what=INTO_COTANGENT) for path in asked.changed()]
     overwritten = rest.changed()
-    deeds += [Deed(path=path, what="backward writes into it") for path in overwritten]
+    deeds += [
+        # A checkpoint that runs the forward pass again updates running statistics again.
+        Deed(path=p, what="backward writes into it", is_wrong=not _keeps_statistics(posed, p))
+        for p in overwritten
+    ]
     # Where autograd counts the write, a second backward pass raises. Where it does not, it may be
     # a kernel's own workspace (that of an LSTM is): a second pass, which "state" asks for, tells.
     silent = [k for k in kept.changed() if saved[k]._version == versions[k]]
@@ -244,13 +251,18 @@ def _forward(posed: Posed, written: Mapping[str, Handed], reached: set[str]) -> 
     """
     deeds = []
     for path, x in written.items():
-        is_input = path in {p for p, _ in trees.leaves(posed.inputs, "input")}
-        if not is_input and getattr(posed.module, "training", False):
-            continue  # running statistics
+        if _keeps_statistics(posed, path):
+            continue
         is_hidden = path in reached and x.tensor.grad_fn is x.origin
         what = "forward writes into it" + ", and autograd does not know" * is_hidden
         deeds.append(Deed(path=path, what=what, is_wrong=is_hidden))
     return deeds
+
+
+def _keeps_statistics(posed: Posed, path: str) -> bool:
+    """Whether `path` is a buffer of a module in training: running statistics."""
+    is_input = path in posed.named or path in {p for p, _ in trees.leaves(posed.inputs, "input")}
+    return not is_input and bool(getattr(posed.module, "training", False))
 
 
 def _shared(

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 import gradcheck
 from gradcheck import CheckResult, Verdict
@@ -489,3 +490,68 @@ def test_parameters_that_a_function_finds_by_itself_are_said_to_be_unchecked() -
 def test_lazy_module_is_refused() -> None:
     with pytest.raises(gradcheck.InputError, match="call it once"):
         gradcheck.check(torch.nn.LazyLinear(3), torch.ones(2, 3))
+
+
+class RunAgain(torch.autograd.Function):
+    """A module whose backward runs it once more, as adjoint methods do; scaled by `SCALE`."""
+
+    SCALE = 1.0
+
+    @staticmethod
+    def forward(ctx: Any, module: nn.Module, x: torch.Tensor, *parameters: torch.Tensor) -> Any:
+        ctx.module = module
+        ctx.save_for_backward(x, *parameters)
+        with torch.no_grad():
+            return module(x)
+
+    @staticmethod
+    def backward(ctx: Any, u: torch.Tensor) -> Any:
+        saved = ctx.saved_tensors
+        with torch.enable_grad():
+            asked = [t for t in saved if t.requires_grad]
+            found = iter(torch.autograd.grad(ctx.module(saved[0]), asked, u))
+        scale = RunAgain.SCALE
+        return None, *(scale * next(found) if t.requires_grad else None for t in saved)
+
+
+class Recomputed(nn.Module):
+    def __init__(self, run: Callable[..., Any]) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Tanh())
+        self.run = run
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.run(self.inner, x)
+
+
+RECOMPUTED: dict[str, Callable[..., Any]] = {
+    "checkpoint": partial(checkpoint, use_reentrant=False),
+    "a Function": lambda inner, x: RunAgain.apply(inner, x, *inner.parameters()),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("run", RECOMPUTED.values(), ids=RECOMPUTED)
+def test_a_backward_that_runs_the_module_again_is_right(
+    run: Callable[..., Any], dtype: torch.dtype
+) -> None:
+    torch.manual_seed(0)
+    module = Recomputed(run).to(dtype)
+    before = copy.deepcopy(module.state_dict())
+
+    result = gradcheck.check(module, tensor(5, 3, dtype=dtype))
+
+    assert result.passed, str(result)
+    assert all(torch.equal(before[key], own) for key, own in module.state_dict().items())
+
+
+def test_a_backward_that_runs_the_module_again_may_be_wrong(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch.manual_seed(0)
+    monkeypatch.setattr(RunAgain, "SCALE", 1.01)
+
+    result = check(Recomputed(RECOMPUTED["a Function"]).double(), tensor(5, 3))
+
+    assert result.verdict is Verdict.FAIL
+    assert "fail" in verdicts_of(result)["params.inner.0.weight"]
