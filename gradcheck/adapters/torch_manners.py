@@ -192,10 +192,10 @@ def _audited(posed: Posed, point: Arrays, cotangents: Arrays, hooks: Any) -> Aud
     deeds += _forward(posed, written, reached)
     deeds += [Deed(path=path, what=INTO_COTANGENT) for path in asked.changed()]
     overwritten = rest.changed()
+    # A checkpoint that runs the forward pass again updates running statistics again.
+    again = {p for p in written if _keeps_statistics(posed, p)}
     deeds += [
-        # A checkpoint that runs the forward pass again updates running statistics again.
-        Deed(path=p, what="backward writes into it", is_wrong=not _keeps_statistics(posed, p))
-        for p in overwritten
+        Deed(path=p, what="backward writes into it", is_wrong=p not in again) for p in overwritten
     ]
     # Where autograd counts the write, a second backward pass raises. Where it does not, it may be
     # a kernel's own workspace (that of an LSTM is): a second pass, which "state" asks for, tells.

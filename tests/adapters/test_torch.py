@@ -526,7 +526,7 @@ class Recomputed(nn.Module):
 
 RECOMPUTED: dict[str, Callable[..., Any]] = {
     "checkpoint": partial(checkpoint, use_reentrant=False),
-    "a Function": lambda inner, x: RunAgain.apply(inner, x, *inner.parameters()),
+    "a Function": lambda inner, x: RunAgain.apply(inner, x, *inner.parameters()),  # type: ignore[no-untyped-call]
 }
 
 
