@@ -196,9 +196,10 @@ def _term(scene: Scene) -> str | None:
                     fits = np.abs(ratio - expected**power) <= SAME * np.abs(ratio)
                 if np.all(fits) and np.ptp(expected) > SAME * np.max(np.abs(expected)):
                     return f"missing derivative: of {name}, {how}"
-    if len(scene.read) == int(scene.complete) * got.size and np.allclose(
-        np.sort(got), np.sort(wanted), rtol=SAME, atol=float(np.max(bars)) * SIGNIFICANCE
-    ):
+    # In another order the error is gone: an entry that is a little off keeps it.
+    left = np.abs(np.sort(got) - np.sort(wanted))
+    is_all = len(scene.read) == int(scene.complete) * got.size
+    if is_all and np.all(left <= SIGNIFICANCE * np.max(bars) + SAME * np.max(np.abs(off))):
         return "permuted"
     return None
 

@@ -177,6 +177,15 @@ def test_no_pattern_is_said() -> None:
     assert "no known pattern fits" in finding.message
 
 
+def test_entries_that_are_a_little_off_are_in_their_order() -> None:
+    rule = Rule(np.sin, lambda i, u: _but(_but(u * np.cos(i[0]), 1, 1 + 3e-5), 3, 1 - 1e-5))
+
+    (finding,) = check(rule, LINE, checks="vjp").findings
+
+    assert finding.verdict == "fail"
+    assert finding.diagnosis is None
+
+
 SHAPED: list[tuple[tuple[int, ...], Spoil, str]] = [
     ((5,), lambda g: np.roll(g, -1), "shifted: by 1 along axis 0"),
     ((5,), lambda g: g[::-1], "reversed: axis 0"),
