@@ -264,10 +264,7 @@ class Posed:
 
     @torch.inference_mode(False)
     def vjp(self, point: Arrays, cotangents: Arrays) -> Arrays:
-        with torch.enable_grad():
-            leaves = [tensor.requires_grad_() for tensor in self.tensors(point)]
-            own = self.own(leaves)
-            outputs = [tensor for _, tensor in self.run(leaves, own)]
+        leaves, own, outputs = self.recorded(point)
         us = [_into(u, tensor) for u, tensor in zip(cotangents, outputs, strict=True)]
         return _arrays(self.pulled_back(outputs, leaves, us, own), point)
 
@@ -304,10 +301,8 @@ class Posed:
         Raises:
             Unsupported: the target is marked as differentiable once, or a rule in it is missing.
         """
+        leaves, own, outputs = self.recorded(point)
         with torch.enable_grad():
-            leaves = [tensor.requires_grad_() for tensor in self.tensors(point)]
-            own = self.own(leaves)
-            outputs = [tensor for _, tensor in self.run(leaves, own)]
             us = [
                 _into(u, tensor).requires_grad_()
                 for u, tensor in zip(cotangents, outputs, strict=True)
@@ -337,10 +332,7 @@ class Posed:
         Raises:
             Unsupported: something in the backward cannot be batched.
         """
-        with torch.enable_grad():
-            leaves = [tensor.requires_grad_() for tensor in self.tensors(point)]
-            own = self.own(leaves)
-            outputs = [tensor for _, tensor in self.run(leaves, own)]
+        leaves, own, outputs = self.recorded(point)
         us = [_into(u, tensor) for u, tensor in zip(cotangents, outputs, strict=True)]
         try:
             gradients = self.pulled_back(outputs, leaves, us, own, is_grads_batched=True)
@@ -349,6 +341,15 @@ class Posed:
         size = len(cotangents[0])
         return _arrays(gradients, tuple(np.broadcast_to(x, (size, *x.shape)) for x in point))
 
+    def recorded(
+        self, point: Arrays
+    ) -> tuple[list[torch.Tensor], Mapping[torch.Tensor, torch.Tensor], list[torch.Tensor]]:
+        """A run at `point` that autograd records: leaves, the module's own tensors, outputs."""
+        with torch.enable_grad():
+            leaves = [tensor.requires_grad_() for tensor in self.tensors(point)]
+            own = self.own(leaves)
+            return leaves, own, [tensor for _, tensor in self.run(leaves, own)]
+
     def pulled_back(
         self,
         outputs: Sequence[torch.Tensor],
@@ -356,6 +357,7 @@ class Posed:
         us: Sequence[torch.Tensor],
         own: Mapping[torch.Tensor, torch.Tensor],
         *,
+        retain_graph: bool | None = None,
         create_graph: bool = False,
         is_grads_batched: bool = False,
     ) -> Sequence[torch.Tensor | None]:
@@ -371,6 +373,7 @@ class Posed:
                 leaves,
                 connected,
                 allow_unused=True,
+                retain_graph=retain_graph,
                 create_graph=create_graph,
                 is_grads_batched=is_grads_batched,
             )

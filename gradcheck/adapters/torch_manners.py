@@ -87,30 +87,15 @@ def _call(posed: Posed, manner: Manner, point: Arrays) -> Call:
         pairs = [
             (y, _laid(_into(u, y), manner.layouts.get(path)))
             for k, ((path, y), u) in enumerate(zip(found, cotangents, strict=True))
-            if y.requires_grad and (manner.outputs is None or k in manner.outputs)
+            if manner.outputs is None or k in manner.outputs
         ]
-        gradients = _pulled(posed, pairs, [leaves[k] for k in asked], own, retain_graph=True)
+        outputs, us = [y for y, _ in pairs], [u for _, u in pairs]
+        chosen = [leaves[k] for k in asked]
+        gradients = posed.pulled_back(outputs, chosen, us, own, retain_graph=True)
         placed = dict(zip(asked, gradients, strict=True))
         return lambda: _arrays([placed.get(k) for k in range(count)], point)
 
     return Call(value=tuple(BRIDGE.out(y) for _, y in found), pull=pull)
-
-
-def _pulled(
-    posed: Posed,
-    pairs: Sequence[tuple[torch.Tensor, torch.Tensor]],
-    leaves: Sequence[torch.Tensor],
-    own: Mapping[torch.Tensor, torch.Tensor],
-    *,
-    retain_graph: bool = False,
-) -> Sequence[torch.Tensor | None]:
-    if not pairs:
-        return [None] * len(leaves)
-    outputs, us = zip(*pairs, strict=True)
-    with posed.seeded("backward", posed.seed + 1), posed.standing(own):
-        return torch.autograd.grad(
-            outputs, leaves, us, allow_unused=True, retain_graph=retain_graph
-        )
 
 
 class Laid(torch.autograd.Function):
@@ -184,10 +169,9 @@ def _audited(posed: Posed, point: Arrays, cotangents: Arrays, hooks: Any) -> Aud
         written = {p: x for p, x in handed.items() if not same(x.contents, BRIDGE.out(x.tensor))}
         asked, rest, kept = Contents(us), Contents(held), Contents(dict(enumerate(saved)))
         versions = [tensor._version for tensor in saved]
-        pairs = [(y, u) for y, u in zip(outputs, us.values(), strict=True) if y.requires_grad]
         values = tuple(BRIDGE.out(y) for y in outputs) if isinstance(posed.target, type) else None
         with _watched(outputs, values) as rules:
-            gradients = _pulled(posed, pairs, leaves, own)
+            gradients = posed.pulled_back(outputs, leaves, list(us.values()), own)
     reached = {p for p, g in zip(posed.named, gradients, strict=True) if g is not None}
     deeds += _forward(posed, written, reached)
     deeds += [Deed(path=path, what=INTO_COTANGENT) for path in asked.changed()]

@@ -128,7 +128,7 @@ def entmax_sparsemax() -> Built:
     return (lambda x: entmax.sparsemax(x, dim=-1)), (_tensor(3, 6),)
 
 
-def ncps_ltc() -> Built:
+def ncps_cfc() -> Built:
     from ncps.torch import CfC
 
     return CfC(3, 4).double(), (_tensor(2, 5, 3),)
@@ -176,19 +176,15 @@ def torchdiffeq_adjoint() -> Built:
     return Flow(), (_tensor(2, 3),)
 
 
-def nflows_coupling() -> Built:
-    import torch
+def nflows_affine() -> Built:
     from nflows.transforms import MaskedAffineAutoregressiveTransform
 
-    torch.manual_seed(0)
     return MaskedAffineAutoregressiveTransform(4, 8).double(), (_tensor(3, 4),)
 
 
 def nflows_spline() -> Built:
-    import torch
     from nflows.transforms import MaskedPiecewiseRationalQuadraticAutoregressiveTransform
 
-    torch.manual_seed(0)
     layer = MaskedPiecewiseRationalQuadraticAutoregressiveTransform(
         4, 8, tails="linear", tail_bound=3.0
     )
@@ -197,25 +193,19 @@ def nflows_spline() -> Built:
 
 def normflows_planar() -> Built:
     import normflows as nf
-    import torch
 
-    torch.manual_seed(0)
     return nf.flows.Planar((4,)).double(), (_tensor(3, 4),)
 
 
 def x_transformers_attention() -> Built:
-    import torch
     from x_transformers import Encoder
 
-    torch.manual_seed(0)
     return Encoder(dim=8, depth=1, heads=2, attn_dim_head=4).double(), (_tensor(1, 5, 8),)
 
 
 def mambapy_block() -> Built:
-    import torch
     from mambapy.mamba import MambaBlock, MambaConfig
 
-    torch.manual_seed(0)
     return MambaBlock(MambaConfig(d_model=4, n_layers=1, d_state=3)).double(), (_tensor(1, 6, 4),)
 
 
@@ -234,10 +224,10 @@ LAYERS: dict[str, Callable[[], Built]] = {
         lineax_solve,
         entmax_15,
         entmax_sparsemax,
-        ncps_ltc,
+        ncps_cfc,
         torchdiffeq_odeint,
         torchdiffeq_adjoint,
-        nflows_coupling,
+        nflows_affine,
         nflows_spline,
         normflows_planar,
         x_transformers_attention,
