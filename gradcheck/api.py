@@ -13,7 +13,7 @@ from gradcheck.results import CheckResult
 from gradcheck.settings import Settings
 from gradcheck.trees import Keywords
 
-__all__ = ["Rule", "assert_gradients", "check", "compare"]
+__all__ = ["Rule", "assert_gradients", "check", "compare", "settled"]
 
 LISTENERS: list[Callable[[Any], object]] = []  # each is told of every target before it is checked
 
@@ -59,13 +59,13 @@ def check(
     Raises:
         InputError: an argument cannot be used; the message names it.
     """
-    settings = Settings(
-        seed=_seed(seed),
-        rtol=_positive("rtol", rtol, below=1.0),
+    settings = settled(
+        seed=seed,
+        rtol=rtol,
         wrt=_patterns(wrt),
         declared=dict(declared or {}),
-        min_power=_positive("min_power", min_power),
-        budget_s=_positive("budget_s", budget_s),
+        min_power=min_power,
+        budget_s=budget_s,
     )
     chosen = _checks(checks)
     for listener in LISTENERS:
@@ -124,12 +124,38 @@ def compare(
             f"got {type(implementations).__name__} of "
             f"{len(implementations) if hasattr(implementations, '__len__') else 'no'} entries"
         )
-    settings = Settings(seed=_seed(seed), rtol=_positive("rtol", rtol, below=1.0))
+    settings = settled(seed=seed, rtol=rtol)
     problems = {
         key: problem_of(target, inputs, name=key, seed=seed)
         for key, target in implementations.items()
     }
     return compare_problems(problems, settings, name=name or " = ".join(implementations))[0]
+
+
+def settled(
+    *,
+    seed: int,
+    rtol: float | None = None,
+    wrt: tuple[str, ...] = (),
+    declared: Mapping[str, str] | None = None,
+    min_power: float | None = None,
+    budget_s: float | None = None,
+) -> Settings:
+    """Return what a caller chose, as in `check`.
+
+    Raises:
+        InputError: an argument cannot be used; the message names it.
+    """
+    if not isinstance(seed, int) or seed < 0:
+        raise InputError(f"expected seed to be an integer of at least 0; got {seed!r}")
+    return Settings(
+        seed=seed,
+        rtol=_positive("rtol", rtol, below=1.0),
+        wrt=wrt,
+        declared=declared or {},
+        min_power=_positive("min_power", min_power),
+        budget_s=_positive("budget_s", budget_s),
+    )
 
 
 def _checks(checks: Sequence[str] | str) -> tuple[str, ...]:
@@ -164,9 +190,3 @@ def _positive(option: str, value: float | None, below: float = inf) -> float | N
         limit = "above 0" if below == inf else f"between 0 and {below:g}"
         raise InputError(f"expected {option} to be a number {limit}; got {value!r}")
     return value
-
-
-def _seed(seed: int) -> int:
-    if not isinstance(seed, int) or seed < 0:
-        raise InputError(f"expected seed to be an integer of at least 0; got {seed!r}")
-    return seed

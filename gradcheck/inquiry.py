@@ -1,7 +1,8 @@
 """Problems in, results out: what runs the checks and counts what they cost."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from math import inf
 from time import perf_counter
 
@@ -16,7 +17,15 @@ from gradcheck.results import CheckResult, Evaluations, Finding, Verdict
 from gradcheck.settings import Settings
 from gradcheck.triangulate import Difference, triangulate
 
-__all__ = ["check_problem", "compare_problems", "not_corresponding", "unposed"]
+__all__ = [
+    "Question",
+    "check_problem",
+    "compare_problems",
+    "conducted",
+    "not_corresponding",
+    "of_checks",
+    "unposed",
+]
 
 
 # A check that nobody asked for by name may take this long, and as many times as long as those
@@ -24,6 +33,8 @@ __all__ = ["check_problem", "compare_problems", "not_corresponding", "unposed"]
 PATIENCE_S, PATIENCE = 5.0, 10.0
 
 NOTHING = Evaluations(forward=0, vjp=0)
+
+Question = Callable[[], tuple[Finding, ...]]
 
 
 def check_problem(
@@ -38,16 +49,43 @@ def check_problem(
     What the target does not support is said under `not_checked`, and so is what a check leaves
     open that is not among those `asked` for by name: it does not make a result inconclusive.
     """
-    started = perf_counter()
     meter = Meter()
-    counted = meter.around(problem)
+    questions = of_checks(meter.around(problem), settings, checks)
+    return conducted(problem, settings, questions, meter, asked=asked)
+
+
+def of_checks(problem: Problem, settings: Settings, checks: Sequence[str]) -> dict[str, Question]:
+    """Return what each of `checks` asks of `problem`, by the name of the check."""
+    return {
+        key: partial(
+            CHECKS[key].ask,
+            problem,
+            settings,
+            np.random.default_rng([settings.seed, *key.encode()]),
+        )
+        for key in checks
+    }
+
+
+def conducted(
+    problem: Problem,
+    settings: Settings,
+    questions: Mapping[str, Question],
+    meter: Meter,
+    *,
+    asked: Collection[str],
+) -> CheckResult:
+    """Return what `questions` find, each by its name; `meter` counts what they evaluate.
+
+    `asked` as in `check_problem`. A question raises `Unsupported` to say why it was not asked.
+    """
+    started = perf_counter()
     findings: list[Finding] = []
     left_open: list[str] = []
-    for key in checks:
-        rng = np.random.default_rng([settings.seed, *key.encode()])
+    for key, question in questions.items():
         meter.deadline = _deadline(started, settings, is_asked=key in asked)
         try:
-            found = CHECKS[key].ask(counted, settings, rng)
+            found = question()
         except Unsupported as refusal:
             left_open.append(f"{key}: {refusal}")
             continue

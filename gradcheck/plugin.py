@@ -70,6 +70,13 @@ class Gradcheck:
 
         return self._record(compare, implementations, inputs, options)
 
+    def check_sequence(self, target: Any, *inputs: Any, **options: Any) -> CheckResult:
+        """Return what `gradcheck.check_sequence` finds about what reads a sequence."""
+        __tracebackhide__ = True
+        from gradcheck.recurrent import check_sequence
+
+        return self._record(check_sequence, target, inputs, options)
+
     @property
     def Rule(self) -> type[Rule]:
         """`gradcheck.Rule`, which the fixture's name hides inside a test."""

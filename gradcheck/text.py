@@ -36,6 +36,9 @@ NOT_CHECKED_SHOWN = 2
 
 NOTHING = "NOTHING CHECKED"  # an empty set passes by definition, and must not read like a pass
 
+# Of several failures these say what the others follow from.
+TELLING = {"lag": 2, "implicit": 2, "vjp": 1}
+
 FAILURES_SUMMARIZED = 10  # in a summary, which names failures and leaves the rest to the report
 
 
@@ -128,12 +131,12 @@ def largest(values: Iterable[float]) -> float:
 
 
 def worst_first(findings: Iterable[Finding]) -> list[Finding]:
-    """Return `findings`, the worst first: by verdict, the gradient itself, the mismatch."""
+    """Return `findings`, the worst first: by verdict, what says most, the mismatch."""
 
-    def badness(finding: Finding) -> tuple[int, bool, bool, float]:
+    def badness(finding: Finding) -> tuple[int, int, bool, float]:
         unknown = math.isnan(finding.mismatch)
         size = 0.0 if unknown else finding.mismatch
-        return _rank(finding.verdict), finding.check == "vjp", unknown, size
+        return _rank(finding.verdict), TELLING.get(finding.check, 0), unknown, size
 
     return sorted(findings, key=badness, reverse=True)
 

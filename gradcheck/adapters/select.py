@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 
 from gradcheck import trees
+from gradcheck.adapters.bridge import Bridge
 from gradcheck.adapters.rule import Rule, problem_of_rule
 from gradcheck.errors import InputError
-from gradcheck.problem import Problem, owner
+from gradcheck.problem import Array, Problem, owner
 
-__all__ = ["framework_of", "problem_of"]
+__all__ = ["framework_of", "held", "problem_of"]
 
 
 def problem_of(
@@ -99,6 +100,11 @@ def framework_of(target: Any, inputs: Sequence[Any]) -> str | None:
     return next(iter(found), None)
 
 
+def held(array: Any) -> Array:
+    """Return an array of any framework as the engine holds it."""
+    return _bridge(framework_of(None, (array,)) or "numpy").out(array)
+
+
 def _framework_of_target(target: Any) -> str | None:
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(owner(target), torch.nn.Module):
@@ -166,7 +172,7 @@ def _as_jax(jax: Any) -> Any:
     return lambda leaf: jax.numpy.asarray(leaf) if isinstance(leaf, np.ndarray) else leaf
 
 
-def _bridge(framework: str) -> Any:
+def _bridge(framework: str) -> Bridge:
     if framework == "torch":
         from gradcheck.adapters import torch_
 
