@@ -18,6 +18,7 @@ __all__ = [
     "__version__",
     "assert_gradients",
     "check",
+    "check_fixed_point",
     "check_sequence",
     "compare",
     "find_culprit",
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from gradcheck.culprit import find_culprit
     from gradcheck.errors import GradientMismatch, InputError
     from gradcheck.layers import LayerSuite, layer_suite
-    from gradcheck.recurrent import check_sequence
+    from gradcheck.recurrent import check_fixed_point, check_sequence
     from gradcheck.results import CheckResult, Finding, Verdict
 
     __version__: str
@@ -45,6 +46,7 @@ else:
         "Verdict": "gradcheck.results",
         "assert_gradients": "gradcheck.api",
         "check": "gradcheck.api",
+        "check_fixed_point": "gradcheck.recurrent",
         "check_sequence": "gradcheck.recurrent",
         "compare": "gradcheck.api",
         "find_culprit": "gradcheck.culprit",

@@ -77,6 +77,13 @@ class Gradcheck:
 
         return self._record(check_sequence, target, inputs, options)
 
+    def check_fixed_point(self, layer: Any, *inputs: Any, **options: Any) -> CheckResult:
+        """Return what `gradcheck.check_fixed_point` finds about what relaxes to a fixed point."""
+        __tracebackhide__ = True
+        from gradcheck.recurrent import check_fixed_point
+
+        return self._record(check_fixed_point, layer, inputs, options)
+
     @property
     def Rule(self) -> type[Rule]:
         """`gradcheck.Rule`, which the fixture's name hides inside a test."""

@@ -13,7 +13,7 @@ from gradcheck.adapters.rule import Rule, problem_of_rule
 from gradcheck.errors import InputError
 from gradcheck.problem import Array, Problem, owner
 
-__all__ = ["framework_of", "held", "problem_of"]
+__all__ = ["framework_of", "held", "native", "problem_of"]
 
 
 def problem_of(
@@ -24,6 +24,7 @@ def problem_of(
     name: str | None = None,
     seed: int = 0,
     constant: Collection[str] = (),
+    every: bool = False,
 ) -> Problem:
     """Return the problem that `target` poses at `inputs`.
 
@@ -35,6 +36,7 @@ def problem_of(
         params: parameters of a reference layer; drawn from `seed` when left out.
         name: what to call it in results.
         constant: paths of floating PyTorch and JAX inputs that are no leaves.
+        every: PyTorch inputs that require no gradient are leaves even if others do.
         seed: for parameters that must be drawn, and for the target's own randomness.
 
     Raises:
@@ -69,7 +71,7 @@ def problem_of(
             from gradcheck.adapters import torch_
 
             return torch_.problem_of_torch(
-                target, tuple(inputs), name=name, seed=seed, constant=constant
+                target, tuple(inputs), name=name, seed=seed, constant=constant, every=every
             )
         case "jax":
             from gradcheck.adapters import jax_
@@ -103,6 +105,14 @@ def framework_of(target: Any, inputs: Sequence[Any]) -> str | None:
 def held(array: Any) -> Array:
     """Return an array of any framework as the engine holds it."""
     return _bridge(framework_of(None, (array,)) or "numpy").out(array)
+
+
+def native(array: Array, among: Sequence[Any]) -> Any:
+    """Return an array of the engine as one of the framework of `among`, like the first of them."""
+    bridge = _bridge(framework_of(None, among) or "numpy")
+    leaves = (leaf for _, leaf in trees.leaves(tuple(among)))
+    like = next((leaf for leaf in leaves if bridge.is_differentiable(leaf)), None)
+    return array if like is None else bridge.into(array, like)
 
 
 def _framework_of_target(target: Any) -> str | None:

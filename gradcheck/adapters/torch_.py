@@ -68,18 +68,20 @@ def problem_of_torch(
     name: str | None,
     seed: int,
     constant: Collection[str] = (),
+    every: bool = False,
 ) -> Problem:
     """Return the problem of `target` at `inputs`.
 
     Leaves are the trainable parameters of a module, shared ones once, and the inputs that require
-    a gradient; if none does, all floating and complex ones.
+    a gradient; if none does, or with `every`, all floating and complex ones.
 
     Raises:
         InputError: nothing to differentiate, or no output that could be.
     """
     inputs = _as_tensors(inputs)
     own = {f"params.{path}": tensor for path, tensor in _parameters(target).items()}
-    named = own | {p: leaf for p, leaf in _leaves(inputs).items() if p not in constant}
+    given = _leaves(inputs, every=every)
+    named = own | {path: leaf for path, leaf in given.items() if path not in constant}
     if not named:
         raise InputError(
             f"expected a trainable parameter or a floating input to differentiate; got inputs "
@@ -87,7 +89,7 @@ def problem_of_torch(
         )
     posed = Posed(target=target, inputs=inputs, named=named, seed=seed)
     with torch.set_grad_enabled(torch.is_grad_enabled()):  # a target may leave it switched off
-        outputs = posed.run(posed.tensors(posed.point))
+        posed, outputs = _first_run(posed)
     if not outputs:
         raise InputError("expected the target to return at least one floating or complex tensor")
     problem = _problem(posed, [BRIDGE.leaf(path, tensor) for path, tensor in outputs], name)
@@ -99,6 +101,21 @@ def problem_of_torch(
     return replace(problem, notes=(*problem.notes, *missed))
 
 
+def _first_run(posed: "Posed") -> tuple["Posed", list[tuple[str, torch.Tensor]]]:
+    """The target as it runs: without a graph, or with one where it asks for a derivative itself.
+
+    A hook on a tensor, or `torch.autograd.grad` within the target, needs one.
+    """
+    try:
+        return posed, posed.ran(posed.point)
+    except Exception as refusal:
+        recording = replace(posed, records=True)
+        try:
+            return recording, recording.ran(posed.point)
+        except Exception:  # then it was not for want of a graph
+            raise refusal from None
+
+
 def _problem(posed: "Posed", outputs: Sequence[Leaf], name: str | None) -> Problem:
     from gradcheck.adapters import torch_manners  # it builds on this module
 
@@ -106,7 +123,7 @@ def _problem(posed: "Posed", outputs: Sequence[Leaf], name: str | None) -> Probl
 
     def in_float64() -> Problem:
         wide = replace(posed, wide=True)
-        found = wide.run(wide.tensors(wide.point))
+        found = wide.ran(wide.point)
         return _problem(wide, [BRIDGE.leaf(path, tensor) for path, tensor in found], name)
 
     leaves = tuple(BRIDGE.leaf(path, tensor) for path, tensor in posed.named.items())
@@ -141,6 +158,7 @@ class Posed:
     named: Mapping[str, torch.Tensor]
     seed: int
     wide: bool = False
+    records: bool = False  # whether the target runs only if autograd records it
     keeps_attributes: bool = True
     draws: dict[str, bool] = field(default_factory=dict)  # part of a run -> whether it was seen to
     # What the target is given in place of a copy of an input, parameter or buffer.
@@ -246,15 +264,22 @@ class Posed:
     # The caller may be in inference mode, in which no gradient is recorded.
     @torch.inference_mode(False)
     def value(self, point: Arrays) -> Arrays:
-        shared = not self.writes
-        with torch.no_grad():
-            outputs = self.run(self.tensors(point, shared=shared), shared=shared)
-        return tuple(BRIDGE.out(tensor) for _, tensor in outputs)
+        return tuple(BRIDGE.out(tensor) for _, tensor in self.ran(point, shared=not self.writes))
+
+    def ran(self, point: Arrays, *, shared: bool = False) -> list[tuple[str, torch.Tensor]]:
+        """The floating outputs at `point`, recorded by autograd only if they must be."""
+        with torch.set_grad_enabled(self.records):
+            leaves = self.tensors(point, shared=shared)
+            if self.records:
+                leaves = [tensor.requires_grad_() for tensor in leaves]
+            return self.run(leaves, shared=shared)
 
     @cached_property
     @torch.inference_mode(False)
     def writes(self) -> bool:
         """Whether the target writes into its leaves: they are then copied for every run."""
+        if self.records:  # a leaf that requires a gradient may not be written into
+            return True
         leaves = self.tensors(self.point)
         copies = [tensor.clone() for tensor in leaves]
         with torch.no_grad():
@@ -430,6 +455,7 @@ REFUSALS = (
     "does not support it because it has not been implemented",
     "You must implement the jvp function",
     "jvp is not implemented",
+    "cannot register a hook on a tensor",  # it changes what flows back, and nothing forward
 )
 
 
@@ -460,12 +486,12 @@ def _parameters(target: Any) -> dict[str, torch.Tensor]:
     return {path: tensor for path, tensor in module.named_parameters() if tensor.requires_grad}
 
 
-def _leaves(inputs: tuple[Any, ...]) -> dict[str, torch.Tensor]:
+def _leaves(inputs: tuple[Any, ...], *, every: bool) -> dict[str, torch.Tensor]:
     floating = {
         path: leaf for path, leaf in trees.leaves(inputs, "input") if BRIDGE.is_differentiable(leaf)
     }
     marked = {path: leaf for path, leaf in floating.items() if leaf.requires_grad}
-    return marked or floating
+    return floating if every else marked or floating
 
 
 def _floating(outputs: Any) -> list[tuple[str, torch.Tensor]]:

@@ -5,6 +5,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from gradcheck.adapters.select import held
 from gradcheck.errors import InputError
 from gradcheck.problem import Arrays, Leaf, Problem
@@ -48,7 +50,8 @@ def form_of(
     steps = _steps(inputs, sequence, axis)
     one = pose(0) if cell else pose(slice(0, steps))
     x = next((k for k, a in enumerate(one.leaves) if a.path == f"input[{sequence}]"), None)
-    times = {} if cell else _times(one, _shorter(pose, steps), steps, axis)
+    shorter = None if cell else _shorter(pose, steps)
+    times = {} if cell else _times(one, shorter, steps, axis)
     states = _states(one, _candidates(state, sequence), times, first=_is_before(state, sequence))
     returned = [f"{output.path} {output.shape}" for output in one.outputs]
     if not states and (state is not None or cell):
@@ -56,10 +59,23 @@ def form_of(
             "expected the target to return new states of the shapes of the argument that is its "
             f"state; got state={state!r}, and it returns {returned}. Say which argument by state="
         )
+    posed = {steps: one} | ({steps - 1: shorter} if shorter else {})
+
+    def part(start: int, stop: int) -> Problem:
+        """Parts of one length are one problem, which is compiled once, at two points."""
+        if x is None:
+            return pose(slice(start, stop))
+        length = stop - start
+        if length not in posed:
+            posed[length] = pose(slice(0, length))
+        point = list(posed[length].point)
+        point[x] = one.point[x][(slice(None),) * axis + (slice(start, stop),)]
+        return replace(posed[length], point=tuple(point))
+
     form = Form(
         whole=one,
         steps=steps,
-        pose=lambda start, stop: pose(slice(start, stop)),
+        pose=part,
         x=x,
         axis=axis,
         times=times,

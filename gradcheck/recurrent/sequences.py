@@ -7,6 +7,7 @@ state handed over, and at the lengths at which a kernel that works in chunks goe
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from itertools import pairwise
 from typing import Any
 
@@ -110,7 +111,7 @@ def check_sequence(
     return conducted(form.whole, settings, questions, meter, asked={"vjp", *asked.own()})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Asked:
     """A sequence under check, and one question a method."""
 
@@ -128,6 +129,7 @@ class Asked:
             asked |= {f"cell {k}": q for k, q in self.of_cell().items()}
         if self.truncation is not None:  # the joint VJP is no derivative, on purpose
             asked["vjp"] = self.before_truncation
+            asked = {key: partial(self.but_cut_off, question) for key, question in asked.items()}
         return asked | self.own()
 
     def own(self) -> dict[str, Question]:
@@ -145,8 +147,22 @@ class Asked:
         return of_checks(self.form.cell, self.settings, OF_CELL)
 
     def before_truncation(self) -> tuple[Finding, ...]:
+        """The VJP over so few steps that nothing is cut off."""
         assert self.truncation is not None
         return self.vjp(self.form.pose(0, min(self.truncation, self.form.steps)), "vjp")
+
+    def but_cut_off(self, question: Question) -> tuple[Finding, ...]:
+        paths = {self.form.whole.leaves[k].path for k in self.cut_off}
+        return tuple(finding for finding in question() if finding.leaf not in paths)
+
+    @cached_property
+    def cut_off(self) -> set[int]:
+        """The initial states that a declared truncation cuts off too."""
+        whole = self.form.whole
+        if self.truncation is None:
+            return set()
+        gradients = whole.vjp(whole.point, cotangent(self.rng("cut off"), whole.outputs))
+        return {k for k, _ in self.form.states if not np.any(gradients[k])}
 
     def outputs(self) -> tuple[Finding, ...]:
         """The VJP through each output alone."""
@@ -257,7 +273,8 @@ class Asked:
                     question=plain,
                     manner=f"in parts of {sizes} steps",
                     complaint="run in parts, the state handed over, it gives another answer",
-                    arrays=values | {count + k: g for k, g in gradients.items()},
+                    arrays=values
+                    | {count + k: g for k, g in gradients.items() if k not in self.cut_off},
                 )
             )
         return findings("chunk", whole, self.settings, replies, oracle="chunk law")

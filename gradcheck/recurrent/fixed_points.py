@@ -1,0 +1,473 @@
+"""A layer that returns the fixed point of a map: is its gradient that of the equation?
+
+The map says what the layer should do, so that there is an oracle beside differences: the implicit
+function theorem, solved here with the map's own VJP. It tells how far the layer's relaxation got,
+how fast it can settle, and what a wrong gradient is the gradient of.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import islice
+from math import ceil, log
+from typing import Any
+
+import numpy as np
+
+from gradcheck.adapters.select import native, problem_of
+from gradcheck.api import settled
+from gradcheck.checks import CHECKS
+from gradcheck.errors import GradcheckError, InputError, Unsupported
+from gradcheck.inquiry import Question, conducted, of_checks, unposed
+from gradcheck.meter import Meter
+from gradcheck.probes import cotangent
+from gradcheck.problem import Array, Arrays, Leaf, Problem, in_float64, label, norm
+from gradcheck.recurrent.equilibria import Adjoint, Equilibrium
+from gradcheck.recurrent.krylov import Krylov
+from gradcheck.results import CheckResult, Finding, Verdict
+from gradcheck.settings import SIGNIFICANCE, Settings
+
+__all__ = ["check_fixed_point"]
+
+DEFAULT = tuple(key for key, check in CHECKS.items() if check.by_default and key != "vjp")
+
+# What explains a wrong gradient removes all but this part of its mismatch: what does not, does so
+# by chance once in a thousand, and of two cotangents once in a million.
+LIKE = 1e-3
+DRAWS = 2
+
+# Differences of a relaxation that stops at a tolerance see its jumps: 1e-10 of the state is 1e-7 of
+# its slope at the first steps of a ladder. Stopped earlier, the layer is held to the equation only.
+AT_REST = 1e-10
+
+# A state that moves by a tenth of itself in one step is no fixed point of that map.
+ASTRAY = 0.1
+
+# A gradient this near to the true one comes from an adjoint that was on its way there.
+NEAR = 0.1
+
+UNROLLED = 400  # steps at most of an unrolled relaxation: a radius of 0.95 settles to 1e-9
+DEEP = 1e-9  # how far it is followed
+
+ADVICE = {
+    "zero": "it is zero: the fixed point is detached from this leaf",
+    "one step": "it is that of the last step alone (w = u, Jacobian-free); if it is meant, say "
+    "terms=1",
+    "steps": "it is that of the last steps alone, a Neumann series that was cut off; if it is "
+    "meant, say terms={}",
+    "transposed": "it is that of an adjoint with J in the place of Jᵀ",
+    "sign of the Jacobian": "it is that of an adjoint with I + Jᵀ in the place of I - Jᵀ",
+    "sign": "its sign is wrong: all else is right",
+    "constant factor": "it is right up to that factor",
+    "not converged": "it is near the true one: the adjoint stopped before it settled",
+}
+
+
+def check_fixed_point(
+    layer: Any,
+    *inputs: Any,
+    step: Any,
+    terms: int | None = None,
+    rtol: float | None = None,
+    seed: int = 0,
+    name: str | None = None,
+    budget_s: float | None = None,
+) -> CheckResult:
+    """Return what is right and wrong about the gradients of a layer that relaxes to a fixed point.
+
+    The findings are, by the name of their check: "step", the VJP of the map at the fixed point;
+    "residual", how far from rest the layer stopped, and the spectral radius of the map there;
+    "implicit", of each leaf, whether the layer's gradient is that of the equation z* = F(z*), and
+    if not, what it is the gradient of: the last step, the last K, a transposed Jacobian, a wrong
+    sign, an adjoint that did not converge; "unrolled", whether backpropagation through K steps of
+    the relaxation tends to the same, like the K-th power of the spectral radius; and the default
+    checks of `check`, the VJP by differences among them where the layer is at rest.
+
+    Args:
+        layer: `layer(*inputs)` returns z*: an array, or a tuple of them.
+        inputs: its arguments. Leaves are those of `check`.
+        step: the map, `step(z, *inputs)` with z as the layer returns it, which returns the next z.
+            Parameters correspond by the ends of their names: `params.cell.weight` of the layer is
+            `params.weight` of the cell.
+        terms: how many terms of the Neumann series the layer's gradient consists of on purpose,
+            1 where it is Jacobian-free; it is held to those. None: all.
+        rtol, seed, name, budget_s: as in `check`.
+
+    Raises:
+        InputError: an argument cannot be used; the message names it.
+
+    Sources:
+        Almeida, IEEE First Int. Conf. on Neural Networks (1987), vol. II, 609-618.
+        Pineda, Phys. Rev. Lett. 59 (1987), 2229-2232.
+    """
+    settings = settled(seed=seed, rtol=rtol, budget_s=budget_s)
+    if not callable(step):
+        raise InputError(f"expected step to be a map, step(z, *inputs); got {step!r}")
+    if terms is not None and (not isinstance(terms, int) or terms < 1):
+        raise InputError(f"expected terms to be a number of terms from 1; got {terms!r}")
+    meter = Meter()
+    try:
+        whole = problem_of(layer, inputs, name=name, seed=seed)
+        zs = [native(z, inputs) for z in whole.value(whole.point)]
+        z = zs[0] if whole.outputs[0].path == "output" else tuple(zs)
+        inner = problem_of(step, (z, *inputs), seed=seed, every=True)
+    except GradcheckError:
+        raise
+    except Exception as error:  # whatever the target raises is a finding about the target
+        return unposed(label(layer, name), error, settings)
+    asked = Asked(
+        narrow=meter.around(whole), map=meter.around(inner), settings=settings, terms=terms
+    )
+    _corresponding(whole, inner)
+    questions = asked.questions()
+    result = conducted(whole, settings, questions, meter, asked={"vjp", *asked.own()})
+    return replace(result, not_checked=(*result.not_checked, *asked.unmatched))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """A layer and its map under check, and one question a method."""
+
+    narrow: Problem  # the layer, in the dtype that it has
+    map: Problem
+    settings: Settings
+    terms: int | None
+
+    def questions(self) -> dict[str, Question]:
+        asked = self.own() | of_checks(self.narrow, self.settings, DEFAULT)
+        if self.terms is not None:  # forward mode knows nothing of what the backward leaves out
+            del asked["adjoint"]
+        return asked | {"vjp": self.differences}
+
+    def own(self) -> dict[str, Question]:
+        return {
+            "step": self.step,
+            "residual": self.residual,
+            "implicit": self.implicit,
+            "unrolled": self.unrolled,
+        }
+
+    @cached_property
+    def layer(self) -> Problem:
+        found = in_float64(self.narrow)
+        return found[0] if found else self.narrow
+
+    @cached_property
+    def rest(self) -> Equilibrium:
+        """The map at the state that the layer returns."""
+        found = in_float64(self.map)
+        problem = found[0] if found else self.map
+        point = list(problem.point)
+        states = [(k, k_out) for k_out, k in enumerate(_state_leaves(problem))]
+        for (leaf, _), z in zip(states, self.layer.value(self.layer.point), strict=True):
+            point[leaf] = z
+        return Equilibrium(problem=problem, states=states, point=tuple(point))
+
+    @cached_property
+    def pairs(self) -> dict[int, int]:
+        """A leaf of the layer -> the same leaf of the map."""
+        return _pairs(self.layer.leaves, self.rest.problem.leaves)
+
+    @property
+    def unmatched(self) -> tuple[str, ...]:
+        """The leaves that the map does not have."""
+        alone = [a.path for k, a in enumerate(self.layer.leaves) if k not in self.pairs]
+        hint = "give step the module, or the arguments, that it belongs to"
+        return tuple(f"implicit at {path}: the map has no such leaf; {hint}" for path in alone)
+
+    @cached_property
+    def draws(self) -> list[tuple[Arrays, Krylov]]:
+        """Cotangents, and the Krylov space of the adjoint of each."""
+        rng = self.rng("implicit")
+        us = [cotangent(rng, self.layer.outputs) for _ in range(DRAWS)]
+        return [(u, self.rest.space(u)) for u in us]
+
+    @property
+    def radius(self) -> float:
+        return max(space.spectral_radius for _, space in self.draws)
+
+    def step(self) -> tuple[Finding, ...]:
+        """Whether the map's own VJP is right: all that follows rests on it."""
+        moved = replace(self.rest.problem, point=self.rest.point)
+        found = CHECKS["vjp"].ask(moved, self.settings, self.rng("step"))
+        return tuple(replace(finding, check="step") for finding in found)
+
+    def residual(self) -> tuple[Finding, ...]:
+        rest = self.rest
+        astray = not rest.residual <= ASTRAY
+        message = (
+            f"‖F(z) - z‖ / ‖z‖ = {rest.residual:.1e}; spectral radius of ∂F/∂z {self.radius:.3g}"
+        )
+        if astray:
+            message += "; what the layer returns is no fixed point of step: is it the layer's map?"
+        finding = Finding(
+            check="residual",
+            leaf=self.layer.outputs[0].path,
+            verdict=Verdict.FAIL if astray else Verdict.PASS,
+            mismatch=rest.residual,
+            resolution=0.0,
+            tolerance=ASTRAY,
+            oracle="one more step",
+            message=message,
+        )
+        return (finding,)
+
+    def implicit(self) -> tuple[Finding, ...]:
+        """Of each leaf, whether its gradient is that of the equation."""
+        self.refuse_astray()
+        rows = [self.row(u, space) for u, space in self.draws]
+        unrest = self.unrest()
+        findings = [self.compared(k, at, rows, unrest[at]) for k, at in self.pairs.items()]
+        if all(finding.verdict is Verdict.PASS for finding in findings):
+            return tuple(findings)
+        pattern = self.pattern(rows)
+        return tuple(_explained(finding, pattern) for finding in findings)
+
+    def refuse_astray(self) -> None:
+        if not self.rest.residual <= ASTRAY:
+            raise Unsupported("the layer does not return a fixed point of step")
+
+    def row(self, u: Arrays, space: Krylov) -> "Row":
+        """The gradients claimed and true for one cotangent, of the leaves that both have."""
+        if self.terms is None:
+            vector, left = space.solved()
+            w = self.rest.shaped(vector)
+        else:
+            w, left = list(islice(self.rest.series(u), self.terms))[-1].w, 0.0
+        claimed = self.layer.vjp(self.layer.point, u)
+        return Row(claimed=tuple(claimed[k] for k in self.pairs), true=self.gradients(w), left=left)
+
+    def gradients(self, w: Arrays, at: Equilibrium | None = None) -> Arrays:
+        """The VJP of the map, of the leaves that both have."""
+        pulled = (at or self.rest).pulled(w)
+        return tuple(pulled[k] for k in self.pairs.values())
+
+    def unrest(self) -> dict[int, float]:
+        """How far one more step of the relaxation moves each gradient, relative to its size.
+
+        A layer that stops early may take its adjoint at that state or at the next one.
+        """
+        rest, (_, space) = self.rest, self.draws[0]
+        w = rest.shaped(space.solved()[0])
+        values, point = rest.problem.value(rest.point), list(rest.point)
+        for leaf, output in rest.states:
+            point[leaf] = values[output]
+        pairs = zip(
+            self.gradients(w), self.gradients(w, replace(rest, point=tuple(point))), strict=True
+        )
+        moved = [_relative(a, b) for a, b in pairs]
+        return dict(zip(self.pairs.values(), moved, strict=True))
+
+    def compared(self, k: int, at: int, rows: Sequence["Row"], unrest: float) -> Finding:
+        leaf, place = self.layer.leaves[k], list(self.pairs).index(k)
+        # An error of the state or of the adjoint is one of the gradient, amplified by (I - J)⁻¹.
+        gap = max(1.0 - self.radius, 1e-3)
+        size = sum(z.size for z in self.rest.z)
+        rounding = leaf.epsilon * size**0.5
+        bar = (max(row.left for row in rows) + unrest + rounding) / gap
+        off = max(_relative(row.true[place], row.claimed[place]) for row in rows)
+        tolerance = self.settings.tolerance(leaf.dtype)
+        return Finding(
+            check="implicit",
+            leaf=leaf.path,
+            verdict=Verdict.PASS if off <= max(tolerance, SIGNIFICANCE * bar) else Verdict.FAIL,
+            mismatch=off,
+            resolution=SIGNIFICANCE * bar,
+            tolerance=tolerance,
+            oracle="implicit function theorem"
+            if self.terms is None
+            else f"Neumann series, terms={self.terms}",
+            message="",
+        )
+
+    def pattern(self, rows: Sequence["Row"]) -> str | None:
+        """What the layer's gradient is the gradient of."""
+        if not any(np.any(gradient) for row in rows for gradient in row.claimed):
+            return "zero"
+        scales = [_scale(_joined(row.claimed), _joined(row.true)) for row in rows]
+        if all(row.is_like([s * g for g in row.true]) for row, s in zip(rows, scales, strict=True)):
+            factor = float(np.mean(scales))
+            return "sign" if abs(factor + 1) < LIKE else f"constant factor: {factor:.6g}"
+        ways: tuple[Callable[[Arrays, Krylov], Iterator[Adjoint]], ...] = (
+            self.rest.series,
+            self.rest.mistaken,
+        )
+        for way in ways:
+            candidates = [way(u, space) for u, space in self.draws]
+            adjoints: tuple[Adjoint, ...]
+            for adjoints in zip(*candidates, strict=True):
+                pairs = zip(rows, adjoints, strict=True)
+                if all(row.is_like(self.gradients(adjoint.w)) for row, adjoint in pairs):
+                    return adjoints[0].name
+        return "not converged" if all(row.off <= NEAR for row in rows) else None
+
+    def unrolled(self) -> tuple[Finding, ...]:
+        """Whether backpropagation through the relaxation tends to the gradient of the equation."""
+        self.refuse_astray()
+        radius, rest = self.radius, self.rest
+        if not radius < 1:
+            raise Unsupported(f"the map does not contract at the fixed point: radius {radius:.3g}")
+        steps = min(ceil(log(DEEP) / log(max(radius, 1e-3))) + 2, UNROLLED)
+        path = _relaxed(rest, steps)
+        last = _at(rest, path[-1])
+        gone = norm(_joined(last.z) - _joined(rest.z)) / max(norm(_joined(rest.z)), 1e-300)
+        if not gone <= max(AT_REST, 10 * rest.residual, radius**steps) ** 0.5:
+            raise Unsupported("relaxed from zero, the map settles elsewhere or not at all")
+        u, space = self.draws[0]
+        true = rest.pulled(rest.shaped(space.solved()[0]))
+        kept = list(self.pairs.values()) or range(len(rest.problem.leaves))
+        wanted = _joined([true[k] for k in kept])
+        half, whole = (
+            norm(_joined([_through(rest, path[:n], u)[k] for k in kept]) - wanted) / norm(wanted)
+            for n in (steps // 2, steps)
+        )
+        floor = rest.residual / (1 - radius)  # where the layer's state is not at rest
+        allowed = max(SIGNIFICANCE * (DEEP + floor), radius ** (steps / 2))
+        message = f"through {steps} steps from zero, within {whole:.0e} of it"
+        if whole > SIGNIFICANCE * floor:
+            rate = (whole / half) ** (2 / steps)
+            message += (
+                f"; it falls like {rate:.2g} to the power of the steps, and the spectral radius is "
+                f"{radius:.2g}"
+            )
+        finding = Finding(
+            check="unrolled",
+            leaf=self.layer.outputs[0].path,
+            verdict=Verdict.PASS if whole <= allowed else Verdict.INCONCLUSIVE,
+            mismatch=whole,
+            resolution=allowed,
+            tolerance=allowed,
+            oracle="backpropagation through the relaxation",
+            message=message,
+        )
+        return (finding,)
+
+    def differences(self) -> tuple[Finding, ...]:
+        """The VJP of the layer by differences of its values, where it is at rest."""
+        if self.terms is not None:
+            raise Unsupported(f"with terms={self.terms} the gradient is no derivative, on purpose")
+        if not self.rest.residual <= AT_REST:
+            raise Unsupported(
+                f"the layer stops at a residual of {self.rest.residual:.0e}, and so do differences "
+                "of it; it was held to the equation"
+            )
+        return CHECKS["vjp"].ask(self.narrow, self.settings, self.rng("vjp"))
+
+    def rng(self, question: str) -> np.random.Generator:
+        return np.random.default_rng([self.settings.seed, *question.encode()])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """Two gradients of all leaves that layer and map share, for one cotangent."""
+
+    claimed: Arrays
+    true: Arrays
+    left: float  # the residual of the adjoint that is behind the true one, relative
+
+    @property
+    def off(self) -> float:
+        return _relative(_joined(self.true), _joined(self.claimed))
+
+    def is_like(self, other: Sequence[Array]) -> bool:
+        """Whether `other` explains what is claimed: what is left of the mismatch is nothing."""
+        claimed, true = _joined(self.claimed), _joined(self.true)
+        return norm(claimed - _joined(other)) <= LIKE * norm(claimed - true)
+
+
+def _corresponding(layer: Problem, map: Problem) -> None:
+    """Refuse a map that does not return what it is given."""
+    inside = [map.leaves[k] for k in _state_leaves(map)]
+    shapes = [[a.shape for a in arrays] for arrays in (layer.outputs, inside, map.outputs)]
+    if not shapes[0] == shapes[1] == shapes[2]:
+        raise InputError(
+            "expected step(z, *inputs) to return a state of the shapes that the layer returns; the "
+            f"layer returns {shapes[0]}, step takes {shapes[1]} and returns {shapes[2]}"
+        )
+    if any("complex" in output.dtype for output in layer.outputs):
+        raise InputError("expected a real state; got a complex one. Split it into two real arrays")
+
+
+def _state_leaves(map: Problem) -> list[int]:
+    return [k for k, a in enumerate(map.leaves) if re.match(r"input\[0\]", a.path)]
+
+
+def _pairs(layer: Sequence[Leaf], map: Sequence[Leaf]) -> dict[int, int]:
+    """A leaf of the layer -> the leaf of the map with the same input, or the end of its name."""
+    pairs = {}
+    for k, leaf in enumerate(layer):
+        found = re.match(r"input\[(\d+)\](.*)", leaf.path)
+        wanted = f"input[{int(found[1]) + 1}]{found[2]}" if found else leaf.path
+        fits = [
+            at
+            for at, other in enumerate(map)
+            if other.shape == leaf.shape
+            and (other.path == wanted or (not found and _ends(leaf.path, other.path)))
+        ]
+        if fits:
+            pairs[k] = max(fits, key=lambda at: len(map[at].path))
+    return pairs
+
+
+def _ends(long: str, short: str) -> bool:
+    """Whether one parameter's name is the end of the other's."""
+    names = [path.removeprefix("params") for path in (long, short)]
+    return all(path.startswith("params") for path in (long, short)) and (
+        names[0].endswith(names[1]) or names[1].endswith(names[0])
+    )
+
+
+def _relaxed(rest: Equilibrium, steps: int) -> list[Arrays]:
+    """The points of z ← F(z) from zero."""
+    point = list(rest.point)
+    for leaf, _ in rest.states:
+        point[leaf] = np.zeros_like(point[leaf])
+    path = []
+    for _ in range(steps):
+        path.append(tuple(point))
+        values = rest.problem.value(path[-1])
+        for leaf, output in rest.states:
+            point[leaf] = values[output]
+    return path
+
+
+def _at(rest: Equilibrium, point: Arrays) -> Equilibrium:
+    return replace(rest, point=point)
+
+
+def _through(rest: Equilibrium, path: Sequence[Arrays], u: Arrays) -> Arrays:
+    """The gradients of ⟨u, z_K⟩ through every step of a path."""
+    total: list[Array] = [np.zeros_like(x) for x in rest.point]
+    w = u
+    for point in reversed(path):
+        gradients = _at(rest, point).pulled(w)
+        total = [a + b for a, b in zip(total, gradients, strict=True)]
+        w = tuple(gradients[leaf] for leaf, _ in rest.states)
+    return tuple(total)
+
+
+def _explained(finding: Finding, pattern: str | None) -> Finding:
+    if finding.verdict is Verdict.PASS:
+        return finding
+    if pattern is None:
+        advice = "not the gradient of the equation, and no known pattern fits"
+        return replace(finding, message=advice)
+    word = "steps" if pattern.endswith(" steps") else pattern.partition(":")[0]
+    advice = ADVICE[word].format(pattern.partition(" ")[0])
+    return replace(
+        finding, message=f"not the gradient of the equation: {advice}", diagnosis=pattern
+    )
+
+
+def _joined(arrays: Sequence[Array]) -> Array:
+    return np.concatenate([np.ravel(a) for a in arrays])
+
+
+def _scale(claimed: Array, true: Array) -> float:
+    return float(claimed @ true / max(float(true @ true), 1e-300))
+
+
+def _relative(true: Array, claimed: Array) -> float:
+    size = max(norm(true), norm(claimed))
+    return norm(np.asarray(true - claimed)) / size if size else 0.0

@@ -1,0 +1,381 @@
+"""Sequence layers and cells: right ones pass, and of wrong ones the lag is named."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from gradcheck import CheckResult, InputError, Verdict, check_sequence
+
+FLOAT64 = {"dtype": torch.float64}
+STEPS, BATCH, INPUTS, HIDDEN = 11, 2, 3, 4
+
+
+def drawn(*shape: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=generator, **FLOAT64)  # type: ignore[call-overload,no-any-return]
+
+
+X, H = drawn(STEPS, BATCH, INPUTS), drawn(BATCH, HIDDEN, seed=1)
+
+
+class Elman(nn.Module):
+    """A recurrent layer whose steps may be spoilt."""
+
+    def __init__(
+        self,
+        gain: float = 0.5,
+        hand_over: Callable[[int, Tensor], Tensor] = lambda t, h: h,
+        returned: int = -1,
+    ) -> None:
+        super().__init__()
+        self.w = nn.Parameter(gain * drawn(HIDDEN, HIDDEN, seed=2))
+        self.u = nn.Parameter(drawn(HIDDEN, INPUTS, seed=3))
+        self.hand_over, self.returned = hand_over, returned
+
+    def forward(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        outputs = []
+        for t, now in enumerate(x):
+            h = torch.tanh(self.hand_over(t, h) @ self.w.T + now @ self.u.T)
+            outputs.append(h)
+        return torch.stack(outputs), outputs[max(self.returned, -len(outputs))]
+
+
+class Linear(torch.autograd.Function):
+    """h_t = r h_{t-1} + x_t, y = h, with the carry of the backward lost before step `LOST`."""
+
+    LOST: int | None = None
+    HEEDS_FINAL = True
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, r: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        states = [h]
+        for now in x:
+            states.append(r * states[-1] + now)
+        ctx.save_for_backward(torch.stack(states), r)
+        return torch.stack(states[1:]), states[-1].clone()
+
+    @staticmethod
+    def backward(ctx: Any, u: Tensor, final: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        states, r = ctx.saved_tensors
+        carry = final if Linear.HEEDS_FINAL else torch.zeros_like(final)
+        x_bar, r_bar = torch.zeros_like(u), torch.zeros_like(r)
+        for t in reversed(range(len(u))):
+            carry = carry + u[t]
+            x_bar[t] = carry
+            r_bar = r_bar + carry * states[t]
+            carry = r * carry * float(t != Linear.LOST)
+        return x_bar, r_bar, carry
+
+
+@pytest.fixture
+def lost(monkeypatch: pytest.MonkeyPatch) -> Callable[[int | None], None]:
+    return lambda t: monkeypatch.setattr(Linear, "LOST", t)
+
+
+def found(result: CheckResult, check: str) -> list[Any]:
+    return [finding for finding in result.findings if finding.check == check]
+
+
+def failed(result: CheckResult) -> set[str]:
+    return {finding.check for finding in result.findings if finding.verdict is Verdict.FAIL}
+
+
+RIGHT = {
+    "LSTM": lambda: check_sequence(
+        nn.LSTM(INPUTS, HIDDEN).double(), X, (H[None], H[None].clone()), chunk=4
+    ),
+    "LSTM, batch first": lambda: check_sequence(
+        nn.LSTM(INPUTS, HIDDEN, batch_first=True).double(), X.transpose(0, 1), time_axis=1
+    ),
+    "GRU, both directions": lambda: check_sequence(
+        nn.GRU(INPUTS, HIDDEN, bidirectional=True).double(), X
+    ),
+    "RNN in float32": lambda: check_sequence(nn.RNN(INPUTS, HIDDEN), X.float(), H[None].float()),
+    "LSTMCell": lambda: check_sequence(
+        nn.LSTMCell(INPUTS, HIDDEN).double(), X, (H, H.clone()), cell=True
+    ),
+    "GRUCell": lambda: check_sequence(nn.GRUCell(INPUTS, HIDDEN).double(), X, H, cell=True),
+    "relu": lambda: check_sequence(
+        nn.RNN(INPUTS, HIDDEN, nonlinearity="relu").double(), X, H[None]
+    ),
+    "Conv1d": lambda: check_sequence(
+        nn.Conv1d(INPUTS, HIDDEN, 3, padding=1).double(), X.permute(1, 2, 0), time_axis=2
+    ),
+    "Elman": lambda: check_sequence(Elman(), X, H, chunk=5),
+    "truncated, as declared": lambda: check_sequence(
+        Elman(hand_over=lambda t, h: h if t % 4 else h.detach()), X, H, truncation=4
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_what_is_right_passes(name: str) -> None:
+    result = RIGHT[name]()
+
+    assert result.passed, result
+    assert found(result, "lag")
+
+
+@pytest.mark.parametrize(
+    ("hand_over", "pattern"),
+    [
+        (lambda t, h: h.detach() if t == 5 else h, "carry lost: between steps 4 and 5"),
+        (lambda t, h: h.detach(), "truncated: at lag 1"),
+        (lambda t, h: h if t % 4 else h.detach(), "truncated: in blocks of 4"),
+    ],
+)
+def test_a_state_that_is_detached_is_named_with_its_place(
+    hand_over: Callable[[int, Tensor], Tensor], pattern: str
+) -> None:
+    (lag,) = found(check_sequence(Elman(hand_over=hand_over), X, H), "lag")
+
+    assert lag.verdict is Verdict.FAIL
+    assert lag.diagnosis == pattern
+    assert "wrong from lag 1 on" in lag.message
+
+
+@pytest.mark.parametrize("r", [0.9, 0.1, 1e-3, 1e-6])
+def test_a_carry_that_is_lost_far_back_is_found_however_little_of_it_is_left(
+    r: float, lost: Callable[[int | None], None]
+) -> None:
+    x, h, rs = drawn(40, 3), drawn(3, seed=1), torch.full((3,), r, **FLOAT64)  # type: ignore[call-overload]
+
+    lost(21)
+    result = check_sequence(Linear.apply, x, rs, h, state=2)
+
+    patterns = {f.diagnosis for f in (*found(result, "lag"), *found(result, "memory"))}
+    assert "carry lost: between steps 20 and 21" in patterns
+
+    lost(None)
+    assert check_sequence(Linear.apply, x, rs, h, state=2).passed
+
+
+def test_what_forgets_is_asked_at_weights_that_remember(lost: Callable[[int | None], None]) -> None:
+    lost(None)
+
+    result = check_sequence(
+        Linear.apply,
+        drawn(40, 3),
+        torch.full((3,), 1e-3, **FLOAT64),  # type: ignore[call-overload]
+        drawn(3, seed=1),
+        state=2,
+    )
+
+    (lag,) = found(result, "lag")
+    assert "lags up to 2 of 39" in lag.message
+    blocks = found(result, "memory")[0]
+    assert "at input[1] × 1.02e+03 (gain 1 a step)" in blocks.message
+    assert "all 40 lags seen and right" in blocks.message
+
+
+def test_the_cotangent_of_the_final_state_must_be_heeded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Linear, "HEEDS_FINAL", False)
+
+    result = check_sequence(
+        Linear.apply,
+        X[:, 0],
+        torch.full((INPUTS,), 0.9, **FLOAT64),  # type: ignore[call-overload]
+        drawn(INPUTS),
+        state=2,
+    )
+
+    wrong = [f for f in found(result, "output") if f.verdict is Verdict.FAIL]
+    assert wrong
+    assert all("output[1] alone" in finding.message for finding in wrong)
+
+
+def test_a_state_that_is_not_the_last_breaks_the_chunk_law_alone() -> None:
+    result = check_sequence(Elman(returned=-2), X, H)
+
+    assert failed(result) == {"chunk"}
+
+
+class Chunky(nn.Module):
+    """Right up to eight steps; beyond, the second chunk of eight has a gradient that is off."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.cumsum(x, 0)
+        return torch.cat([y[:8], y[8:].detach() + 0.5 * (y[8:] - y[8:].detach())])
+
+
+def test_the_lengths_next_to_a_chunk_are_tried() -> None:
+    result = check_sequence(Chunky(), drawn(20, 2), chunk=8)
+
+    wrong = [f for f in found(result, "length") if f.verdict is Verdict.FAIL]
+    assert {f.message.partition(":")[0] for f in wrong} == {
+        "at 9 steps",
+        "at 16 steps",
+        "at 17 steps",
+    }
+
+
+@pytest.mark.parametrize("declared", [3, 4])
+def test_what_is_declared_truncated_must_be_so_and_there(declared: int) -> None:
+    result = check_sequence(Elman(), X, H, truncation=declared)
+
+    (lag,) = found(result, "lag")
+    assert lag.verdict is Verdict.FAIL
+    assert lag.diagnosis == "not truncated"
+
+
+def test_a_gradient_that_flows_where_no_value_does_is_acausal() -> None:
+    class Leaky(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            y = torch.cumsum(x, 0)
+            future = x.flip(0).cumsum(0).flip(0)
+            return y + 0.1 * (future - future.detach())
+
+    (lag,) = found(check_sequence(Leaky(), drawn(6, 2)), "lag")
+
+    assert lag.verdict is Verdict.FAIL
+    assert lag.diagnosis == "acausal" or "wrong from lag 0" in lag.message
+
+
+class WrongCell(nn.Module):
+    """A cell whose gradient in the state is a tenth too large."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.GRUCell(INPUTS, HIDDEN).double()
+
+    def forward(self, x: Tensor, h: Tensor) -> Tensor:
+        new: Tensor = self.inner(x, h + 0.1 * (h - h.detach()))
+        return new
+
+
+def test_a_wrong_cell_fails_from_the_first_lag_on() -> None:
+    result = check_sequence(WrongCell(), X, H, cell=True)
+
+    (lag,) = found(result, "lag")
+    assert lag.verdict is Verdict.FAIL
+    assert "wrong from lag 1 on" in lag.message
+
+
+@jax.custom_vjp
+def product(h: Any, x: Any, w: Any) -> Any:
+    return jnp.tanh(h @ w + x)
+
+
+def _kept(h: Any, x: Any, w: Any) -> tuple[Any, Any]:
+    y = jnp.tanh(h @ w + x)
+    return y, (h, w, y)
+
+
+def _pulled(kept: Any, u: Any) -> tuple[Any, Any, Any]:
+    h, w, y = kept
+    a = u * (1 - y**2)
+    return a @ w, a, h.T @ a  # should be a @ w.T
+
+
+product.defvjp(_kept, _pulled)
+
+
+def scanned(step: Callable[..., Any]) -> Callable[..., Any]:
+    def layer(params: Any, x: Any, h: Any) -> Any:
+        def body(h: Any, now: Any) -> tuple[Any, Any]:
+            new = step(h, now, params["w"])
+            return new, new
+
+        final, ys = jax.lax.scan(body, h, x)
+        return ys, final
+
+    return layer
+
+
+PARAMS = {"w": 0.5 * np.random.default_rng(5).standard_normal((HIDDEN, HIDDEN))}
+XS, HS = (np.random.default_rng(s).standard_normal((n, HIDDEN)) for s, n in ((6, 8), (7, 1)))
+
+
+def test_a_scan_in_jax() -> None:
+    right = scanned(lambda h, x, w: jnp.tanh(h @ w + x))
+
+    result = check_sequence(right, PARAMS, XS[:, None], HS, sequence=1)
+    wrong = check_sequence(scanned(product), PARAMS, XS[:, None], HS, sequence=1)
+
+    assert result.passed, result
+    assert found(result, "chunk")
+    (lag,) = found(wrong, "lag")
+    assert "wrong from lag 1 on" in lag.message
+
+
+def test_a_step_of_a_scan_as_a_cell() -> None:
+    def step(h: Any, x: Any, w: Any) -> tuple[Any, Any]:
+        new = jnp.tanh(h @ w + x)
+        return new, {"y": 2 * new}
+
+    result = check_sequence(step, HS, XS[:, None], PARAMS["w"], sequence=1, state=0, cell=True)
+
+    assert result.passed, result
+    assert len(found(result, "lag")) == 2  # of the state, and of what is returned beside it
+
+
+def test_what_cannot_be_asked_is_said() -> None:
+    tokens = torch.arange(6)
+    embedded = nn.Sequential(nn.Embedding(8, 3), nn.Linear(3, 2)).double()
+
+    result = check_sequence(embedded, tokens)
+
+    assert result.passed
+    said = "\n".join(result.not_checked)
+    assert "lag: the sequence is no leaf" in said
+    assert "chunk: no argument was found" in said
+
+
+def test_what_the_target_raises_is_a_finding() -> None:
+    def broken(x: Tensor) -> Tensor:
+        raise RuntimeError("out of order")
+
+    result = check_sequence(broken, X)
+
+    assert result.verdict is Verdict.ERROR
+    assert "out of order" in str(result)
+
+
+MISUSE = [
+    ({"sequence": 3}, "sequence=3: there are 2"),
+    ({"time_axis": 5}, "axis 5 of time"),
+    ({"chunk": 0}, "chunk to be a number of steps"),
+    ({"truncation": 1.5}, "truncation to be a number of steps"),
+    ({"state": 0}, "got state=0"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), MISUSE)
+def test_misuse_is_refused_by_name(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message.replace("(", r"\(")):
+        check_sequence(Elman(), X, H, **options)
+
+
+def test_one_step_is_no_sequence() -> None:
+    with pytest.raises(InputError, match="at least two steps"):
+        check_sequence(Elman(), X[:1], H)
+
+
+def test_a_cell_without_a_state_is_refused() -> None:
+    with pytest.raises(InputError, match="new state"):
+        check_sequence(nn.Linear(INPUTS, HIDDEN).double(), X, cell=True)
+
+
+def test_the_callers_objects_stay_as_they_are() -> None:
+    layer, x = nn.LSTM(INPUTS, HIDDEN).double(), X.clone()
+    before = {name: tensor.clone() for name, tensor in layer.state_dict().items()}
+    random = torch.get_rng_state()
+
+    check_sequence(layer, x)
+
+    assert torch.equal(x, X)
+    assert all(torch.equal(before[k], v) for k, v in layer.state_dict().items())
+    assert all(parameter.grad is None for parameter in layer.parameters())
+    assert torch.equal(torch.get_rng_state(), random)
+
+
+def test_a_budget_ends_it_and_says_so() -> None:
+    result = check_sequence(nn.LSTM(INPUTS, HIDDEN).double(), X, budget_s=0.05)
+
+    assert any("budget_s" in line for line in result.not_checked)
