@@ -300,6 +300,10 @@ class Posed:
         Raises:
             Unsupported: the target, or something in it, has no forward mode.
         """
+        if self.records:
+            raise Unsupported(
+                "forward mode is not supported: the target takes a derivative itself, or hooks one"
+            )
         with (
             forward_ad.dual_level(),
             torch.no_grad(),
@@ -455,7 +459,6 @@ REFUSALS = (
     "does not support it because it has not been implemented",
     "You must implement the jvp function",
     "jvp is not implemented",
-    "cannot register a hook on a tensor",  # it changes what flows back, and nothing forward
 )
 
 

@@ -77,7 +77,7 @@ def _call(posed: Posed, manner: Manner, point: Arrays) -> Call:
             _laid(x, manner.layouts.get(p))
             for x, p in zip(posed.tensors(point), paths, strict=True)
         ]
-        for k in asked:
+        for k in range(count) if posed.records else asked:
             leaves[k].requires_grad_()
         own = posed.own(leaves)
         found = posed.run(leaves, own)

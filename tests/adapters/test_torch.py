@@ -555,3 +555,23 @@ def test_a_backward_that_runs_the_module_again_may_be_wrong(
 
     assert result.verdict is Verdict.FAIL
     assert "fail" in verdicts_of(result)["params.inner.0.weight"]
+
+
+class Force(torch.nn.Module):
+    """The gradient of an energy, which the module takes itself."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.net, self.factor = torch.nn.Linear(3, 1).double(), factor
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        energy = torch.tanh(self.net(x)).sum()
+        (force,) = torch.autograd.grad(energy, x, create_graph=True)
+        return force + (self.factor - 1) * (force - force.detach())
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.01])
+def test_a_target_that_takes_a_derivative_itself_is_run_with_a_graph(factor: float) -> None:
+    result = gradcheck.check(Force(factor), torch.randn(2, 3, dtype=torch.float64))
+
+    assert result.verdict is (Verdict.PASS if factor == 1 else Verdict.FAIL), result
