@@ -103,6 +103,8 @@ def test_public_names_are_the_contract() -> None:
         "__version__",
         "assert_gradients",
         "check",
+        "check_fixed_point",
+        "check_sequence",
         "compare",
         "find_culprit",
         "layer_suite",

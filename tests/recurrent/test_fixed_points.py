@@ -57,9 +57,8 @@ def negated(pull: Callable[[Tensor], Tensor], u: Tensor) -> Tensor:
 
 def transposed(pull: Callable[[Tensor], Tensor], u: Tensor) -> Tensor:
     rows = [pull(e.reshape(u.shape)).reshape(-1) for e in torch.eye(u.numel(), dtype=u.dtype)]
-    return torch.linalg.solve(torch.eye(u.numel()) - torch.stack(rows), u.reshape(-1)).reshape(
-        u.shape
-    )
+    w: Tensor = torch.linalg.solve(torch.eye(u.numel()) - torch.stack(rows), u.reshape(-1))
+    return w.reshape(u.shape)
 
 
 def relaxed(pull: Callable[[Tensor], Tensor], u: Tensor) -> Tensor:
@@ -93,7 +92,7 @@ class Equilibrium(nn.Module):
             return torch.autograd.grad(again, inside, w, retain_graph=True)[0]
 
         adjoint = self.adjoint
-        fixed.register_hook(lambda u: adjoint(pull, u))
+        fixed.register_hook(lambda u: adjoint(pull, u))  # type: ignore[no-untyped-call]
         return fixed
 
 
