@@ -14,6 +14,10 @@ from gradcheck.settings import SIGNIFICANCE
 
 __all__ = ["Probe", "finest", "telling"]
 
+# Error bars, of the ladder alone, beyond which a mismatch is out of doubt.
+CLEARLY = 1e3
+FINEST = 2.0**-10  # the last step of a ladder's first four, in units of the leaf
+
 # Roundings of the value that may be left of terms that cancel, as a difference sees them: at the
 # first steps, 2⁻⁷ of the leaf, one is 2⁷ of its slope.
 CANCELLED = 2.0**10
@@ -87,6 +91,18 @@ class Probe:
     @property
     def is_significant(self) -> bool:
         return self.excess > SIGNIFICANCE * self.bar
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether no noise can explain the mismatch: the steps of the ladder agree too well.
+
+        Eight values that scatter differ from a smooth curve by about their noise. That they do so
+        by less than a thousandth of it happens once in a hundred ladders, of which the best of ten
+        extrapolations is taken; in three ladders, once in a million. Numbers like one that cancel
+        inside are rounded alike at all steps of a leaf that is small: that is no scatter.
+        """
+        hidden = SIGNIFICANCE * self.line.ulp / (FINEST * self.line.unit)
+        return self.is_smooth and self.excess > max(CLEARLY * self.sharp, hidden)
 
     @property
     def is_smooth(self) -> bool:

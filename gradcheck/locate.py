@@ -29,7 +29,24 @@ BEND = 1e-3  # a jump of the slope below this part of it may be cancellation ins
 GOOD = 1e-7  # a bar, relative to the slope, that needs no second reading with smaller steps
 DIRECTIONS = 400  # ends a search among noise; ten wrong entries of 10⁶ need 2 · 10 · log₂ 10⁶ = 400
 
+# A half is not read of which all but this part of the error has been found in the other: what it
+# may hide is found when what is left is read once more.
+SLIGHT = 1e-2
+
 Index = tuple[int, ...]
+
+
+@dataclass(slots=True)
+class _Budget:
+    """What a search may still spend."""
+
+    directions: int
+    found: int
+    asked: bool = False  # whether a sample was taken
+
+    @property
+    def is_spent(self) -> bool:
+        return self.directions <= 0 or self.found <= 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,40 +161,57 @@ class _Search:
         return Entry(index=place, got=got, wanted=wanted, error_bar=_bar(alone, truth)), truth.kink
 
     def _suspects(self, is_everywhere: Callable[[], bool]) -> Iterator[int]:
-        """Yield flat indices of entries in whose company the error stays significant."""
-        v = self.v.ravel()
-        stack = [(0, v.size, self._error(0, v.size), 0)]
-        directions, found, asked = 1, 0, False
-        while stack and directions < DIRECTIONS and found < MOST:
-            start, stop, (error, bar), dense = stack.pop()
-            if not abs(error) > SIGNIFICANCE * bar:
+        """Yield flat indices of entries in whose company the error stays significant.
+
+        Small errors may hide beside a large one, within the bar of the halves that are not read:
+        once nothing is left to halve, all that was not found is read once more.
+        """
+        left = self.v.copy()
+        search = _Budget(directions=DIRECTIONS, found=MOST)
+        while True:
+            before = search.found
+            for flat in self._halved(left, search, is_everywhere):
+                left.ravel()[flat] = 0
+                yield flat
+            if search.is_spent or search.found == before:
+                return
+
+    def _halved(
+        self, v: Array, search: "_Budget", is_everywhere: Callable[[], bool]
+    ) -> Iterator[int]:
+        """Yield flat indices of entries of `v`, by halving what shows a significant error."""
+
+        def error(start: int, stop: int) -> tuple[float, float]:
+            """The error of the slope along a range of entries of `v`, and its bar."""
+            search.directions -= 1
+            part = np.zeros_like(v)
+            part.ravel()[start:stop] = v.ravel()[start:stop]
+            return self._off(part)
+
+        stack = [(0, v.size, error(0, v.size), 0)]
+        while stack and not search.is_spent:
+            start, stop, (off, bar), dense = stack.pop()
+            if not abs(off) > SIGNIFICANCE * bar:
                 continue
             if stop - start == 1:
-                found += 1
+                search.found -= 1
                 yield start
                 continue
-            if dense == DENSE and not asked:
-                asked = True
+            if dense == DENSE and not search.asked:
+                search.asked = True
                 if is_everywhere():
+                    search.found = 0
                     return
             middle = (start + stop) // 2
-            left = self._error(start, middle)
-            directions += 1
-            right = error - left[0], bar + left[1]
-            if not abs(right[0]) > SIGNIFICANCE * right[1]:
+            left = error(start, middle)
+            right = off - left[0], bar + left[1]
+            if not abs(right[0]) > SIGNIFICANCE * right[1] and not right[1] <= SLIGHT * abs(off):
                 # The difference of two bars may hide what the right half alone would show.
-                right = self._error(middle, stop)
-                directions += 1
-            both = all(abs(error) > SIGNIFICANCE * bar for error, bar in (left, right))
+                right = error(middle, stop)
+            both = all(abs(off) > SIGNIFICANCE * bar for off, bar in (left, right))
             depth = dense + 1 if both else 0
             halves = [(start, middle, left, depth), (middle, stop, right, depth)]
             stack += sorted(halves, key=lambda half: abs(half[2][0]))
-
-    def _error(self, start: int, stop: int) -> tuple[float, float]:
-        """The error of the slope along `v` restricted to a range of entries, and its bar."""
-        part = np.zeros_like(self.v)
-        part.ravel()[start:stop] = self.v.ravel()[start:stop]
-        return self._off(part)
 
     def _off(self, v: Array) -> tuple[float, float]:
         alone = replace(self.line, v={self.index: v})

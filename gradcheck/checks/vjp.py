@@ -312,7 +312,10 @@ def _alone(
     if coarse and leaf.shape:
         probes.append(_aligned(case, index, direction(rng, leaf)))
     if coarse or any(probe.is_significant for probe in probes):
-        probes = _equally_noisy([_doubted(probe, rng) for probe in probes])
+        clear = not coarse and all(probe.is_clear for probe in probes)
+        probes = [_unrested(probe, rng) for probe in probes]
+        if not clear:
+            probes = _equally_noisy([_measured(probe) for probe in probes])
         probes = [
             _folded(probe) if probe.is_outside(question.tolerance) else probe for probe in probes
         ]
@@ -488,15 +491,19 @@ def _stays(found: Probe, tolerance: float) -> bool:
     return True
 
 
-def _doubted(probe: Probe, rng: np.random.Generator) -> Probe:
-    """The same probe, with the noise of the values and of the target's own gradient measured.
+def _measured(probe: Probe) -> Probe:
+    """The same probe, with the noise of the values measured."""
+    return replace(probe, truth=ladder.estimate(probe.line, careful=True))
+
+
+def _unrested(probe: Probe, rng: np.random.Generator) -> Probe:
+    """The same probe, with the noise of the target's own gradient measured.
 
     Terms may have cancelled inside the target; moving the point by an ulp shows how much rounding
     that leaves. It does not show the rounding of a value that the rule uses again (the derivative
     1 - y² of a saturated tanh): a few ulps of the value over the size of the leaf.
     """
     line, problem, index = probe.line, probe.line.problem, probe.index
-    truth = ladder.estimate(line, careful=True)
     gradient = line.gradients[index]
     unrest = np.zeros(gradient.shape)
     for _ in range(DISTURBED):
@@ -504,7 +511,7 @@ def _doubted(probe: Probe, rng: np.random.Generator) -> Probe:
         unrest = np.maximum(unrest, np.abs(other - gradient))
     ulps = REUSE if probe.epsilon <= EPSILON["float32"] else REUSE_NARROW
     reuse = ulps * probe.epsilon / line.unit
-    return replace(probe, truth=truth, line=replace(line, unrest={index: unrest}, reuse=reuse))
+    return replace(probe, line=replace(line, unrest={index: unrest}, reuse=reuse))
 
 
 def _equally_noisy(probes: Sequence[Probe]) -> list[Probe]:
