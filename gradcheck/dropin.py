@@ -75,7 +75,7 @@ def _excused(problem: Problem, finding: Finding, settings: Settings, atol: float
         if finding.check == "jvp"
         else _rows(problem, index)
     )
-    tolerance = settings.tolerance(problem.leaves[index].dtype)
+    tolerance = settings.tolerance(problem.leaves[index].digits)
     if not np.all(np.abs(claim - truth) <= atol + tolerance * np.abs(truth)):
         return finding
     off = float(np.max(np.abs(claim - truth), initial=0.0))

@@ -16,7 +16,7 @@ __all__ = ["Probe", "finest", "telling"]
 
 # Error bars, of the ladder alone, beyond which a mismatch is out of doubt.
 CLEARLY = 1e3
-FINEST = 2.0**-10  # the last step of a ladder's first four, in units of the leaf
+FINEST = 2.0**-11  # of the leaf's unit: just below the last of a ladder's first four steps
 
 # Roundings of the value that may be left of terms that cancel, as a difference sees them: at the
 # first steps, 2⁻⁷ of the leaf, one is 2⁷ of its slope.
@@ -94,15 +94,19 @@ class Probe:
 
     @property
     def is_clear(self) -> bool:
-        """Whether no noise can explain the mismatch: the steps of the ladder agree too well.
+        """Whether no noise can explain the mismatch: the first steps of the ladder agree too well.
 
         Eight values that scatter differ from a smooth curve by about their noise. That they do so
         by less than a thousandth of it happens once in a hundred ladders, of which the best of ten
-        extrapolations is taken; in three ladders, once in a million. Numbers like one that cancel
-        inside are rounded alike at all steps of a leaf that is small: that is no scatter.
+        extrapolations is taken; in three ladders, once in a million. Finer steps were needed where
+        the first did not agree; and numbers like one that cancel inside are rounded alike at all
+        steps of a leaf that is small: that is no scatter.
         """
-        hidden = SIGNIFICANCE * self.line.ulp / (FINEST * self.line.unit)
-        return self.is_smooth and self.excess > max(CLEARLY * self.sharp, hidden)
+        finest = min((step.h for step in self.truth.steps), default=0.0)
+        if not self.is_smooth or finest < FINEST * self.line.unit:
+            return False
+        hidden = SIGNIFICANCE * self.line.ulp / finest
+        return self.excess > max(CLEARLY * self.sharp, hidden)
 
     @property
     def is_smooth(self) -> bool:

@@ -50,16 +50,22 @@ class Leaf:
     path: str
     shape: tuple[int, ...]
     dtype: str  # "float64", "bfloat16", "complex64", ...
+    inside: str | None = None  # a narrower one that what depends on it is computed in
+
+    @property
+    def digits(self) -> str:
+        """The dtype whose digits its gradient has."""
+        return self.inside or self.dtype
 
     @property
     def epsilon(self) -> float:
-        """The spacing of the dtype's numbers at one: 2 ** -(mantissa bits)."""
-        return EPSILON[self.dtype]
+        """The spacing of the numbers at one that it has the digits of: 2 ** -(mantissa bits)."""
+        return EPSILON[self.digits]
 
     @property
     def tiny(self) -> float:
-        """The spacing of the dtype's subnormal numbers."""
-        return TINY[self.dtype]
+        """The spacing of the subnormal numbers of that dtype."""
+        return TINY[self.digits]
 
     def rounded(self, array: Array) -> Array:
         """Return `array` as the target will see it, in the engine's dtype."""
@@ -146,8 +152,8 @@ class Problem:
 
     @property
     def is_narrow(self) -> bool:
-        """Whether a leaf or an output has a dtype below float64."""
-        return any(leaf.dtype in WIDER for leaf in (*self.leaves, *self.outputs))
+        """Whether a leaf or an output has the digits of a dtype below float64."""
+        return any(leaf.digits in WIDER for leaf in (*self.leaves, *self.outputs))
 
 
 def in_float64(problem: Problem) -> tuple[Problem, Arrays] | None:

@@ -132,7 +132,7 @@ def _at(
             values = next(iter(answers.values())).arrays[: len(u)]
             bar = bar + 8 * coarsest.epsilon * natural(u, values, x)
         differences += _differences(arrays, bar, label.path)
-        tolerance = settings.tolerance(coarsest.dtype)
+        tolerance = settings.tolerance(coarsest.digits)
         wrong = _disagreeing(arrays, bar, tolerance)
         finding = _finding(label, arrays, bar, wrong, tolerance)
         if np.any(wrong):

@@ -7,7 +7,7 @@ come back as they were, and dropout draws the same mask at every step of a diffe
 
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import chain
@@ -20,6 +20,7 @@ from torch.autograd import forward_ad
 from gradcheck import trees
 from gradcheck.adapters.bridge import Bridge
 from gradcheck.adapters.randomness import same_randomness
+from gradcheck.adapters.torch_digits import Lifted, Watched
 from gradcheck.adapters.torch_modules import attributes_kept, module_of, out_of_reach, put
 from gradcheck.errors import InputError, Unsupported
 from gradcheck.problem import WIDER, Array, Arrays, Leaf, Problem, label
@@ -104,16 +105,34 @@ def problem_of_torch(
 def _first_run(posed: "Posed") -> tuple["Posed", list[tuple[str, torch.Tensor]]]:
     """The target as it runs: without a graph, or with one where it asks for a derivative itself.
 
-    A hook on a tensor, or `torch.autograd.grad` within the target, needs one.
+    A hook on a tensor, or `torch.autograd.grad` within the target, needs one. What it computes
+    with fewer digits than it takes is seen on the way.
     """
     try:
-        return posed, posed.ran(posed.point)
+        found = posed.ran(posed.point)
     except Exception as refusal:
-        recording = replace(posed, records=True)
+        posed = replace(posed, records=True)
         try:
-            return recording, recording.ran(posed.point)
+            found = posed.ran(posed.point)
         except Exception:  # then it was not for want of a graph
             raise refusal from None
+    return replace(posed, inside=_seen_inside(posed)), found
+
+
+def _seen_inside(posed: "Posed") -> dict[int, str]:
+    """Leaf -> the narrowest dtype that lies between it and the outputs, if narrower than both."""
+    widest = {
+        leaf: torch.finfo(tensor.dtype).eps for leaf, tensor in enumerate(posed.named.values())
+    }
+    try:
+        watched, outputs = posed.watched()
+    except Exception:  # whatever does not run while it is watched is not known inside
+        return {}
+    return {
+        k: str(dtype).removeprefix("torch.")
+        for k, dtype in watched.inside(outputs).items()
+        if torch.finfo(dtype).eps > (torch.finfo(torch.float64).eps if posed.wide else widest[k])
+    }
 
 
 def _problem(posed: "Posed", outputs: Sequence[Leaf], name: str | None) -> Problem:
@@ -122,11 +141,16 @@ def _problem(posed: "Posed", outputs: Sequence[Leaf], name: str | None) -> Probl
     target, called = posed.target, label(posed.target, name)
 
     def in_float64() -> Problem:
-        wide = replace(posed, wide=True)
-        found = wide.ran(wide.point)
+        wide, found = _first_run(replace(posed, wide=True, inside={}))
+        if wide.inside:  # not all of it: some is cast to a narrow dtype inside
+            wide = replace(wide, lifts=True, inside={})
+            found = wide.ran(wide.point)
         return _problem(wide, [BRIDGE.leaf(path, tensor) for path, tensor in found], name)
 
-    leaves = tuple(BRIDGE.leaf(path, tensor) for path, tensor in posed.named.items())
+    leaves = tuple(
+        replace(BRIDGE.leaf(path, tensor), inside=posed.inside.get(k))
+        for k, (path, tensor) in enumerate(posed.named.items())
+    )
     if posed.wide:
         leaves = tuple(replace(leaf, dtype=WIDER.get(leaf.dtype, leaf.dtype)) for leaf in leaves)
     return Problem(
@@ -159,6 +183,8 @@ class Posed:
     seed: int
     wide: bool = False
     records: bool = False  # whether the target runs only if autograd records it
+    lifts: bool = False  # whether what it casts to a narrow dtype inside stays in float64
+    inside: Mapping[int, str] = field(default_factory=dict)  # leaf -> a narrower dtype inside
     keeps_attributes: bool = True
     draws: dict[str, bool] = field(default_factory=dict)  # part of a run -> whether it was seen to
     # What the target is given in place of a copy of an input, parameter or buffer.
@@ -242,10 +268,13 @@ class Posed:
                 ),
                 "input",
             )
-            if isinstance(target, type):  # an autograd.Function
-                return _floating(target.apply(*arguments))  # type: ignore[attr-defined]
-            with self.standing(self.own(leaves) if own is None else own):
+            with self.standing(self.own(leaves) if own is None else own), self.lifting():
+                if isinstance(target, type):  # an autograd.Function
+                    return _floating(target.apply(*arguments))  # type: ignore[attr-defined]
                 return _floating(trees.called(target, arguments))
+
+    def lifting(self) -> AbstractContextManager[Any]:
+        return Lifted() if self.lifts else nullcontext()  # type: ignore[no-untyped-call]
 
     @contextmanager
     def seeded(self, part: str, seed: int) -> Iterator[None]:
@@ -265,6 +294,16 @@ class Posed:
     @torch.inference_mode(False)
     def value(self, point: Arrays) -> Arrays:
         return tuple(BRIDGE.out(tensor) for _, tensor in self.ran(point, shared=not self.writes))
+
+    @torch.inference_mode(False)
+    def watched(self) -> tuple[Watched, list[torch.Tensor]]:
+        """What was seen of a run from inside, and its outputs."""
+        with torch.set_grad_enabled(self.records):
+            leaves = self.tensors(self.point)
+            if self.records:
+                leaves = [tensor.requires_grad_() for tensor in leaves]
+            with Watched(leaves) as watched:
+                return watched, [tensor for _, tensor in self.run(leaves)]
 
     def ran(self, point: Arrays, *, shared: bool = False) -> list[tuple[str, torch.Tensor]]:
         """The floating outputs at `point`, recorded by autograd only if they must be."""
@@ -350,7 +389,7 @@ class Posed:
                 tensors, ws = zip(*pairs, strict=True)
                 if _raises_when_differentiated(tensors):
                     raise Unsupported("a function in the target is marked @once_differentiable")
-                with self.standing(own):
+                with self.standing(own), self.lifting():
                     found = torch.autograd.grad(tensors, [*leaves, *us], ws, allow_unused=True)
         return _arrays(found[: len(leaves)], point), _arrays(found[len(leaves) :], cotangents)
 
@@ -396,7 +435,7 @@ class Posed:
             return [None] * len(leaves)
         tensors, connected = zip(*pairs, strict=True)
         # Other random numbers than the forward pass had: a rule that draws its mask again is wrong.
-        with self.seeded("backward", self.seed + 1), self.standing(own):
+        with self.seeded("backward", self.seed + 1), self.standing(own), self.lifting():
             return torch.autograd.grad(
                 tensors,
                 leaves,

@@ -267,7 +267,7 @@ def _alone(
             unrest = pair.unrest(v, seen.excess, rng)
             bar += unrest
             if not seen.is_doubtful(bar) and seen.size:  # rounding: the target is held to that
-                rounded = settings.tolerance(coarsest.dtype, unrest / seen.size)
+                rounded = settings.tolerance(coarsest.digits, unrest / seen.size)
                 tolerance = max(tolerance, rounded)
         resolution = SIGNIFICANCE * bar / seen.size if seen.size else 0.0
         finding = replace(

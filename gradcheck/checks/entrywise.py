@@ -78,7 +78,7 @@ def compared(
         complaint: what is said of a leaf that fails.
     """
     coarsest = narrowest(leaf, outputs)
-    tolerance = settings.tolerance(coarsest.dtype)
+    tolerance = settings.tolerance(coarsest.digits)
     bar = ROUNDINGS * coarsest.epsilon * size
     whole = norm(size)
     with np.errstate(invalid="ignore"):
@@ -89,7 +89,7 @@ def compared(
         restless = unrest()
         bar = bar + restless + np.median(restless)
         if not np.any(wrong) and whole:  # then it was rounding, and the target is held to that
-            tolerance = settings.tolerance(coarsest.dtype, norm(restless) / whole)
+            tolerance = settings.tolerance(coarsest.digits, norm(restless) / whole)
         wrong &= ~(off <= SIGNIFICANCE * bar)
     resolution = SIGNIFICANCE * norm(bar) / whole if whole else 0.0
     verdict, message = Verdict.PASS, ""

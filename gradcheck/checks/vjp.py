@@ -162,7 +162,7 @@ def _at_point(
         Question(
             index=k,
             leaf=leaf,
-            tolerance=settings.tolerance(leaf.dtype),
+            tolerance=settings.tolerance(leaf.digits),
             oracle=f"finite differences, {leaf.dtype}",
         )
         for k, leaf in enumerate(problem.leaves)
@@ -249,7 +249,7 @@ def _second_opinion(
         return here
     if _narrowed(question, wide, narrow, formula, rng).verdict is not Verdict.PASS:
         return here
-    message = f"right in float64; of the value in {question.leaf.dtype} only rounding is left"
+    message = f"right in float64; of the value in {question.leaf.digits} only rounding is left"
     return replace(wide, message=message)
 
 
@@ -323,7 +323,7 @@ def _alone(
         if ripple >= min(RIPPLE.values()):  # seen along one line, it is along all
             probes = [_rippled(probe, ripple) for probe in probes]
         coarsest = _coarsest(leaf, problem.outputs)
-        question = replace(question, tolerance=settings.tolerance(coarsest.dtype, ripple))
+        question = replace(question, tolerance=settings.tolerance(coarsest.digits, ripple))
     outside = any(probe.is_outside(question.tolerance) for probe in probes)
     is_kink = any(probe.truth.kink > 0 for probe in probes) and not outside
     return _judge(question, probes, rng), is_kink

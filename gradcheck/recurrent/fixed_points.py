@@ -267,7 +267,7 @@ class Asked:
         rounding = leaf.epsilon * size**0.5
         bar = (max(row.left for row in rows) + unrest + rounding) / gap
         off = max(_relative(row.true[place], row.claimed[place]) for row in rows)
-        tolerance = self.settings.tolerance(leaf.dtype)
+        tolerance = self.settings.tolerance(leaf.digits)
         return Finding(
             check="implicit",
             leaf=leaf.path,

@@ -171,7 +171,7 @@ def judged(
         truncation: blocks that reach further back are zero, by declaration.
     """
     leaf, output = problem.leaves[x], problem.outputs[lags.output]
-    tolerance = settings.tolerance(max((leaf, output), key=lambda a: a.epsilon).dtype)
+    tolerance = settings.tolerance(max((leaf, output), key=lambda a: a.epsilon).digits)
     suspects = sorted(
         (b for b in _expected(lags.blocks, truncation) if b.is_suspect(tolerance)),
         key=lambda b: (abs(b.lag), b.t),

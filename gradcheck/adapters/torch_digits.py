@@ -1,0 +1,116 @@
+"""In which dtypes a target computes inside: which leaves lose digits there, and how not to.
+
+A layer that takes float64 may compute its softmax in float32. Its values are then a staircase, on
+which differences mean nothing, and its gradient has seven digits. Both are seen from the operators
+that run: a leaf whose influence on an output passes through a narrow tensor has the digits of that.
+Run with every narrow tensor cast to float64, the same target is the formula that it rounds.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+__all__ = ["Lifted", "Watched"]
+
+NARROW = (torch.float32, torch.float16, torch.bfloat16, torch.complex64)
+WIDE = {torch.complex64: torch.complex128}
+
+Marks = tuple[int, ...]  # sets of leaves, as bits: all, and those seen through each narrow dtype
+
+NOTHING: Marks = (0,) * (1 + len(NARROW))
+
+
+class Watched(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Follows the influence of `leaves` through the operators that run."""
+
+    def __init__(self, leaves: Sequence[torch.Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.marks: dict[int, Marks] = {}
+        self.kept: list[torch.Tensor] = list(leaves)  # no memory is used twice while it watches
+        for k, leaf in enumerate(leaves):
+            self._mark(leaf, (1 << k, *NOTHING[1:]))
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        given = [self.of(t) for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
+        marks = _union(given)
+        if marks[0]:
+            for tensor in tree_leaves(out):
+                if isinstance(tensor, torch.Tensor):
+                    self._mark(tensor, _through(tensor, marks))
+        return out
+
+    def of(self, tensor: torch.Tensor) -> Marks:
+        return self.marks.get(_place(tensor), NOTHING)
+
+    def inside(self, outputs: Sequence[torch.Tensor]) -> dict[int, torch.dtype]:
+        """The narrowest dtype through which each leaf reaches the outputs, if one is narrow."""
+        marks = _union([self.of(output) for output in outputs])
+        found: dict[int, torch.dtype] = {}
+        for k in range(marks[0].bit_length()):
+            through = [d for d, bits in zip(NARROW, marks[1:], strict=True) if bits >> k & 1]
+            if through:
+                found[k] = max(through, key=lambda dtype: torch.finfo(dtype).eps)
+        return found
+
+    def _mark(self, tensor: torch.Tensor, marks: Marks) -> None:
+        if (place := _place(tensor)) and any(marks):
+            self.kept.append(tensor)
+            self.marks[place] = _union([self.marks.get(place, NOTHING), marks])
+
+
+def _through(tensor: torch.Tensor, marks: Marks) -> Marks:
+    """The marks of what an operator makes of tensors with `marks`; integers pass nothing on."""
+    if not (tensor.is_floating_point() or tensor.is_complex()):
+        return NOTHING
+    return (
+        marks[0],
+        *(
+            marks[0] if tensor.dtype is dtype else bits
+            for dtype, bits in zip(NARROW, marks[1:], strict=True)
+        ),
+    )
+
+
+def _union(many: Sequence[Marks]) -> Marks:
+    total = list(NOTHING)
+    for marks in many:
+        total = [a | b for a, b in zip(total, marks, strict=True)]
+    return tuple(total)
+
+
+def _place(tensor: torch.Tensor) -> int:
+    """Where a tensor lies: what is written into a view is written into its base."""
+    with suppress(RuntimeError, NotImplementedError):  # sparse, or without a storage
+        return tensor.untyped_storage().data_ptr()
+    return 0
+
+
+class Lifted(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Casts every narrow tensor that meets an operator to float64, and asks for none."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        # Random numbers of another dtype are other numbers.
+        draws = torch.Tag.nondeterministic_seeded in getattr(func, "tags", ())
+        up: Callable[[Any], Any] = _tensor_up if draws else _up
+        return tree_map(_tensor_up, func(*tree_map(up, args), **tree_map(up, kwargs or {})))
+
+
+def _up(value: Any) -> Any:
+    if isinstance(value, torch.dtype):
+        return WIDE.get(value, torch.float64) if value in NARROW else value
+    return _tensor_up(value)
+
+
+def _tensor_up(value: Any) -> Any:
+    if isinstance(value, torch.Tensor) and value.dtype in NARROW:
+        return value.to(WIDE.get(value.dtype, torch.float64))
+    return value
