@@ -123,11 +123,13 @@ class Probe:
         """
         line = self.line
         value = norm(np.array([norm(u * f) for u, f in zip(line.u, line.centre, strict=True)]))
-        blur = self.bar * line.unit
-        few = SIGNIFICANCE * self.bar if blur <= CANCELLED * self.epsilon * value else 0.0
+        blur, epsilon = self.bar * line.unit, max(self.epsilon, line.coarseness)
+        few = SIGNIFICANCE * epsilon * value / line.unit
+        if blur <= CANCELLED * epsilon * value:
+            few = max(few, SIGNIFICANCE * self.bar)
         claims_zero = line.size <= max(SIGNIFICANCE * line.doubt, few)
         is_zero = abs(self.truth.slope) <= SIGNIFICANCE * self.bar
-        return claims_zero and is_zero and blur <= self.epsilon**0.5 * value
+        return claims_zero and is_zero and blur <= epsilon**0.5 * value
 
     @cached_property
     def resolution(self) -> float:

@@ -46,7 +46,8 @@ FIRST, FINER, COARSER = 7, (12, 17, 22, 27), (5, 3, 1, -3, -7, -11, -15)
 
 # Steps are no powers of two: x + h would be rounded away in the same manner on both sides wherever
 # it is added to something larger, and a rounding that is always the same is one that nobody sees.
-OFF_GRID = 0.87
+# Nor may it halve with the step: the binary digits of two thirds, 0.101010..., alternate.
+OFF_GRID = 2 / 3
 
 # The bar, relative to the slope's size, at which the ladder stops: one wrong entry of 10⁶ that is
 # off by 1e-5 still stands out. Within a flight, another rung is cheap and makes a smooth slope as
@@ -233,12 +234,13 @@ def _verdict(line: Line, flights: Sequence[Flight], ripple: float = 0.0) -> Esti
     """The best flight's slope; or the kink, or the jump, that the finest rungs still show."""
     best, last = min(flights, key=lambda f: f.bar), min(flights, key=lambda f: f.samples[-1].h)
     weight = best.weight if isfinite(best.bar) else 0.0
+    near = flights[0].weight if weight else 0.0  # a far step makes outputs, and not noise, larger
     common = Estimate(
         slope=best.slope,
         error_bar=max(best.bar, best.stillness),
         noise=best.rounding,
         level=max(best.level, best.hidden),
-        ripple=ripple / weight if weight else 0.0,
+        ripple=ripple / near if near else 0.0,
         weight=weight,
         standing=best.samples[0].standing,
         steps=tuple(step for flight in flights for step in _steps(flight, line.slope)),

@@ -40,7 +40,7 @@ SMOOTH: list[tuple[str, Function, Any, float, float]] = [
     ("exp at 20", np.exp, 20.0, np.exp(20), 1e-9),
     ("reciprocal at 3e-6", lambda x: 1 / x, 3e-6, -1 / 3e-6**2, 1e-9),
     ("1e6 + sin", lambda x: 1e6 + np.sin(x), 0.7, np.cos(0.7), 1e-7),
-    ("1e12 + x", lambda x: 1e12 + x, 0.7, 1.0, 1e-7),
+    ("1e12 + x", lambda x: 1e12 + x, 0.7, 1.0, 2e-7),
     ("sin 200 x", lambda x: np.sin(200 * x), 0.7, 200 * np.cos(140), 1e-9),
     ("1e-10 sin", lambda x: 1e-10 * np.sin(x), 0.7, 1e-10 * np.cos(0.7), 1e-11),
     ("sqrt at 1e-12", np.sqrt, 1e-12, 0.5e6, 1e-9),
