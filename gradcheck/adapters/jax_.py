@@ -17,6 +17,7 @@ from jax.extend.core import jaxpr_as_fun
 from jax.tree_util import keystr, tree_flatten_with_path, tree_unflatten
 
 from gradcheck import trees
+from gradcheck.adapters import jax_digits as digits
 from gradcheck.adapters.bridge import Bridge
 from gradcheck.errors import InputError, Unsupported
 from gradcheck.problem import EPSILON, WIDER, Array, Arrays, Leaf, Problem, label, norm
@@ -97,10 +98,16 @@ def _problem(posed: "Posed", outputs: tuple[Leaf, ...], name: str | None) -> Pro
 
     def in_float64() -> Problem:
         wide = replace(posed, x64=True, wide=True)
+        if wide.inside:  # not all of it: some is cast to a narrow dtype inside
+            wide = replace(wide, lifts=True)
         widened = zip(outputs, wide.value(wide.point), strict=True)
         return _problem(wide, tuple(replace(y, dtype=v.dtype.name) for y, v in widened), name)
 
-    leaves = tuple(BRIDGE.leaf(path, posed.values[k]) for k, path in posed.chosen.items())
+    inside = {} if posed.wide else posed.inside
+    leaves = tuple(
+        replace(BRIDGE.leaf(path, posed.values[k]), inside=inside.get(position))
+        for position, (k, path) in enumerate(posed.chosen.items())
+    )
     if posed.wide:
         leaves = tuple(replace(leaf, dtype=WIDER.get(leaf.dtype, leaf.dtype)) for leaf in leaves)
     return Problem(
@@ -137,6 +144,7 @@ class Posed:
     chosen: Mapping[int, str]
     x64: bool  # whether 64-bit types are on
     wide: bool = False  # whether the leaves keep the dtype of the engine's arrays
+    lifts: bool = False  # whether what it casts to a narrow dtype inside stays in float64
 
     @cached_property
     def point(self) -> Arrays:
@@ -167,8 +175,21 @@ class Posed:
         return [cross(x, self.values[k]) for x, k in zip(point, self.chosen, strict=True)]
 
     @cached_property
+    def jaxpr(self) -> Any | None:
+        """What the target computes; None where it cannot be traced."""
+        with precision(self.x64):
+            return _traced(self.f, self.arrays(self.point))
+
+    @property
+    def inside(self) -> dict[int, str]:
+        """Leaf -> a narrower dtype that lies between it and the outputs."""
+        return {} if self.jaxpr is None else digits.inside(self.jaxpr)
+
+    @cached_property
     def traced(self) -> Any:
-        return _traced(self.f, self.arrays(self.point))
+        if self.jaxpr is None:
+            return self.f
+        return digits.lifted(self.jaxpr) if self.lifts else jaxpr_as_fun(self.jaxpr)
 
     def value(self, point: Arrays) -> Arrays:
         with precision(self.x64):
@@ -183,11 +204,20 @@ class Posed:
 
     @cached_property
     def pulled(self) -> "Repeated":
-        return self._repeated(lambda xs, us: jax.vjp(self.f, *xs)[1](us))
+        return self._repeated(self._lifted if self.lifts else self._pulled)
+
+    def _pulled(self, xs: Any, us: Any) -> Any:
+        return jax.vjp(self.f, *xs)[1](us)
+
+    def _lifted(self, xs: Any, us: Any) -> Any:
+        """The same, by the rules that the target has: they are resolved in the jaxpr of its VJP."""
+        outputs = jax.eval_shape(self.f, *xs)
+        narrow = [u.astype(y.dtype) for u, y in zip(us, outputs, strict=True)]
+        return digits.lifted(jax.make_jaxpr(lambda *xs: self._pulled(xs, narrow))(*xs))(*xs)
 
     def _repeated(self, run: Callable[..., Any]) -> "Repeated":
         """`run`, compiled when it pays; not where the target could not be traced."""
-        return Repeated(run, patience=PATIENCE if self.traced != self.f else None)
+        return Repeated(run, patience=None if self.jaxpr is None else PATIENCE)
 
     def conjugated(self, cotangents: Arrays) -> list[Any]:
         """The engine's cotangents as JAX's, in the dtypes of the outputs."""
@@ -317,19 +347,19 @@ REFUSALS = (
 )
 
 
-def _traced(f: Any, xs: list[Any]) -> Any:
-    """`f` as what it computes, so that a scan inside is not compiled again at every call.
+def _traced(f: Any, xs: list[Any]) -> Any | None:
+    """The jaxpr of `f`, run in its place: a scan inside is not compiled again at every call.
 
     A function that branches on values, or is not the same twice, cannot be traced and stays as
     it is.
     """
     try:
-        closed = jaxpr_as_fun(jax.make_jaxpr(f)(*xs))
-        pairs = zip(f(*xs), closed(*xs), strict=True)
+        closed = jax.make_jaxpr(f)(*xs)
+        pairs = zip(f(*xs), jaxpr_as_fun(closed)(*xs), strict=True)
         same = all(_agree(np.asarray(a), np.asarray(b)) for a, b in pairs)
     except Exception:  # a tracer's error, or the target's own, which then shows in the value
-        return f
-    return closed if same else f
+        return None
+    return closed if same else None
 
 
 def _agree(a: Array, b: Array) -> bool:

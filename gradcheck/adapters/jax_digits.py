@@ -1,0 +1,202 @@
+"""In which dtypes a JAX target computes inside: which leaves lose digits there, and how not to.
+
+As in PyTorch (`torch_digits`), but of the jaxpr: nothing runs to see it. Evaluated equation by
+equation with every narrow array cast to float64, a jaxpr is the formula that it rounds.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial, reduce
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import Literal
+
+from gradcheck.errors import Unsupported
+from gradcheck.problem import EPSILON, WIDER
+
+__all__ = ["inside", "lifted"]
+
+NARROW = tuple(WIDER)
+
+Marks = tuple[int, ...]  # sets of leaves, as bits: all, and those seen through each narrow dtype
+
+NOTHING: Marks = (0,) * (1 + len(NARROW))
+
+# What only calls another jaxpr; a custom rule is its primal, and in a VJP it is resolved already.
+CALLS = ("jit", "pjit", "closed_call", "remat2", "checkpoint", "custom_jvp_call", "custom_vjp_call")
+
+
+def inside(closed: Any) -> dict[int, str]:
+    """Return, by input, the narrowest dtype through which it reaches an output; None is left out.
+
+    Narrow are the dtypes below that of the input.
+    """
+    inputs = closed.jaxpr.invars
+    marks = [(1 << k, *NOTHING[1:]) for k in range(len(inputs))]
+    reached = _union(_walked(closed.jaxpr, marks))
+    found = {}
+    for k, variable in enumerate(inputs):
+        own = EPSILON.get(_dtype(variable), 1.0)
+        through = [
+            dtype
+            for dtype, bits in zip(NARROW, reached[1:], strict=True)
+            if bits >> k & 1 and EPSILON[dtype] > own
+        ]
+        if through:
+            found[k] = max(through, key=lambda dtype: EPSILON[dtype])
+    return found
+
+
+def _walked(jaxpr: Any, marks: Sequence[Marks]) -> list[Marks]:
+    """The marks of the outputs of `jaxpr`, given those of its inputs."""
+    known = dict(zip(jaxpr.invars, marks, strict=True))
+
+    def of(atom: Any) -> Marks:
+        return NOTHING if isinstance(atom, Literal) else known.get(atom, NOTHING)
+
+    for equation in jaxpr.eqns:
+        given = [of(atom) for atom in equation.invars]
+        calls = equation.primitive.name in CALLS and list(_inner(equation))
+        if calls and len(calls[0].invars) == len(given):
+            outputs = _walked(calls[0], given)
+        else:
+            total = _union(given)
+            for within in _inner(equation):  # a loop or a branch: whatever is narrow in it counts
+                narrow = {_dtype(v) for e in within.eqns for v in e.outvars}
+                total = _seen(total, narrow)
+            outputs = [total] * len(equation.outvars)
+        for variable, mark in zip(equation.outvars, outputs, strict=True):
+            known[variable] = _seen(mark, {_dtype(variable)}) if _floats(variable) else NOTHING
+    return [of(atom) for atom in jaxpr.outvars]
+
+
+def _inner(equation: Any) -> Iterator[Any]:
+    """The jaxprs that an equation holds."""
+    for value in equation.params.values():
+        for item in value if isinstance(value, tuple | list) else (value,):
+            found = getattr(item, "jaxpr", item)
+            if hasattr(found, "eqns"):
+                yield found
+
+
+def _seen(marks: Marks, dtypes: set[str]) -> Marks:
+    narrow = (
+        marks[0] if dtype in dtypes else bits for dtype, bits in zip(NARROW, marks[1:], strict=True)
+    )
+    return (marks[0], *narrow)
+
+
+def _union(many: Sequence[Marks]) -> Marks:
+    return reduce(
+        lambda one, other: tuple(a | b for a, b in zip(one, other, strict=True)), many, NOTHING
+    )
+
+
+def _dtype(variable: Any) -> str:
+    return str(getattr(getattr(variable, "aval", None), "dtype", ""))
+
+
+def _floats(variable: Any) -> bool:
+    return _dtype(variable) in EPSILON
+
+
+def lifted(closed: Any) -> Callable[..., list[Any]]:
+    """Return what `closed` computes, with every narrow array in float64.
+
+    Raises, when called:
+        Unsupported: an equation holds a jaxpr and is no call, loop or branch.
+    """
+    return partial(_evaluated, closed.jaxpr, closed.consts)
+
+
+def _evaluated(jaxpr: Any, consts: Sequence[Any], *inputs: Any) -> list[Any]:
+    known = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *inputs], strict=True))
+
+    def value(atom: Any) -> Any:
+        return _up(atom.val if isinstance(atom, Literal) else known[atom])
+
+    for equation in jaxpr.eqns:
+        outputs = _stepped(equation, [value(atom) for atom in equation.invars])
+        known.update(zip(equation.outvars, outputs, strict=True))
+    return [value(atom) for atom in jaxpr.outvars]
+
+
+def _stepped(equation: Any, given: list[Any]) -> Sequence[Any]:
+    name, params = equation.primitive.name, equation.params
+    if name in CALLS:
+        return _closed(params.get("jaxpr", params.get("call_jaxpr")), *given)
+    if name == "scan":
+        return _scanned(params, given)
+    if name == "while":
+        return _looped(params, given)
+    if name == "cond":
+        index, *operands = given
+        branches = [partial(_closed, branch) for branch in params["branches"]]
+        return list(jax.lax.switch(index, branches, *operands))
+    if list(_inner(equation)) and name not in REDUCTIONS:
+        raise Unsupported(f"{name} holds a jaxpr")
+    if name == "reduce_precision":
+        return given[:1]
+    if name != "bitcast_convert_type":  # how random bits become numbers
+        params = {key: _wide(value) for key, value in params.items()}
+    functions, params = _bind_params(equation.primitive, params)
+    outputs = equation.primitive.bind(*functions, *given, **params)
+    return list(outputs) if equation.primitive.multiple_results else [outputs]
+
+
+# They hold the jaxpr of what they reduce by, of scalars: it is traced for a dtype.
+REDUCTIONS = ("scatter-add", "scatter", "scatter_mul", "scatter_min", "scatter_max", "argsort")
+
+
+def _bind_params(primitive: Any, params: Any) -> tuple[Any, Any]:
+    found = primitive.get_bind_params(params)
+    return found if isinstance(found, tuple) else ((), found)  # by version
+
+
+def _closed(inner: Any, *given: Any) -> list[Any]:
+    jaxpr, consts = (inner.jaxpr, inner.consts) if hasattr(inner, "consts") else (inner, ())
+    return _evaluated(jaxpr, consts, *given)
+
+
+def _scanned(params: Any, given: list[Any]) -> list[Any]:
+    fixed, carried = params["num_consts"], params["num_carry"]
+    consts, carry, rows = given[:fixed], given[fixed : fixed + carried], given[fixed + carried :]
+
+    def body(carry: Any, row: Any) -> tuple[list[Any], list[Any]]:
+        found = _closed(params["jaxpr"], *consts, *carry, *row)
+        return found[:carried], found[carried:]
+
+    carry, stacked = jax.lax.scan(
+        body, list(carry), list(rows), length=params["length"], reverse=params["reverse"]
+    )
+    return [*carry, *stacked]
+
+
+def _looped(params: Any, given: list[Any]) -> list[Any]:
+    first, second = params["cond_nconsts"], params["body_nconsts"]
+    of_cond, of_body, start = (
+        given[:first],
+        given[first : first + second],
+        given[first + second :],
+    )
+    return list(
+        jax.lax.while_loop(
+            lambda state: _closed(params["cond_jaxpr"], *of_cond, *state)[0],
+            lambda state: _closed(params["body_jaxpr"], *of_body, *state),
+            start,
+        )
+    )
+
+
+def _up(array: Any) -> Any:
+    wide = WIDER.get(str(getattr(array, "dtype", "")))
+    return array if wide is None else jnp.asarray(array).astype(wide)
+
+
+def _wide(value: Any) -> Any:
+    """A parameter of an equation, float64 where it asks for a narrow dtype."""
+    if isinstance(value, np.dtype | type) and (wide := WIDER.get(str(np.dtype(value)))):
+        return np.dtype(wide)
+    return value
