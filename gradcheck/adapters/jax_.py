@@ -189,7 +189,8 @@ class Posed:
     def traced(self) -> Any:
         if self.jaxpr is None:
             return self.f
-        return digits.lifted(self.jaxpr) if self.lifts else jaxpr_as_fun(self.jaxpr)
+        # A loop that is lifted is a new one at every call, and compiled again.
+        return jax.jit(digits.lifted(self.jaxpr)) if self.lifts else jaxpr_as_fun(self.jaxpr)
 
     def value(self, point: Arrays) -> Arrays:
         with precision(self.x64):
@@ -203,8 +204,8 @@ class Posed:
             return _gradients(self.pulled(self.arrays(point), self.conjugated(cotangents)))
 
     @cached_property
-    def pulled(self) -> "Repeated":
-        return self._repeated(self._lifted if self.lifts else self._pulled)
+    def pulled(self) -> Callable[..., Any]:
+        return jax.jit(self._lifted) if self.lifts else self._repeated(self._pulled)
 
     def _pulled(self, xs: Any, us: Any) -> Any:
         return jax.vjp(self.f, *xs)[1](us)

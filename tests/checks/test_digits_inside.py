@@ -112,7 +112,7 @@ def test_a_wrong_one_does_not(name: str) -> None:
     assert gradcheck.check(wrong, x).verdict is Verdict.FAIL
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", SEEDS[:2])
 @pytest.mark.parametrize("name", JAX_LAYERS)
 def test_a_right_gradient_passes_in_jax(name: str, seed: int) -> None:
     x = np.random.default_rng(seed).standard_normal((3, 4))
