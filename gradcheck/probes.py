@@ -127,6 +127,7 @@ class Line:
     reuse: float = 0.0  # the same, for a size of one of the outputs that move
     floor: float = 0.0  # noise of φ that is known beforehand: the spread of repeated evaluations
     ripple: float = 0.0  # noise, relative to the outputs that move, that was found elsewhere
+    known: dict[float, Arrays] | None = None  # f along `v`, which other cotangents may ask for too
 
     @cached_property
     def extents(self) -> Mapping[int, float]:
@@ -178,7 +179,11 @@ class Line:
 
     def at(self, t: float) -> Arrays:
         """Return f(x + t v)."""
-        return self.values(self.moved(t))
+        if self.known is None:
+            return self.values(self.moved(t))
+        if t not in self.known:
+            self.known[t] = self.values(self.moved(t))
+        return self.known[t]
 
     def moved(self, t: float) -> Mapping[int, Array]:
         """Return the moved leaves at x + t v, rounded to their dtypes."""
@@ -222,8 +227,7 @@ class Line:
 
     def sample(self, h: float) -> Sample:
         """Return the central difference at step `h`, and what goes with it."""
-        right, left = self.moved(h), self.moved(-h)
-        above, below = self.values(right), self.values(left)
+        above, below = self.at(h), self.at(-h)
         central = fold = crease = rounding = weight = standing = 0.0
         moving = 0
         parts = zip(self.u, above, below, self.centre, self.problem.outputs, strict=True)
@@ -247,6 +251,7 @@ class Line:
         if self.is_exact(h):
             rounding = hypot(rounding, self.slack)
         else:  # rounding moved the leaves by `right - left` instead of 2 h v
+            right, left = self.moved(h), self.moved(-h)
             shift = sum(
                 inner(self.gradients[index], _difference(right[index], left[index]) - 2 * h * v)
                 for index, v in self.v.items()

@@ -103,36 +103,23 @@ def problem_of_torch(
 
 
 def _first_run(posed: "Posed") -> tuple["Posed", list[tuple[str, torch.Tensor]]]:
-    """The target as it runs: without a graph, or with one where it asks for a derivative itself.
+    """The target as it runs, and what is seen of it on the way.
 
-    A hook on a tensor, or `torch.autograd.grad` within the target, needs one. What it computes
-    with fewer digits than it takes is seen on the way.
+    It runs without a graph, or with one where it asks for a derivative itself: a hook on a tensor,
+    or `torch.autograd.grad` within the target, needs one. What cannot be watched is not known.
     """
-    try:
-        found = posed.ran(posed.point)
-    except Exception as refusal:
-        posed = replace(posed, records=True)
+    refusals = []
+    for attempt in (
+        posed.watched,
+        posed.unwatched,
+        replace(posed, records=True).watched,
+        replace(posed, records=True).unwatched,
+    ):
         try:
-            found = posed.ran(posed.point)
-        except Exception:  # then it was not for want of a graph
-            raise refusal from None
-    return replace(posed, inside=_seen_inside(posed)), found
-
-
-def _seen_inside(posed: "Posed") -> dict[int, str]:
-    """Leaf -> the narrowest dtype that lies between it and the outputs, if narrower than both."""
-    widest = {
-        leaf: torch.finfo(tensor.dtype).eps for leaf, tensor in enumerate(posed.named.values())
-    }
-    try:
-        watched, outputs = posed.watched()
-    except Exception:  # whatever does not run while it is watched is not known inside
-        return {}
-    return {
-        k: str(dtype).removeprefix("torch.")
-        for k, dtype in watched.inside(outputs).items()
-        if torch.finfo(dtype).eps > (torch.finfo(torch.float64).eps if posed.wide else widest[k])
-    }
+            return attempt()
+        except Exception as refusal:  # whatever the target raises
+            refusals.append(refusal)
+    raise refusals[1]  # it was not for want of a graph
 
 
 def _problem(posed: "Posed", outputs: Sequence[Leaf], name: str | None) -> Problem:
@@ -185,6 +172,7 @@ class Posed:
     records: bool = False  # whether the target runs only if autograd records it
     lifts: bool = False  # whether what it casts to a narrow dtype inside stays in float64
     inside: Mapping[int, str] = field(default_factory=dict)  # leaf -> a narrower dtype inside
+    writes: bool = True  # whether the target may write into its leaves: they are copied for a run
     keeps_attributes: bool = True
     draws: dict[str, bool] = field(default_factory=dict)  # part of a run -> whether it was seen to
     # What the target is given in place of a copy of an input, parameter or buffer.
@@ -296,14 +284,30 @@ class Posed:
         return tuple(BRIDGE.out(tensor) for _, tensor in self.ran(point, shared=not self.writes))
 
     @torch.inference_mode(False)
-    def watched(self) -> tuple[Watched, list[torch.Tensor]]:
-        """What was seen of a run from inside, and its outputs."""
+    def watched(self) -> tuple["Posed", list[tuple[str, torch.Tensor]]]:
+        """This, with what was seen of a run from inside; and its outputs."""
         with torch.set_grad_enabled(self.records):
             leaves = self.tensors(self.point)
             if self.records:
                 leaves = [tensor.requires_grad_() for tensor in leaves]
+            copies = [tensor.clone() for tensor in leaves]
             with Watched(leaves) as watched:
-                return watched, [tensor for _, tensor in self.run(leaves)]
+                found = self.run(leaves, shared=not self.records)
+        pairs = zip(leaves, copies, strict=True)
+        writes = self.records or not all(
+            torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in pairs
+        )
+        narrowest = watched.inside([tensor for _, tensor in found])
+        inside = {
+            k: str(dtype).removeprefix("torch.")
+            for k, dtype in narrowest.items()
+            if torch.finfo(dtype).eps > torch.finfo(leaves[k].dtype).eps
+        }
+        return replace(self, inside=inside, writes=writes), found
+
+    def unwatched(self) -> tuple["Posed", list[tuple[str, torch.Tensor]]]:
+        """This, of which nothing was seen; and its outputs."""
+        return self, self.ran(self.point)
 
     def ran(self, point: Arrays, *, shared: bool = False) -> list[tuple[str, torch.Tensor]]:
         """The floating outputs at `point`, recorded by autograd only if they must be."""
@@ -312,19 +316,6 @@ class Posed:
             if self.records:
                 leaves = [tensor.requires_grad_() for tensor in leaves]
             return self.run(leaves, shared=shared)
-
-    @cached_property
-    @torch.inference_mode(False)
-    def writes(self) -> bool:
-        """Whether the target writes into its leaves: they are then copied for every run."""
-        if self.records:  # a leaf that requires a gradient may not be written into
-            return True
-        leaves = self.tensors(self.point)
-        copies = [tensor.clone() for tensor in leaves]
-        with torch.no_grad():
-            self.run(leaves, shared=True)
-        pairs = zip(leaves, copies, strict=True)
-        return not all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in pairs)
 
     @torch.inference_mode(False)
     def vjp(self, point: Arrays, cotangents: Arrays) -> Arrays:

@@ -39,9 +39,10 @@ REUSE, REUSE_NARROW = 16.0, 2.0
 # wrong as a whole, as when both of two tied maxima get the cotangent, shows in half of them.
 AGAIN = 3
 
-# Two probes are enough where each resolves a hundredth of the tolerance: an error of its size
-# hides from both with probability 1e-4, and one ten times larger with 1e-6.
-SHARP = 1e-2
+# A direction is enough when an error of the size of the tolerance hides from it with a probability
+# of 1e-4: its resolution over the tolerance. It is looked at through two cotangents, as a rule may
+# keep the first that it was given.
+HIDING, COTANGENTS = 1e-4, 2
 
 # How far a path goes, in units of the leaf's size. The longer ones are for leaves that are small
 # beside the scale on which the value changes (1 - cos x at 1e-8), and for noise below the rounding
@@ -266,15 +267,21 @@ def _joint(
         return ()
     leaves, point = case.problem.leaves, case.problem.point
     probes: list[Probe] = []
+    v: dict[int, Array] = {}
+    known: dict[float, Arrays] = {}
     for k in range(len(case.draws)):
-        v = {q.index: direction(rng, leaves[q.index]) * scale(point[q.index]) for q in live}
-        line = case.line(k, v)
+        if k % COTANGENTS == 0:
+            v = {q.index: direction(rng, leaves[q.index]) * scale(point[q.index]) for q in live}
+            known = {}
+        line = replace(case.line(k, v), known=known)
         epsilon = max(case.epsilon(q.index) for q in live)
         truth = ladder.estimate(line)
         probes.append(Probe(index=live[0].index, epsilon=epsilon, line=line, truth=truth))
         views = [replace(probe, index=q.index) for probe in probes for q in live]
-        sharp = all(v.resolution <= SHARP * live[0].tolerance for v in views)
-        if probes[-1].is_significant or not probes[-1].is_smooth or (len(probes) > 1 and sharp):
+        sharp = all(view.resolution <= HIDING * live[0].tolerance for view in views)
+        if probes[-1].is_significant or not probes[-1].is_smooth:
+            break
+        if len(probes) == COTANGENTS and sharp:
             break
     return tuple(probes)
 

@@ -39,6 +39,8 @@ DEFAULT = tuple(key for key, check in CHECKS.items() if check.by_default)
 # What is asked of a cell at one step; its VJP is asked through time.
 OF_CELL = tuple(key for key in DEFAULT if key != "vjp")
 
+SECONDARY = ("output", "memory", "length")
+
 
 def check_sequence(
     target: Any,
@@ -108,7 +110,8 @@ def check_sequence(
         return unposed(label(target, name), error, settings)
     asked = Asked(form=form, settings=settings, chunk=chunk, truncation=truncation)
     questions = asked.questions()
-    return conducted(form.whole, settings, questions, meter, asked={"vjp", *asked.own()})
+    result = conducted(form.whole, settings, questions, meter, asked={"vjp", *asked.own()})
+    return _but_open(result)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -317,3 +320,19 @@ def _placed(finding: Finding, check: str, where: str) -> Finding:
     silent = finding.verdict is Verdict.PASS and not finding.message
     message = finding.message if silent or not where else f"{where}: {finding.message}"
     return replace(finding, check=check, message=message)
+
+
+def _but_open(result: CheckResult) -> CheckResult:
+    """What is too small to be seen through one output, or at one length, is said and left open.
+
+    The last state depends on the first by as little as is left after all steps.
+    """
+    open_ = [
+        f for f in result.findings if f.verdict is Verdict.INCONCLUSIVE and f.check in SECONDARY
+    ]
+    said = (f"{f.check} at {f.leaf}: {f.message}" for f in open_)
+    return replace(
+        result,
+        findings=tuple(f for f in result.findings if f not in open_),
+        not_checked=(*result.not_checked, *said),
+    )

@@ -126,7 +126,7 @@ def test_gradients_that_two_leaves_exchanged_fail() -> None:
 
 
 def _posed(target: Any, x: torch.Tensor) -> Posed:
-    return Posed(target=target, inputs=(x,), named={"input[0]": x}, seed=0)
+    return Posed(target=target, inputs=(x,), named={"input[0]": x}, seed=0).watched()[0]
 
 
 def _written(x: torch.Tensor) -> torch.Tensor:

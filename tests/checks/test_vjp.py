@@ -287,13 +287,13 @@ def test_a_leaf_that_no_output_depends_on_passes_as_vacuous() -> None:
     assert "vacuous" in finding.message
 
 
-def test_two_probes_of_all_leaves_settle_a_float64_layer() -> None:
+def test_one_direction_of_all_leaves_settles_a_float64_layer() -> None:
     layer, x = torch.nn.Linear(8, 5, dtype=torch.float64), torch.from_numpy(X[:, :8].copy())
 
     evaluations = check(layer, x).evaluations
 
     assert evaluations.vjp == 2
-    assert evaluations.forward == 2 * 4 + 2
+    assert evaluations.forward == 4 + 2
 
 
 def test_an_error_is_told_in_words() -> None:

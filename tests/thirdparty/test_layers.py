@@ -14,6 +14,7 @@ import torch
 import gradcheck
 from tests.thirdparty.layers import LAYERS, Built
 
+
 @pytest.mark.filterwarnings("ignore")  # theirs
 @pytest.mark.parametrize("build", LAYERS.values(), ids=LAYERS)
 def test_a_published_layer_passes(build: Callable[[], Built]) -> None:
