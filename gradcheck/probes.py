@@ -6,7 +6,7 @@ oracle can estimate in its own way.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from math import hypot
 
@@ -16,7 +16,17 @@ from gradcheck.errors import GradcheckError
 from gradcheck.problem import EPSILON, Array, Arrays, Leaf, Problem, inner, norm
 from gradcheck.settings import RIPPLE
 
-__all__ = ["Line", "Sample", "cotangent", "direction", "disturbed", "nudged", "relative", "scale"]
+__all__ = [
+    "Beside",
+    "Line",
+    "Sample",
+    "cotangent",
+    "direction",
+    "disturbed",
+    "nudged",
+    "relative",
+    "scale",
+]
 
 
 def cotangent(rng: np.random.Generator, outputs: tuple[Leaf, ...]) -> Arrays:
@@ -127,7 +137,7 @@ class Line:
     reuse: float = 0.0  # the same, for a size of one of the outputs that move
     floor: float = 0.0  # noise of φ that is known beforehand: the spread of repeated evaluations
     ripple: float = 0.0  # noise, relative to the outputs that move, that was found elsewhere
-    known: dict[float, Arrays] | None = None  # f along `v`, which other cotangents may ask for too
+    beside: "Beside | None" = None  # the same direction, seen through other cotangents too
 
     @cached_property
     def extents(self) -> Mapping[int, float]:
@@ -179,11 +189,7 @@ class Line:
 
     def at(self, t: float) -> Arrays:
         """Return f(x + t v)."""
-        if self.known is None:
-            return self.values(self.moved(t))
-        if t not in self.known:
-            self.known[t] = self.values(self.moved(t))
-        return self.known[t]
+        return self.values(self.moved(t))
 
     def moved(self, t: float) -> Mapping[int, Array]:
         """Return the moved leaves at x + t v, rounded to their dtypes."""
@@ -227,7 +233,12 @@ class Line:
 
     def sample(self, h: float) -> Sample:
         """Return the central difference at step `h`, and what goes with it."""
-        above, below = self.at(h), self.at(-h)
+        if self.beside is not None:
+            return self.beside.sample(self, h)
+        return self.sampled(h, self.at(h), self.at(-h))
+
+    def sampled(self, h: float, above: Arrays, below: Arrays) -> Sample:
+        """Return the sample at step `h`, given f(x + h v) and f(x - h v)."""
         central = fold = crease = rounding = weight = standing = 0.0
         moving = 0
         parts = zip(self.u, above, below, self.centre, self.problem.outputs, strict=True)
@@ -268,6 +279,21 @@ class Line:
             moving=moving,
             standing=standing / h,
         )
+
+
+@dataclass(slots=True)
+class Beside:
+    """Lines along one direction: what is evaluated for one is seen through all cotangents."""
+
+    lines: Sequence[Line] = ()
+    samples: dict[float, Sequence[Sample]] = field(default_factory=dict)
+
+    def sample(self, line: Line, h: float) -> Sample:
+        if h not in self.samples:
+            above, below = line.at(h), line.at(-h)
+            self.samples[h] = [each.sampled(h, above, below) for each in self.lines]
+        position = next(k for k, each in enumerate(self.lines) if each.u is line.u)
+        return self.samples[h][position]
 
 
 def _difference(a: Array, b: Array) -> Array:

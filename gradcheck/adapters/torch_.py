@@ -290,13 +290,9 @@ class Posed:
             leaves = self.tensors(self.point)
             if self.records:
                 leaves = [tensor.requires_grad_() for tensor in leaves]
-            copies = [tensor.clone() for tensor in leaves]
             with Watched(leaves) as watched:
                 found = self.run(leaves, shared=not self.records)
-        pairs = zip(leaves, copies, strict=True)
-        writes = self.records or not all(
-            torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in pairs
-        )
+        writes = self.records or not _equal(leaves, self.tensors(self.point))
         narrowest = watched.inside([tensor for _, tensor in found])
         inside = {
             k: str(dtype).removeprefix("torch.")
@@ -444,6 +440,14 @@ class Posed:
         if self.wide and (value.is_floating_point() or value.is_complex()):
             return value.to(torch.complex128 if value.is_complex() else torch.float64, copy=True)
         return value.clone()
+
+
+def _equal(ones: Sequence[torch.Tensor], others: Sequence[torch.Tensor]) -> bool:
+    """Whether tensors hold the same numbers; NaN is one."""
+    return all(
+        torch.equal(a, b) or torch.equal(a.nan_to_num(), b.nan_to_num())
+        for a, b in zip(ones, others, strict=True)
+    )
 
 
 def _arrays(gradients: Sequence[torch.Tensor | None], like: Arrays) -> Arrays:

@@ -20,7 +20,7 @@ from gradcheck.locate import Location, locate
 from gradcheck.oracles import complex_step, ladder, path
 from gradcheck.oracles.ladder import FLOATING
 from gradcheck.power import prove
-from gradcheck.probes import Line, cotangent, direction, disturbed, nudged, relative, scale
+from gradcheck.probes import Beside, Line, cotangent, direction, disturbed, nudged, relative, scale
 from gradcheck.problem import EPSILON, Array, Arrays, Leaf, Problem, in_float64, is_same, norm
 from gradcheck.results import Entry, Finding, Verdict, worst
 from gradcheck.rounding import rounded
@@ -40,9 +40,9 @@ REUSE, REUSE_NARROW = 16.0, 2.0
 AGAIN = 3
 
 # A direction is enough when an error of the size of the tolerance hides from it with a probability
-# of 1e-4: its resolution over the tolerance. It is looked at through two cotangents, as a rule may
-# keep the first that it was given.
-HIDING, COTANGENTS = 1e-4, 2
+# of 1e-3, its resolution over the tolerance: one of a percent, in float64, with 1e-7. It is looked
+# at through two cotangents, as a rule may keep the first that it was given.
+HIDING, COTANGENTS = 1e-3, 2
 
 # How far a path goes, in units of the leaf's size. The longer ones are for leaves that are small
 # beside the scale on which the value changes (1 - cos x at 1e-8), and for noise below the rounding
@@ -266,22 +266,22 @@ def _joint(
     if not live:
         return ()
     leaves, point = case.problem.leaves, case.problem.point
+    epsilon = max(case.epsilon(q.index) for q in live)
     probes: list[Probe] = []
-    v: dict[int, Array] = {}
-    known: dict[float, Arrays] = {}
-    for k in range(len(case.draws)):
-        if k % COTANGENTS == 0:
-            v = {q.index: direction(rng, leaves[q.index]) * scale(point[q.index]) for q in live}
-            known = {}
-        line = replace(case.line(k, v), known=known)
-        epsilon = max(case.epsilon(q.index) for q in live)
-        truth = ladder.estimate(line)
-        probes.append(Probe(index=live[0].index, epsilon=epsilon, line=line, truth=truth))
-        views = [replace(probe, index=q.index) for probe in probes for q in live]
-        sharp = all(view.resolution <= HIDING * live[0].tolerance for view in views)
-        if probes[-1].is_significant or not probes[-1].is_smooth:
-            break
-        if len(probes) == COTANGENTS and sharp:
+    for first in range(0, len(case.draws), COTANGENTS):
+        draws = range(len(case.draws))[first : first + COTANGENTS]
+        v = {q.index: direction(rng, leaves[q.index]) * scale(point[q.index]) for q in live}
+        beside = Beside()
+        beside.lines = [replace(case.line(k, v), beside=beside) for k in draws]
+        for line in beside.lines:
+            truth = ladder.estimate(line)
+            probes.append(Probe(index=live[0].index, epsilon=epsilon, line=line, truth=truth))
+            if probes[-1].is_significant or not probes[-1].is_smooth:
+                return tuple(probes)
+        if all(
+            min(replace(p, index=q.index).resolution for p in probes) <= HIDING * q.tolerance
+            for q in live
+        ):
             break
     return tuple(probes)
 
