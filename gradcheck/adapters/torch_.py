@@ -7,7 +7,7 @@ come back as they were, and dropout draws the same mask at every step of a diffe
 
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import chain
@@ -20,7 +20,7 @@ from torch.autograd import forward_ad
 from gradcheck import trees
 from gradcheck.adapters.bridge import Bridge
 from gradcheck.adapters.randomness import same_randomness
-from gradcheck.adapters.torch_digits import Lifted, Watched
+from gradcheck.adapters.torch_digits import Lifted, Watched, eagerly
 from gradcheck.adapters.torch_modules import attributes_kept, module_of, out_of_reach, put
 from gradcheck.errors import InputError, Unsupported
 from gradcheck.problem import WIDER, Array, Arrays, Leaf, Problem, label
@@ -194,6 +194,12 @@ class Posed:
         return module_of(self.target)
 
     @cached_property
+    def is_compiled(self) -> bool:
+        """Whether the target, or a module in it, is what `torch.compile` made."""
+        parts = [self.target] if self.module is None else [self.target, *self.module.modules()]
+        return any(hasattr(part, "_torchdynamo_orig_callable") for part in parts)
+
+    @cached_property
     def devices(self) -> list[int]:
         found = {t.device.index or 0 for t in self.named.values() if t.device.type == "cuda"}
         return sorted(found)
@@ -246,7 +252,8 @@ class Posed:
         """
         moved = dict(zip(self.named, leaves, strict=True))
         target: Any = self.target
-        with self.seeded("forward", self.seed):
+        quiet = _unwarned() if self.is_compiled else nullcontext()
+        with quiet, self.seeded("forward", self.seed):
             arguments = trees.rebuild(
                 self.inputs,
                 lambda path, leaf: (
@@ -261,8 +268,13 @@ class Posed:
                     return _floating(target.apply(*arguments))  # type: ignore[attr-defined]
                 return _floating(trees.called(target, arguments))
 
-    def lifting(self) -> AbstractContextManager[Any]:
-        return Lifted() if self.lifts else nullcontext()  # type: ignore[no-untyped-call]
+    @contextmanager
+    def lifting(self) -> Iterator[None]:
+        if self.lifts:
+            with eagerly(), Lifted():  # type: ignore[no-untyped-call]
+                yield
+        else:
+            yield
 
     @contextmanager
     def seeded(self, part: str, seed: int) -> Iterator[None]:
@@ -290,7 +302,7 @@ class Posed:
             leaves = self.tensors(self.point)
             if self.records:
                 leaves = [tensor.requires_grad_() for tensor in leaves]
-            with Watched(leaves) as watched:
+            with eagerly(), Watched(leaves) as watched:
                 found = self.run(leaves, shared=not self.records)
         writes = self.records or not _equal(leaves, self.tensors(self.point))
         narrowest = watched.inside([tensor for _, tensor in found])
@@ -440,6 +452,14 @@ class Posed:
         if self.wide and (value.is_floating_point() or value.is_complex()):
             return value.to(torch.complex128 if value.is_complex() else torch.float64, copy=True)
         return value.clone()
+
+
+@contextmanager
+def _unwarned() -> Iterator[None]:
+    """Have the compiler look at a copy of an input without a warning that this is no leaf."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf")
+        yield
 
 
 def _equal(ones: Sequence[torch.Tensor], others: Sequence[torch.Tensor]) -> bool:

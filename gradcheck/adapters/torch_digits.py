@@ -6,15 +6,16 @@ that run: a leaf whose influence on an output passes through a narrow tensor has
 Run with every narrow tensor cast to float64, the same target is the formula that it rounds.
 """
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-__all__ = ["Lifted", "Watched"]
+__all__ = ["Lifted", "Watched", "eagerly"]
 
 NARROW = (torch.float32, torch.float16, torch.bfloat16, torch.complex64)
 WIDE = {torch.complex64: torch.complex128}
@@ -22,6 +23,15 @@ WIDE = {torch.complex64: torch.complex128}
 Marks = tuple[int, ...]  # sets of leaves, as bits: all, and those seen through each narrow dtype
 
 NOTHING: Marks = (0,) * (1 + len(NARROW))
+
+
+def eagerly() -> AbstractContextManager[Any]:
+    """Run what `torch.compile` made as it is written.
+
+    Under a mode it would be anyway, and from then on always: the compiler gives it up.
+    """
+    has_compiled = "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance")
+    return torch.compiler.set_stance("force_eager") if has_compiled else nullcontext()
 
 
 class Watched(TorchDispatchMode):  # type: ignore[no-untyped-call]

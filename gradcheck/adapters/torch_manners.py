@@ -23,6 +23,7 @@ from gradcheck.adapters.torch_ import (
     _arrays,
     _into,
 )
+from gradcheck.adapters.torch_digits import eagerly
 from gradcheck.adapters.torch_modules import attributes_kept
 from gradcheck.errors import Unsupported
 from gradcheck.problem import Array, Arrays, Audit, Call, Deed, Manner
@@ -42,12 +43,15 @@ LAYOUTS = (
 def session(posed: Posed, manner: Manner) -> Iterator[Callable[[Arrays], Call]]:
     """Yield what calls the target in that manner; what it stores on its module stays till the end.
 
+    A target that `torch.compile` made is asked once as it is and once eager; which of both is plain
+    does not matter to whether they agree.
+
     Raises:
-        Unsupported: the manner is to compile.
+        Unsupported: the manner is to compile what is eager.
     """
-    if manner.is_compiled:
+    if manner.is_compiled and not posed.is_compiled:
         raise Unsupported("compiling takes too long to be asked by the way")
-    with _kept(posed):
+    with _kept(posed), eagerly() if manner.is_compiled else nullcontext():
         yield partial(_call, _mannered(posed, manner), manner)
 
 

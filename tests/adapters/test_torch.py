@@ -575,3 +575,21 @@ def test_a_target_that_takes_a_derivative_itself_is_run_with_a_graph(factor: flo
     result = gradcheck.check(Force(factor), torch.randn(2, 3, dtype=torch.float64))
 
     assert result.verdict is (Verdict.PASS if factor == 1 else Verdict.FAIL), result
+
+
+def _half_as_much(module: Any, examples: Any) -> Any:
+    """A backend of `torch.compile` with a defect."""
+    return lambda *args: tuple(0.5 * y for y in module(*args))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize(("backend", "passes"), [("eager", True), (_half_as_much, False)])
+def test_what_is_compiled_is_compared_with_eager(backend: Any, passes: bool) -> None:
+    torch._dynamo.reset()
+    layer = torch.compile(nn.Sequential(nn.Linear(3, 2), nn.Tanh()).double(), backend=backend)
+
+    result = gradcheck.check(layer, torch.randn(4, 3, dtype=torch.float64))
+
+    assert result.passed == passes, result
+    wrong = {f.check for f in result.findings if f.verdict is Verdict.FAIL}
+    assert wrong == (set() if passes else {"determinism"})
