@@ -1,0 +1,71 @@
+"""What more is measured of a probe whose mismatch may be noise, a kink or rounding."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from gradcheck.evidence import Probe
+from gradcheck.oracles import ladder
+from gradcheck.probes import disturbed
+from gradcheck.problem import EPSILON
+
+__all__ = ["equally_noisy", "folded", "measured", "rippled", "unrested"]
+
+DISTURBED = 3  # points an ulp away, at which a suspected gradient's own rounding is measured
+
+# Ulps of the value over the leaf's size that a gradient's own rounding may be. A tanh that
+# saturates is at 16 times its scale in float64, where 1 - y² is off by an ulp of one; a softmax
+# is a dozen roundings. In a narrow dtype sixteen ulps would hide a tenth of the gradient.
+REUSE, REUSE_NARROW = 16.0, 2.0
+
+
+def measured(probe: Probe) -> Probe:
+    """The same probe, with the noise of the values measured."""
+    return replace(probe, truth=ladder.estimate(probe.line, careful=True))
+
+
+def unrested(probe: Probe, rng: np.random.Generator) -> Probe:
+    """The same probe, with the noise of the target's own gradient measured.
+
+    Terms may have cancelled inside the target; moving the point by an ulp shows how much rounding
+    that leaves. It does not show the rounding of a value that the rule uses again (the derivative
+    1 - y² of a saturated tanh): a few ulps of the value over the size of the leaf.
+    """
+    line, problem, index = probe.line, probe.line.problem, probe.index
+    gradient = line.gradients[index]
+    unrest = np.zeros(gradient.shape)
+    for _ in range(DISTURBED):
+        other = problem.vjp(disturbed(rng, problem.leaves, problem.point), line.u)[index]
+        unrest = np.maximum(unrest, np.abs(other - gradient))
+    ulps = REUSE if probe.epsilon <= EPSILON["float32"] else REUSE_NARROW
+    reuse = ulps * probe.epsilon / line.unit
+    return replace(probe, line=replace(line, unrest={index: unrest}, reuse=reuse))
+
+
+def equally_noisy(probes: Sequence[Probe]) -> list[Probe]:
+    """The probes, each at least a quarter as noisy as any other: their values are rounded alike.
+
+    A table of differences may miss noise along one line that it sees along another, where the
+    value stands still.
+    """
+    level = max(probe.truth.level for probe in probes)
+
+    def leveled(probe: Probe) -> Probe:
+        if not probe.truth.level < level / 4 or level > probe.line.ulp:
+            return probe
+        line = replace(probe.line, floor=level)
+        return replace(probe, line=line, truth=ladder.estimate(line, careful=True))
+
+    return [leveled(probe) for probe in probes]
+
+
+def rippled(probe: Probe, ripple: float) -> Probe:
+    line = replace(probe.line, ripple=ripple)
+    return replace(probe, line=line, truth=ladder.estimate(line, careful=True))
+
+
+def folded(probe: Probe) -> Probe:
+    """The same probe, with the kinks of all outputs counted, which may cancel in their sum."""
+    kink = max(probe.truth.kink, ladder.fold(probe.line))
+    return replace(probe, truth=replace(probe.truth, kink=kink))
