@@ -5,7 +5,6 @@ function theorem, solved here with the map's own VJP. It tells how far the layer
 how fast it can settle, and what a wrong gradient is the gradient of.
 """
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -22,9 +21,11 @@ from gradcheck.errors import GradcheckError, InputError, Unsupported
 from gradcheck.inquiry import Question, conducted, of_checks, unposed
 from gradcheck.meter import Meter
 from gradcheck.probes import cotangent
-from gradcheck.problem import Array, Arrays, Leaf, Problem, in_float64, label, norm
+from gradcheck.problem import Array, Arrays, Problem, in_float64, label, norm
+from gradcheck.recurrent.correspondence import corresponding, pairs, state_leaves
 from gradcheck.recurrent.equilibria import Adjoint, Equilibrium
 from gradcheck.recurrent.krylov import Krylov
+from gradcheck.recurrent.relaxations import relaxed, through
 from gradcheck.results import CheckResult, Finding, Verdict
 from gradcheck.settings import SIGNIFICANCE, Settings
 
@@ -119,7 +120,7 @@ def check_fixed_point(
     asked = Asked(
         narrow=meter.around(whole), map=meter.around(inner), settings=settings, terms=terms
     )
-    _corresponding(whole, inner)
+    corresponding(whole, inner)
     questions = asked.questions()
     result = conducted(whole, settings, questions, meter, asked={"vjp", *asked.own()})
     return replace(result, not_checked=(*result.not_checked, *asked.unmatched))
@@ -159,7 +160,7 @@ class Asked:
         found = in_float64(self.map)
         problem = found[0] if found else self.map
         point = list(problem.point)
-        states = [(k, k_out) for k_out, k in enumerate(_state_leaves(problem))]
+        states = [(k, k_out) for k_out, k in enumerate(state_leaves(problem))]
         for (leaf, _), z in zip(states, self.layer.value(self.layer.point), strict=True):
             point[leaf] = z
         return Equilibrium(problem=problem, states=states, point=tuple(point))
@@ -167,7 +168,7 @@ class Asked:
     @cached_property
     def pairs(self) -> dict[int, int]:
         """A leaf of the layer -> the same leaf of the map."""
-        return _pairs(self.layer.leaves, self.rest.problem.leaves)
+        return pairs(self.layer.leaves, self.rest.problem.leaves)
 
     @property
     def unmatched(self) -> tuple[str, ...]:
@@ -309,8 +310,8 @@ class Asked:
         if not radius < 1:
             raise Unsupported(f"the map does not contract at the fixed point: radius {radius:.3g}")
         steps = min(ceil(log(DEEP) / log(max(radius, 1e-3))) + 2, UNROLLED)
-        path = _relaxed(rest, steps)
-        last = _at(rest, path[-1])
+        path = relaxed(rest, steps)
+        last = replace(rest, point=path[-1])
         gone = norm(_joined(last.z) - _joined(rest.z)) / max(norm(_joined(rest.z)), 1e-300)
         if not gone <= max(AT_REST, 10 * rest.residual, radius**steps) ** 0.5:
             raise Unsupported("relaxed from zero, the map settles elsewhere or not at all")
@@ -319,7 +320,7 @@ class Asked:
         kept = list(self.pairs.values()) or range(len(rest.problem.leaves))
         wanted = _joined([true[k] for k in kept])
         half, whole = (
-            norm(_joined([_through(rest, path[:n], u)[k] for k in kept]) - wanted) / norm(wanted)
+            norm(_joined([through(rest, path[:n], u)[k] for k in kept]) - wanted) / norm(wanted)
             for n in (steps // 2, steps)
         )
         floor = rest.residual / (1 - radius)  # where the layer's state is not at rest
@@ -374,77 +375,6 @@ class Row:
         """Whether `other` explains what is claimed: what is left of the mismatch is nothing."""
         claimed, true = _joined(self.claimed), _joined(self.true)
         return norm(claimed - _joined(other)) <= LIKE * norm(claimed - true)
-
-
-def _corresponding(layer: Problem, map: Problem) -> None:
-    """Refuse a map that does not return what it is given."""
-    inside = [map.leaves[k] for k in _state_leaves(map)]
-    shapes = [[a.shape for a in arrays] for arrays in (layer.outputs, inside, map.outputs)]
-    if not shapes[0] == shapes[1] == shapes[2]:
-        raise InputError(
-            "expected step(z, *inputs) to return a state of the shapes that the layer returns; the "
-            f"layer returns {shapes[0]}, step takes {shapes[1]} and returns {shapes[2]}"
-        )
-    if any("complex" in output.dtype for output in layer.outputs):
-        raise InputError("expected a real state; got a complex one. Split it into two real arrays")
-
-
-def _state_leaves(map: Problem) -> list[int]:
-    return [k for k, a in enumerate(map.leaves) if re.match(r"input\[0\]", a.path)]
-
-
-def _pairs(layer: Sequence[Leaf], map: Sequence[Leaf]) -> dict[int, int]:
-    """A leaf of the layer -> the leaf of the map with the same input, or the end of its name."""
-    pairs = {}
-    for k, leaf in enumerate(layer):
-        found = re.match(r"input\[(\d+)\](.*)", leaf.path)
-        wanted = f"input[{int(found[1]) + 1}]{found[2]}" if found else leaf.path
-        fits = [
-            at
-            for at, other in enumerate(map)
-            if other.shape == leaf.shape
-            and (other.path == wanted or (not found and _ends(leaf.path, other.path)))
-        ]
-        if fits:
-            pairs[k] = max(fits, key=lambda at: len(map[at].path))
-    return pairs
-
-
-def _ends(long: str, short: str) -> bool:
-    """Whether one parameter's name is the end of the other's."""
-    names = [path.removeprefix("params") for path in (long, short)]
-    return all(path.startswith("params") for path in (long, short)) and (
-        names[0].endswith(names[1]) or names[1].endswith(names[0])
-    )
-
-
-def _relaxed(rest: Equilibrium, steps: int) -> list[Arrays]:
-    """The points of z ← F(z) from zero."""
-    point = list(rest.point)
-    for leaf, _ in rest.states:
-        point[leaf] = np.zeros_like(point[leaf])
-    path = []
-    for _ in range(steps):
-        path.append(tuple(point))
-        values = rest.problem.value(path[-1])
-        for leaf, output in rest.states:
-            point[leaf] = values[output]
-    return path
-
-
-def _at(rest: Equilibrium, point: Arrays) -> Equilibrium:
-    return replace(rest, point=point)
-
-
-def _through(rest: Equilibrium, path: Sequence[Arrays], u: Arrays) -> Arrays:
-    """The gradients of ⟨u, z_K⟩ through every step of a path."""
-    total: list[Array] = [np.zeros_like(x) for x in rest.point]
-    w = u
-    for point in reversed(path):
-        gradients = _at(rest, point).pulled(w)
-        total = [a + b for a, b in zip(total, gradients, strict=True)]
-        w = tuple(gradients[leaf] for leaf, _ in rest.states)
-    return tuple(total)
 
 
 def _explained(finding: Finding, pattern: str | None) -> Finding:
