@@ -16,6 +16,7 @@ __all__ = [
     "Rule",
     "Verdict",
     "__version__",
+    "against_reference",
     "assert_gradients",
     "check",
     "check_fixed_point",
@@ -26,6 +27,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from gradcheck.against import against_reference
     from gradcheck.api import Rule, assert_gradients, check, compare
     from gradcheck.culprit import find_culprit
     from gradcheck.errors import GradientMismatch, InputError
@@ -44,6 +46,7 @@ else:
         "LayerSuite": "gradcheck.layers",
         "Rule": "gradcheck.api",
         "Verdict": "gradcheck.results",
+        "against_reference": "gradcheck.against",
         "assert_gradients": "gradcheck.api",
         "check": "gradcheck.api",
         "check_fixed_point": "gradcheck.recurrent",

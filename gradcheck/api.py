@@ -78,7 +78,7 @@ def check(
         raise
     except Exception as error:  # whatever the target raises is a finding about the target
         return unposed(label(target, name), error, settings)
-    _known(settings, problem)
+    require_known(settings, problem)
     asked = ("vjp",) if checks == "default" else chosen
     return check_problem(problem, settings, chosen, asked=asked)
 
@@ -175,7 +175,7 @@ def _patterns(wrt: Sequence[str] | str) -> tuple[str, ...]:
     return (wrt,) if isinstance(wrt, str) else tuple(wrt)
 
 
-def _known(settings: Settings, problem: Problem) -> None:
+def require_known(settings: Settings, problem: Problem) -> None:
     """Refuse a leaf name that matches nothing: it would silently check nothing."""
     paths = [leaf.path for leaf in problem.leaves]
     for option, patterns in (("wrt", settings.wrt), ("declared", tuple(settings.declared))):

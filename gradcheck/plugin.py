@@ -84,6 +84,15 @@ class Gradcheck:
 
         return self._record(check_fixed_point, layer, inputs, options)
 
+    def against_reference(
+        self, layer: Any, reference: Any, *inputs: Any, **options: Any
+    ) -> CheckResult:
+        """Return what `gradcheck.against_reference` finds between a layer and the reference's."""
+        __tracebackhide__ = True
+        from gradcheck.against import against_reference
+
+        return self._record(against_reference, layer, (reference, *inputs), options)
+
     @property
     def Rule(self) -> type[Rule]:
         """`gradcheck.Rule`, which the fixture's name hides inside a test."""
@@ -216,7 +225,8 @@ def _listen(config: pytest.Config, *, wanted: bool) -> None:
 def gradcheck(request: pytest.FixtureRequest) -> Gradcheck:
     """Check gradients; results are recorded under the test's id.
 
-    `check`, `assert_gradients`, `compare` and `Rule`, as in the package of the same name.
+    `check`, `assert_gradients`, `compare`, `check_sequence`, `check_fixed_point`,
+    `against_reference` and `Rule`, as in the package.
     """
     test: pytest.Item = request.node
     test.stash[FIXTURE] = Gradcheck(test=test.nodeid, seed=request.config.stash[OPTIONS].seed)

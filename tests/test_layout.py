@@ -101,6 +101,7 @@ def test_public_names_are_the_contract() -> None:
         "Rule",
         "Verdict",
         "__version__",
+        "against_reference",
         "assert_gradients",
         "check",
         "check_fixed_point",

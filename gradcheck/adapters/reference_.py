@@ -10,7 +10,7 @@ from gradcheck.errors import InputError, ShapeMismatch
 from gradcheck.problem import WIDER, Arrays, Leaf, Problem
 from gradcheck.reference.layer import Layer, Params
 
-__all__ = ["problem_of_layer"]
+__all__ = ["parameter_names", "problem_of_layer"]
 
 
 def problem_of_layer(
@@ -86,6 +86,12 @@ def problem_of_layer(
         )
 
     return posed(tuple(BRIDGE.out(leaf) for leaf in named.values()))
+
+
+def parameter_names(layer: Layer) -> list[str]:
+    """Return the dotted names of the parameters of `layer`: `weight`, `0.weight`."""
+    drawn = layer.parameters(np.random.default_rng(0), np.float64)
+    return [path.removeprefix(".") for path, _ in _dotted(drawn)]
 
 
 def _named(tree: dict[str, Any]) -> list[tuple[str, Any]]:

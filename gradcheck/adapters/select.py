@@ -13,7 +13,7 @@ from gradcheck.adapters.rule import Rule, problem_of_rule
 from gradcheck.errors import InputError
 from gradcheck.problem import Array, Problem, owner
 
-__all__ = ["framework_of", "held", "native", "problem_of"]
+__all__ = ["constants_of", "framework_of", "held", "native", "problem_of"]
 
 
 def problem_of(
@@ -79,6 +79,26 @@ def problem_of(
             return jax_.problem_of_jax(target, tuple(inputs), name=name, constant=constant)
         case _:
             return _of_plain_inputs(target, tuple(inputs), name=name, seed=seed, constant=constant)
+
+
+def constants_of(target: Any, inputs: Sequence[Any], problem: Problem) -> dict[str, Array]:
+    """Return the arrays, by path, that `target` is given or holds and that are no leaves of it.
+
+    Those are indices and masks among the inputs, frozen parameters and buffers of a module.
+    """
+    bridge = _bridge(problem.framework)
+    own = {leaf.path for leaf in problem.leaves}
+    named = list(trees.leaves(tuple(inputs), "input"))
+    if problem.framework == "torch":
+        from gradcheck.adapters import torch_modules
+
+        named += [(f"params.{name}", held) for name, held in torch_modules.held(target).items()]
+    plain = _bridge("numpy")
+    return {
+        path: (bridge if bridge.is_array(array) else plain).out(array)
+        for path, array in named
+        if path not in own and (bridge.is_array(array) or plain.is_array(array))
+    }
 
 
 def framework_of(target: Any, inputs: Sequence[Any]) -> str | None:

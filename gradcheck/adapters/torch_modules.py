@@ -9,13 +9,19 @@ import torch
 
 from gradcheck.problem import owner
 
-__all__ = ["attributes_kept", "module_of", "out_of_reach", "put"]
+__all__ = ["attributes_kept", "held", "module_of", "out_of_reach", "put"]
 
 
 def module_of(target: Any) -> torch.nn.Module | None:
     """Return the module that a target is, or is a bound method or partial application of."""
     found = owner(target)
     return found if isinstance(found, torch.nn.Module) else None
+
+
+def held(target: Any) -> dict[str, torch.Tensor]:
+    """Return the parameters and buffers of the module that a target is, by name."""
+    module = module_of(target)
+    return {} if module is None else dict([*module.named_parameters(), *module.named_buffers()])
 
 
 @contextmanager

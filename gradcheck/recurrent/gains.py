@@ -17,7 +17,7 @@ import numpy as np
 
 from gradcheck.probes import direction, scale
 from gradcheck.problem import Array, Problem, norm
-from gradcheck.recurrent.views import step
+from gradcheck.recurrent.slices import step
 
 __all__ = ["Gained", "Place", "gain", "normalised"]
 

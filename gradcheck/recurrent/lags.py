@@ -17,7 +17,7 @@ import numpy as np
 from gradcheck.inquiry import check_problem
 from gradcheck.probes import cotangent, direction, scale
 from gradcheck.problem import Array, Problem, in_float64, inner, norm
-from gradcheck.recurrent.views import Part, seen, step
+from gradcheck.recurrent.slices import Part, seen, step
 from gradcheck.results import Entry, Finding, Verdict
 from gradcheck.settings import SIGNIFICANCE, Settings
 

@@ -27,7 +27,7 @@ from gradcheck.recurrent.chunks import answered
 from gradcheck.recurrent.forms import Form, form_of
 from gradcheck.recurrent.gains import Place, normalised
 from gradcheck.recurrent.lags import Lags, judged, moments, screened
-from gradcheck.recurrent.views import Part, seen
+from gradcheck.recurrent.slices import Part, seen
 from gradcheck.results import CheckResult, Finding, Verdict
 from gradcheck.settings import Settings
 from gradcheck.trees import Keywords

@@ -1,0 +1,71 @@
+"""Which leaf a name means: its path, the end of its path, or a pattern for several."""
+
+import re
+from collections.abc import Collection, Mapping
+
+from gradcheck.errors import InputError
+from gradcheck.weights import Expression, renamed, spelled
+
+__all__ = ["assigned", "found"]
+
+
+def found(name: str, paths: Collection[str], *, where: str) -> str:
+    """Return the one of `paths` that `name` means.
+
+    That is the path itself, or the only one that ends with it: "kernel" and "dense.kernel" are
+    both `input[0]['dense']['kernel']`, and "weight" is `params.weight` before any
+    `params.norm.weight`.
+
+    Raises:
+        InputError: none does, or several.
+    """
+    ending = "." + _dotted(name)
+    matching = [path for path in paths if path == name] or [
+        path for path in paths if ("." + _dotted(path)).endswith(ending)
+    ]
+    nearest = [path for path in matching if _dotted(path) == f"params{ending}"] or matching
+    if len(nearest) == 1:
+        return nearest[0]
+    what = f"means several: {nearest}" if nearest else f"is none of {sorted(paths)}"
+    raise InputError(f"{where}: the name {name!r} {what}. Write more of the path.")
+
+
+def assigned(
+    given: Mapping[str, Expression], wanted: Collection[str], *, option: str, owner: str
+) -> dict[str, Expression]:
+    """Return name -> expression for those names of `wanted` that `given` speaks of.
+
+    A key is a name, with or without `params.`, or has one `*`; what that stands for is put in the
+    place of `*` in the names of its expression. A key without `*` wins over one with it.
+
+    Raises:
+        InputError: a key means nothing, or two of equal standing mean one name.
+    """
+    chosen: dict[str, tuple[str, Expression]] = {}
+    for key in sorted(given, key=lambda key: "*" in key):
+        plain = key.removeprefix("params.")
+        pattern = re.compile(re.escape(plain).replace(r"\*", "(.*)", 1))
+        matches = [(name, match) for name in wanted if (match := pattern.fullmatch(name))]
+        if not matches:
+            raise InputError(
+                f"{option}={{{key!r}: {spelled(given[key])}}}: {owner} has no such parameter; "
+                f"it has {sorted(wanted)}"
+            )
+        for name, match in matches:
+            earlier = chosen.get(name)
+            if earlier is not None and ("*" in earlier[0]) == ("*" in key):
+                raise InputError(f"{option}: {earlier[0]!r} and {key!r} both mean {name!r}")
+            if earlier is None:
+                chosen[name] = key, _filled(given[key], match)
+    return {name: expression for name, (_, expression) in chosen.items()}
+
+
+def _filled(expression: Expression, match: re.Match[str]) -> Expression:
+    if not match.groups():
+        return expression
+    return renamed(expression, lambda name: name.replace("*", match[1]))
+
+
+def _dotted(path: str) -> str:
+    """`input[0]['dense']` as `input.0.dense`."""
+    return re.sub(r"\[(['\"]?)(.*?)\1\]", r".\2", path)
