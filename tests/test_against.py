@@ -63,7 +63,7 @@ class Off(torch.autograd.Function):
         return w.clone()
 
     @staticmethod
-    def backward(ctx: Any, u: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+    def backward(ctx: Any, u: torch.Tensor) -> torch.Tensor:
         u = u.clone()
         u[4:8] *= 0.5  # the forget gate
         return u
@@ -77,8 +77,8 @@ class Spoilt(nn.Module):
         self.lstm = nn.LSTM(3, 4).double()
 
     def forward(self, x: torch.Tensor) -> Any:
-        own = dict(self.lstm.named_parameters())
-        own["weight_hh_l0"] = Off.apply(own["weight_hh_l0"])
+        own: dict[str, Any] = dict(self.lstm.named_parameters())
+        own["weight_hh_l0"] = Off.apply(own["weight_hh_l0"])  # type: ignore[no-untyped-call]
         return torch.func.functional_call(self.lstm, own, (x,))
 
 
@@ -157,7 +157,12 @@ def test_attention_and_convolution() -> None:
     q = drawn(3, 2, 4)
 
     for layer, reference, inputs, name in (
-        (attention, MultiHeadAttention(features=4, heads=2), (q, q, q), "torch.nn.MultiheadAttention"),
+        (
+            attention,
+            MultiHeadAttention(features=4, heads=2),
+            (q, q, q),
+            "torch.nn.MultiheadAttention",
+        ),
         (
             conv,
             Convolution(inputs=2, outputs=3, kernel=(2, 2), stride=(2, 2)),
