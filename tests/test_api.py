@@ -101,10 +101,19 @@ def test_a_name_is_used() -> None:
 
 
 def test_what_it_cost_is_counted() -> None:
-    evaluations = gradcheck.check(torch.sin, X, checks="vjp").evaluations
+    calls = 0
+
+    def sine(x: torch.Tensor) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        return torch.sin(x)
+
+    evaluations = gradcheck.check(sine, X, checks="vjp").evaluations
 
     assert evaluations.vjp == 2
-    assert evaluations.forward == 2 * 6 + 2
+    assert evaluations.forward <= 10
+    first_run = 1
+    assert calls == first_run + evaluations.forward + evaluations.vjp
 
 
 def test_a_result_becomes_json() -> None:
