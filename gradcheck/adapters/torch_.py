@@ -10,7 +10,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ from gradcheck import trees
 from gradcheck.adapters.bridge import Bridge
 from gradcheck.adapters.randomness import same_randomness
 from gradcheck.adapters.torch_digits import Lifted, Watched, eagerly
-from gradcheck.adapters.torch_modules import attributes_kept, module_of, out_of_reach, put
+from gradcheck.adapters.torch_modules import Rooms, module_of, out_of_reach, rooms_of
 from gradcheck.errors import InputError, Unsupported
 from gradcheck.problem import WIDER, Array, Arrays, Leaf, Problem, label
 
@@ -88,7 +87,9 @@ def problem_of_torch(
             f"expected a trainable parameter or a floating input to differentiate; got inputs "
             f"{[type(value).__name__ for value in inputs]}"
         )
-    posed = Posed(target=target, inputs=inputs, named=named, seed=seed)
+    module = module_of(target)
+    rooms = None if module is None else rooms_of(module)
+    posed = Posed(target=target, inputs=inputs, named=named, seed=seed, rooms=rooms)
     with torch.set_grad_enabled(torch.is_grad_enabled()):  # a target may leave it switched off
         posed, outputs = _first_run(posed)
     if not outputs:
@@ -168,6 +169,7 @@ class Posed:
     inputs: tuple[Any, ...]
     named: Mapping[str, torch.Tensor]
     seed: int
+    rooms: Rooms | None = None  # those of the module that the target is
     wide: bool = False
     records: bool = False  # whether the target runs only if autograd records it
     lifts: bool = False  # whether what it casts to a narrow dtype inside stays in float64
@@ -216,12 +218,12 @@ class Posed:
 
     def own(self, leaves: Sequence[torch.Tensor]) -> Mapping[torch.Tensor, torch.Tensor]:
         """What takes the place of each parameter and buffer of the module at `leaves`."""
-        if self.module is None:
+        if self.rooms is None:
             return {}
         moved = dict(zip(self.named, leaves, strict=True))
         return {
             own: moved[path] if path in moved else self.given(name, self._copied(own))
-            for name, own in chain(self.module.named_parameters(), self.module.named_buffers())
+            for name, own in self.rooms.tensors.items()
             for path in [f"params.{name}"]
         }
 
@@ -232,11 +234,10 @@ class Posed:
         A backward pass that runs the module again (a checkpoint, the adjoint of a differential
         equation) must find what the forward pass found.
         """
-        if self.module is None:
+        if self.rooms is None:
             yield
         else:
-            keeping = attributes_kept(self.module) if self.keeps_attributes else nullcontext()
-            with keeping, put(self.module, own):
+            with self.rooms.kept() if self.keeps_attributes else nullcontext(), self.rooms.put(own):
                 yield
 
     def run(

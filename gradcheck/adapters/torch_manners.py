@@ -24,7 +24,6 @@ from gradcheck.adapters.torch_ import (
     _into,
 )
 from gradcheck.adapters.torch_digits import eagerly
-from gradcheck.adapters.torch_modules import attributes_kept
 from gradcheck.errors import Unsupported
 from gradcheck.problem import Array, Arrays, Audit, Call, Deed, Manner
 
@@ -56,7 +55,7 @@ def session(posed: Posed, manner: Manner) -> Iterator[Callable[[Arrays], Call]]:
 
 
 def _kept(posed: Posed) -> Any:
-    return nullcontext() if posed.module is None else attributes_kept(posed.module)
+    return nullcontext() if posed.rooms is None else posed.rooms.kept()
 
 
 def _mannered(posed: Posed, manner: Manner) -> Posed:

@@ -1,7 +1,8 @@
 """Modules run at other parameters and buffers than their own, and given back as they were."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import FunctionType
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 
 from gradcheck.problem import owner
 
-__all__ = ["attributes_kept", "held", "module_of", "out_of_reach", "put"]
+__all__ = ["Rooms", "held", "module_of", "out_of_reach", "rooms_of"]
 
 
 def module_of(target: Any) -> torch.nn.Module | None:
@@ -24,48 +25,60 @@ def held(target: Any) -> dict[str, torch.Tensor]:
     return {} if module is None else dict([*module.named_parameters(), *module.named_buffers()])
 
 
-@contextmanager
-def put(module: torch.nn.Module, tensors: Mapping[torch.Tensor, torch.Tensor]) -> Iterator[None]:
-    """Put other tensors in the place of a module's own, wherever it holds them.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rooms:
+    """Where a module and its parts hold tensors and attributes: looked up once for many runs."""
 
-    One that is shared is replaced in every place. PyTorch's `functional_call` does the same at
-    several times the cost of a small layer.
-    """
-    swapped = [
-        (table, name, own)
-        for part in module.modules()
-        for table in (part._parameters, part._buffers)
-        for name, own in table.items()
-        if own in tensors
-    ]
-    for table, name, own in swapped:
-        table[name] = tensors[own]  # type: ignore[assignment, index]
-    try:
-        yield
-    finally:
+    tensors: Mapping[str, torch.Tensor]  # parameters and buffers by name, shared ones once
+    slots: Sequence[tuple[dict[str, Any], str, torch.Tensor]]  # every place that holds one
+    tables: Sequence[dict[str, Any]]  # all that is held
+
+    @contextmanager
+    def put(self, others: Mapping[torch.Tensor, torch.Tensor]) -> Iterator[None]:
+        """Put other tensors in the place of the module's own, wherever it holds them.
+
+        One that is shared is replaced in every place. PyTorch's `functional_call` does the same at
+        several times the cost of a small layer.
+        """
+        swapped = [slot for slot in self.slots if slot[2] in others]
         for table, name, own in swapped:
-            table[name] = own  # type: ignore[assignment]
+            table[name] = others[own]
+        try:
+            yield
+        finally:
+            for table, name, own in swapped:
+                table[name] = own
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Undo what a forward pass stores on its module: a hidden state, a counter, a history."""
+        kept = [dict(table) for table in self.tables]
+        lists = [value for table in kept for value in table.values() if isinstance(value, list)]
+        contents = [list(value) for value in lists]
+        try:
+            yield
+        finally:
+            for table, content in zip(self.tables, kept, strict=True):
+                table.clear()
+                table.update(content)
+            for value, items in zip(lists, contents, strict=True):
+                value[:] = items
 
 
-@contextmanager
-def attributes_kept(module: torch.nn.Module) -> Iterator[None]:
-    """Undo what a forward pass stores on its module: a hidden state, a counter, a history."""
-    tables = [
-        table
-        for part in module.modules()
-        for table in (part.__dict__, part._parameters, part._buffers)
-    ]
-    kept = [dict(table) for table in tables]
-    lists = [value for table in kept for value in table.values() if isinstance(value, list)]
-    contents = [list(value) for value in lists]
-    try:
-        yield
-    finally:
-        for table, content in zip(tables, kept, strict=True):
-            table.clear()
-            table.update(content)
-        for value, items in zip(lists, contents, strict=True):
-            value[:] = items
+def rooms_of(module: torch.nn.Module) -> Rooms:
+    """Return where `module` holds what it holds."""
+    parts = list(module.modules())
+    holders: list[Any] = [table for part in parts for table in (part._parameters, part._buffers)]
+    return Rooms(
+        tensors=held(module),
+        slots=[
+            (table, name, own)
+            for table in holders
+            for name, own in table.items()
+            if own is not None
+        ],
+        tables=[*map(vars, parts), *holders],
+    )
 
 
 def out_of_reach(target: Any) -> list[str]:

@@ -15,7 +15,7 @@ from torch.autograd import Function
 from gradcheck import trees
 from gradcheck.adapters.parts import Part
 from gradcheck.adapters.randomness import same_randomness
-from gradcheck.adapters.torch_modules import module_of, put
+from gradcheck.adapters.torch_modules import module_of, rooms_of
 
 __all__ = ["recorded", "repaired"]
 
@@ -152,7 +152,7 @@ def _differenced(module: torch.nn.Module) -> Iterator[None]:
             moved, rest = leaves[: len(own)], iter(leaves[len(own) :])
             arguments = trees.rebuild(tree, lambda *_: next(rest))
             # In the backward pass the module holds others than it did when `differenced` ran.
-            with put(module, dict(zip(module.parameters(), moved, strict=True))):
+            with rooms_of(module).put(dict(zip(module.parameters(), moved, strict=True))):
                 made[:] = [trees.called(forward, arguments)]
             return tuple(leaf for _, leaf in trees.leaves(made[0]))
 
