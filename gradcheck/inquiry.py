@@ -8,6 +8,7 @@ from time import perf_counter
 
 import numpy as np
 
+from gradcheck.answers import answers_of
 from gradcheck.checks import CHECKS
 from gradcheck.environment import describe_environment
 from gradcheck.errors import GradcheckError, InputError, OutOfTime, ShapeMismatch, Unsupported
@@ -56,10 +57,11 @@ def check_problem(
 
 def of_checks(problem: Problem, settings: Settings, checks: Sequence[str]) -> dict[str, Question]:
     """Return what each of `checks` asks of `problem`, by the name of the check."""
+    answers = answers_of(problem, settings.seed)
     return {
         key: partial(
             CHECKS[key].ask,
-            problem,
+            answers,
             settings,
             np.random.default_rng([settings.seed, *key.encode()]),
         )

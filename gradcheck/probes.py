@@ -29,13 +29,27 @@ __all__ = [
 ]
 
 
-def cotangent(rng: np.random.Generator, outputs: tuple[Leaf, ...]) -> Arrays:
-    """Return independent standard normal cotangents, rounded to each output's dtype.
+def cotangent(
+    rng: np.random.Generator, outputs: Sequence[Leaf], leaves: Sequence[Leaf] = ()
+) -> Arrays:
+    """Return random signs times magnitudes between 1/2 and 3/2, independent for each entry.
 
     Signed, so that errors of opposite sign do not cancel for every draw, and so that a sum over
-    outputs cannot hide a missing normalisation.
+    outputs cannot hide a missing normalisation. They have so few bits that the sum of a few is
+    exact in the dtypes of `outputs` and in those that `leaves` are computed in.
     """
-    return tuple(leaf.rounded(_normal(rng, leaf)) for leaf in outputs)
+    epsilon = max(array.epsilon for array in (*outputs, *leaves))
+    steps = 2 ** (10 if epsilon < EPSILON["float16"] else 3)
+
+    def real(shape: tuple[int, ...]) -> Array:
+        sizes = rng.integers(steps // 2, 3 * steps // 2, shape, endpoint=True) / steps
+        return np.asarray(rng.choice([-1.0, 1.0], shape) * sizes)
+
+    drawn = [
+        real(leaf.shape) + 1j * real(leaf.shape) if "complex" in leaf.dtype else real(leaf.shape)
+        for leaf in outputs
+    ]
+    return tuple(leaf.rounded(np.asarray(u)) for leaf, u in zip(outputs, drawn, strict=True))
 
 
 def direction(rng: np.random.Generator, leaf: Leaf) -> Array:
@@ -300,8 +314,3 @@ def _difference(a: Array, b: Array) -> Array:
     wide = np.complex128 if np.iscomplexobj(a) else np.float64
     with np.errstate(invalid="ignore"):  # inf - inf is NaN, and NaN is what it should be
         return np.asarray(np.subtract(a, b, dtype=wide))
-
-
-def _normal(rng: np.random.Generator, leaf: Leaf) -> Array:
-    draw = rng.standard_normal(leaf.shape)
-    return draw + 1j * rng.standard_normal(leaf.shape) if "complex" in leaf.dtype else draw

@@ -36,7 +36,7 @@ __all__ = [
     "label",
     "norm",
     "owner",
-    "widened",
+    "posed_in_float64",
 ]
 
 Array = NDArray[Any]
@@ -163,24 +163,28 @@ def in_float64(problem: Problem) -> tuple[Problem, Arrays] | None:
     rounding of one of them, and a difference of the wide one has 1e-9 of its noise. None where
     the target does not run in float64: a kernel that takes float32 only.
     """
-    if problem.in_float64 is None or not problem.is_narrow:
+    if (wide := posed_in_float64(problem)) is None:
         return None
     try:
-        wide = problem.in_float64()
-        pairs = zip(wide.leaves, problem.point, strict=True)
-        wide = replace(wide, point=tuple(leaf.rounded(x) for leaf, x in pairs))
         values = wide.value(wide.point)
         wide.vjp(wide.point, tuple(np.zeros_like(value) for value in values))
     except Exception:  # whatever it raises, an attribute that stayed narrow for one
         return None
+    return wide, values
+
+
+def posed_in_float64(problem: Problem) -> Problem | None:
+    """Return what `in_float64` does, before it is known whether that runs."""
+    if problem.in_float64 is None or not problem.is_narrow:
+        return None
+    try:
+        wide = problem.in_float64()
+    except Exception:  # whatever the target raises
+        return None
+    pairs = zip(wide.leaves, problem.point, strict=True)
+    wide = replace(wide, point=tuple(leaf.rounded(x) for leaf, x in pairs))
     shapes = [[leaf.shape for leaf in posed.outputs] for posed in (problem, wide)]
-    return (wide, values) if shapes[0] == shapes[1] else None
-
-
-def widened(problem: Problem, values: Arrays) -> tuple[Problem, Arrays] | None:
-    """Return what `in_float64` does, if that is the same function: its value is `values`."""
-    found = in_float64(problem)
-    return found if found and is_same(problem, values, found[1]) else None
+    return wide if shapes[0] == shapes[1] else None
 
 
 def is_same(problem: Problem, values: Arrays, wide: Arrays) -> bool:

@@ -46,7 +46,7 @@ def test_a_power_of_two_times_a_direction_is_exact(dtype: str, h: float) -> None
 
 
 @pytest.mark.parametrize("dtype", ALL)
-def test_a_cotangent_is_normal_and_of_the_dtype(dtype: str) -> None:
+def test_a_cotangent_is_signed_and_never_near_zero(dtype: str) -> None:
     leaf = _leaf(dtype, 50, 80)
 
     (u,) = cotangent(np.random.default_rng(0), (leaf,))
@@ -54,13 +54,31 @@ def test_a_cotangent_is_normal_and_of_the_dtype(dtype: str) -> None:
     np.testing.assert_array_equal(leaf.rounded(u), u)
     for part in (u.real, u.imag) if "complex" in dtype else (u,):
         assert part.mean() == pytest.approx(0, abs=0.06)
-        assert part.std() == pytest.approx(1, abs=0.06)
+        assert np.all((np.abs(part) >= 0.5) & (np.abs(part) <= 1.5))
+
+
+@pytest.mark.parametrize("dtype", ALL)
+def test_sums_of_two_cotangents_are_exact(dtype: str) -> None:
+    leaf = _leaf(dtype, 500)
+    rng = np.random.default_rng(0)
+    (u,), (w,) = cotangent(rng, (leaf,)), cotangent(rng, (leaf,))
+
+    both = u.astype(np.complex128 if "complex" in dtype else np.float64) - 2 * w
+    np.testing.assert_array_equal(leaf.rounded(both.astype(u.dtype)), both)
+
+
+def test_a_cotangent_has_the_few_bits_of_a_leaf_that_has_fewer_digits_inside() -> None:
+    inside = Leaf(path="x", shape=(), dtype="float64", inside="bfloat16")
+
+    (u,) = cotangent(np.random.default_rng(0), (_leaf("float64", 500),), (inside,))
+
+    np.testing.assert_array_equal(8 * u, np.round(8 * u))
 
 
 def test_cotangents_of_two_outputs_are_independent() -> None:
-    one, other = cotangent(np.random.default_rng(0), (_leaf("float64", 4), _leaf("float64", 4)))
+    one, other = cotangent(np.random.default_rng(0), (_leaf("float64", 40), _leaf("float64", 40)))
 
-    assert not np.any(one == other)
+    assert np.count_nonzero(one == other) < 3
 
 
 SCALES: list[tuple[Any, float]] = [

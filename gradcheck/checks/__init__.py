@@ -1,10 +1,11 @@
-"""One question each; a check is a function of a problem, the settings and a generator."""
+"""One question each; a check is a function of answers, the settings and a generator."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
+from gradcheck.answers import Answers
 from gradcheck.checks.adjoint import check_adjoint
 from gradcheck.checks.batched import check_batched
 from gradcheck.checks.contract import check_contract
@@ -14,7 +15,6 @@ from gradcheck.checks.layout import check_layout
 from gradcheck.checks.second_order import check_second_order
 from gradcheck.checks.state import check_state
 from gradcheck.checks.vjp import check_vjp
-from gradcheck.problem import Problem
 from gradcheck.results import Finding
 from gradcheck.settings import Settings
 
@@ -29,7 +29,7 @@ class Check:
     question needs, which is said in the result and is no failure.
     """
 
-    ask: Callable[[Problem, Settings, np.random.Generator], tuple[Finding, ...]]
+    ask: Callable[[Answers, Settings, np.random.Generator], tuple[Finding, ...]]
     by_default: bool = True
 
 

@@ -13,10 +13,11 @@ from functools import cache
 
 import numpy as np
 
+from gradcheck.answers import Answers
 from gradcheck.checks.entrywise import LINEAR, ROUNDINGS, compared, moved, narrowest, rough
 from gradcheck.errors import Unsupported
 from gradcheck.probes import direction, scale
-from gradcheck.problem import Array, Arrays, Leaf, Problem, inner, norm
+from gradcheck.problem import Array, Arrays, Problem, inner, norm
 from gradcheck.results import Entry, Finding, Verdict
 from gradcheck.settings import SIGNIFICANCE, Settings
 
@@ -36,14 +37,15 @@ FAR = 2.0**-8
 
 
 def check_adjoint(
-    problem: Problem, settings: Settings, rng: np.random.Generator
+    answers: Answers, settings: Settings, rng: np.random.Generator
 ) -> tuple[Finding, ...]:
     """Return one finding for each leaf; that of a target without forward mode is about linearity.
 
     `Finding.oracle` says which of the two was asked.
     """
-    u, w = _exact(rng, problem.outputs), _exact(rng, problem.outputs)
-    gradients = problem.vjp(problem.point, u), problem.vjp(problem.point, w)
+    problem = answers.problem
+    u, w = answers.cotangents(0), answers.cotangents(1)
+    gradients = answers.gradients(0), answers.gradients(1)
     findings = _linear(problem, settings, rng, (u, w), gradients)
     linear = {k: f for k, f in findings.items() if f.verdict is Verdict.PASS}
     if problem.jvp is not None and linear:
@@ -52,8 +54,8 @@ def check_adjoint(
             findings |= _transposed(pairs, gradients, linear, settings, rng)
     if any(finding.verdict is Verdict.FAIL for finding in findings.values()):
         blur = BLUR * max(leaf.epsilon for leaf in (*problem.leaves, *problem.outputs))
-        value = problem.value(problem.point)
-        natural = norm(np.array([norm(u_ * f) for u_, f in zip(u, value, strict=True)]))
+        terms = zip(u, answers.value, strict=True)
+        natural = norm(np.array([norm(u_ * f) for u_, f in terms]))
         for k, finding in findings.items():
             if norm(gradients[0][k]) <= blur * natural:
                 findings[k] = _blurred(finding)
@@ -150,12 +152,21 @@ class Pair:
     point: Arrays
     u: Arrays
 
-    def products(self, v: Mapping[int, Array], gradients: Arrays | None = None) -> "Products":
-        """⟨u, J v⟩ and ⟨Jᵀu, v⟩ where `v` gives the tangents of some leaves, the others' zero."""
+    def pushed(self, v: Mapping[int, Array]) -> Arrays:
+        """J v, where `v` gives the tangents of some leaves and the others' are zero."""
         assert self.problem.jvp is not None
-        gradients = gradients or self.problem.vjp(self.point, self.u)
         tangents = tuple(v.get(k, np.zeros_like(x)) for k, x in enumerate(self.point))
-        pushed = self.problem.jvp(self.point, tangents)
+        return self.problem.jvp(self.point, tangents)
+
+    def products(
+        self,
+        v: Mapping[int, Array],
+        gradients: Arrays | None = None,
+        pushed: Arrays | None = None,
+    ) -> "Products":
+        """⟨u, J v⟩ and ⟨Jᵀu, v⟩; what is known of both sides beforehand may be given."""
+        gradients = gradients or self.problem.vjp(self.point, self.u)
+        pushed = pushed or self.pushed(v)
         ahead = [(u, y) for u, y in zip(self.u, pushed, strict=True)]
         back = [(gradients[k], v_) for k, v_ in v.items()]
         return Products(
@@ -216,26 +227,23 @@ def _transposed(
 ) -> dict[int, Finding]:
     """All leaves at once; one by one those of which that says too little."""
     problem = pairs[0].problem
-    draws = [
-        {
-            k: problem.leaves[k].rounded(direction(rng, problem.leaves[k]) * scale(x))
-            for k, x in enumerate(problem.point)
-            if k in linear
-        }
-        for _ in pairs
-    ]
+    v = {
+        k: problem.leaves[k].rounded(direction(rng, problem.leaves[k]) * scale(x))
+        for k, x in enumerate(problem.point)
+        if k in linear
+    }
+    pushed = pairs[0].pushed(v)  # once, for all cotangents
     epsilon = max(narrowest(problem.leaves[k], problem.outputs).epsilon for k in linear)
-    joint = [p.products(v, g) for p, v, g in zip(pairs, draws, gradients, strict=True)]
+    joint = [p.products(v, g, pushed) for p, g in zip(pairs, gradients, strict=True)]
     doubtful = any(seen.is_doubtful(seen.bar(epsilon)) for seen in joint)
     findings = {}
     for k, finding in linear.items():
-        own = [norm(g[k] * v[k]) for g, v in zip(gradients, draws, strict=True)]
+        own = [norm(g[k] * v[k]) for g in gradients]
         bars = [SIGNIFICANCE * seen.bar(epsilon) for seen in joint]
         sizes = zip(bars, own, strict=True)
         resolution = min(bar / size if size else float("inf") for bar, size in sizes)
         if doubtful or resolution > finding.tolerance:
-            v = [{k: draw[k]} for draw in draws]
-            findings[k] = _alone(finding, pairs, gradients, v, settings, rng)
+            findings[k] = _alone(finding, pairs, gradients, {k: v[k]}, settings, rng)
         else:
             findings[k] = replace(
                 finding,
@@ -250,17 +258,17 @@ def _alone(
     finding: Finding,
     pairs: Sequence[Pair],
     gradients: Sequence[Arrays],
-    directions: Sequence[Mapping[int, Array]],
+    v: Mapping[int, Array],
     settings: Settings,
     rng: np.random.Generator,
 ) -> Finding:
     """The finding of one leaf, moved alone."""
     finding = replace(finding, oracle=ADJOINT)
-    problem = pairs[0].problem
-    for pair, gradient, v in zip(pairs, gradients, directions, strict=True):
-        (index,) = v
-        coarsest = narrowest(problem.leaves[index], problem.outputs)
-        seen = pair.products(v, gradient)
+    problem, (index,) = pairs[0].problem, v
+    coarsest = narrowest(problem.leaves[index], problem.outputs)
+    pushed = pairs[0].pushed(v)
+    for pair, gradient in zip(pairs, gradients, strict=True):
+        seen = pair.products(v, gradient, pushed)
         least = bar = seen.bar(coarsest.epsilon)
         tolerance = finding.tolerance
         if seen.is_doubtful(bar):
@@ -324,19 +332,6 @@ def _located(
     return replace(
         finding, verdict=Verdict.FAIL, mismatch=seen.mismatch, message=message, entries=entries
     )
-
-
-def _exact(rng: np.random.Generator, outputs: Sequence[Leaf]) -> Arrays:
-    """Return cotangents of so few bits that their sums are exact in every dtype."""
-
-    def real(shape: tuple[int, ...]) -> Array:
-        return rng.choice([-1.0, 1.0], shape) * rng.integers(4, 13, shape) / 8
-
-    drawn = [
-        real(leaf.shape) + 1j * real(leaf.shape) if "complex" in leaf.dtype else real(leaf.shape)
-        for leaf in outputs
-    ]
-    return tuple(leaf.rounded(np.asarray(u)) for leaf, u in zip(outputs, drawn, strict=True))
 
 
 def _wide(array: Array) -> Array:

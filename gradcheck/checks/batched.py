@@ -9,10 +9,10 @@ from functools import cache
 
 import numpy as np
 
+from gradcheck.answers import Answers
 from gradcheck.checks.entrywise import LINEAR, compared, moved, rough
 from gradcheck.errors import Unsupported
-from gradcheck.probes import cotangent
-from gradcheck.problem import Arrays, Problem
+from gradcheck.problem import Arrays
 from gradcheck.results import Finding
 from gradcheck.settings import Settings
 
@@ -22,18 +22,19 @@ BATCH = 3  # more than two, and other than most axes: a batch that is taken for 
 
 
 def check_batched(
-    problem: Problem, settings: Settings, rng: np.random.Generator
+    answers: Answers, settings: Settings, rng: np.random.Generator
 ) -> tuple[Finding, ...]:
     """Return one finding for each leaf; its entries have the batch as their first axis.
 
     Raises:
         Unsupported: the target cannot be batched, or its framework cannot.
     """
+    problem = answers.problem
     if problem.batched is None:
         raise Unsupported("a derivative written by hand takes one cotangent at a time")
     point = problem.point
-    draws = [cotangent(rng, problem.outputs) for _ in range(BATCH)]
-    loop = [problem.vjp(point, u) for u in draws]
+    draws = [answers.cotangents(k) for k in range(BATCH)]
+    loop = [answers.gradients(k) for k in range(BATCH)]
     batch = problem.batched(point, _stacked(draws))
 
     @cache

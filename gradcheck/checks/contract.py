@@ -10,9 +10,10 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from gradcheck.answers import Answers
 from gradcheck.checks.parity import first_line
 from gradcheck.errors import GradcheckError, Unsupported
-from gradcheck.probes import cotangent, direction, scale
+from gradcheck.probes import direction, scale
 from gradcheck.problem import Arrays, Audit, Deed, Problem, norm
 from gradcheck.results import Finding, Verdict
 from gradcheck.settings import Settings
@@ -23,18 +24,18 @@ CLEAR = 100.0  # roundings of a value: a smaller change proves nothing
 
 
 def check_contract(
-    problem: Problem, settings: Settings, rng: np.random.Generator
+    answers: Answers, settings: Settings, rng: np.random.Generator
 ) -> tuple[Finding, ...]:
     """Return one finding for each leaf, and one for whatever else something is to be said of.
 
     Raises:
         Unsupported: the target cannot be watched.
     """
+    problem = answers.problem
     if problem.audit is None:
         return ()
-    u = cotangent(rng, problem.outputs)
     try:
-        seen = problem.audit(problem.point, u)
+        seen = problem.audit(problem.point, answers.cotangents(0))
     except GradcheckError:
         raise
     except Exception as error:  # it runs unwatched, or the other checks say that it does not

@@ -10,10 +10,10 @@ from contextlib import suppress
 
 import numpy as np
 
-from gradcheck.checks.parity import PLAIN, Question, Reply, asked, findings
+from gradcheck.answers import Answers
+from gradcheck.checks.parity import PLAIN, Question, Reply, asked, findings, first_question
 from gradcheck.errors import Unsupported
-from gradcheck.probes import cotangent
-from gradcheck.problem import Manner, Problem, norm
+from gradcheck.problem import Manner, norm
 from gradcheck.results import Finding
 from gradcheck.settings import Settings
 
@@ -25,12 +25,10 @@ COMPLAINT = (
 
 
 def check_determinism(
-    problem: Problem, settings: Settings, rng: np.random.Generator
+    answers: Answers, settings: Settings, rng: np.random.Generator
 ) -> tuple[Finding, ...]:
     """Return one finding for each leaf, and one for each output whose value differs."""
-    question = Question(
-        problem=problem, rng=rng, point=problem.point, u=cotangent(rng, problem.outputs)
-    )
+    problem, question = answers.problem, first_question(answers, rng)
     replies = [_again(question)]
     if problem.session is not None:
         name, complaint = "compiled", "compiled, the target gives another answer"

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from gradcheck.answers import Answers
 from gradcheck.checks.vjp import check_vjp
 from gradcheck.errors import Unsupported
 from gradcheck.probes import direction, scale
@@ -26,25 +27,26 @@ Push = Callable[[Arrays], list[Arrays]]  # a point -> output tangents, one set a
 
 
 def check_jvp(
-    problem: Problem, settings: Settings, rng: np.random.Generator
+    answers: Answers, settings: Settings, rng: np.random.Generator
 ) -> tuple[Finding, ...]:
     """Return one finding for each leaf, about the tangents that it pushes forward.
 
     Raises:
         Unsupported: the target, or something in it, has no forward mode.
     """
+    problem = answers.problem
     if problem.jvp is None:
         raise Unsupported("the target has no forward mode")
     directions = tuple(
         direction(rng, leaf) * scale(x)
         for leaf, x in zip(problem.leaves, problem.point, strict=True)
     )
-    posed = _along(problem, directions)
+    posed = answers.of(_along(problem, directions))
     findings = check_vjp(posed, replace(settings, probes=1), rng)
     if any(finding.verdict is Verdict.FAIL for finding in findings):
         findings = check_vjp(posed, settings, rng)
     return tuple(
-        replace(_closer(problem, finding, settings, rng), check="jvp") for finding in findings
+        replace(_closer(answers, finding, settings, rng), check="jvp") for finding in findings
     )
 
 
@@ -87,7 +89,7 @@ def _along(problem: Problem, directions: Arrays) -> Problem:
 
 
 def _closer(
-    problem: Problem, finding: Finding, settings: Settings, rng: np.random.Generator
+    answers: Answers, finding: Finding, settings: Settings, rng: np.random.Generator
 ) -> Finding:
     """The finding of a leaf that is off, from all its columns where it is small enough.
 
@@ -96,9 +98,10 @@ def _closer(
     """
     if not finding.mismatch > finding.resolution:
         return finding
+    problem = answers.problem
     index = [leaf.path for leaf in problem.leaves].index(finding.leaf)
     if problem.point[index].size <= SMALL:
-        (close,) = check_vjp(_by_columns(problem, index), settings, rng)
+        (close,) = check_vjp(answers.of(_by_columns(problem, index)), settings, rng)
         if close.verdict is Verdict.FAIL:
             return close
     if finding.verdict is not Verdict.FAIL:

@@ -15,8 +15,17 @@ from collections.abc import Iterator
 import numpy as np
 
 from gradcheck.adapters.layouts import EXPANDED, differs
-from gradcheck.checks.parity import Question, Reply, asked, failing, findings, first_line, is_random
-from gradcheck.probes import cotangent
+from gradcheck.answers import Answers
+from gradcheck.checks.parity import (
+    Question,
+    Reply,
+    asked,
+    failing,
+    findings,
+    first_line,
+    first_question,
+    is_random,
+)
 from gradcheck.problem import Arrays, Leaf, Manner, Problem
 from gradcheck.results import Finding, Verdict
 from gradcheck.settings import Settings
@@ -31,7 +40,7 @@ GROUPS = 6  # how many backward passes are spent on one leaf at a time, or on gr
 
 
 def check_layout(
-    problem: Problem, settings: Settings, rng: np.random.Generator
+    answers: Answers, settings: Settings, rng: np.random.Generator
 ) -> tuple[Finding, ...]:
     """Return one finding for each leaf, and one for each output whose value differs.
 
@@ -39,11 +48,10 @@ def check_layout(
     cotangent's layout is not the author's to choose: an exception there is a failure. JAX has no
     layouts that a function could see, and nothing is found.
     """
+    problem = answers.problem
     if problem.session is None or not problem.layouts:
         return ()
-    question = Question(
-        problem=problem, rng=rng, point=problem.point, u=cotangent(rng, problem.outputs)
-    )
+    question = first_question(answers, rng)
     backward = list(_cotangents(problem, question))
     raised = [finding for finding in backward if isinstance(finding, Finding)]
     replies = [reply for reply in backward if isinstance(reply, Reply)]

@@ -11,10 +11,11 @@ from dataclasses import replace
 
 import numpy as np
 
+from gradcheck.answers import Answers, answers_of
 from gradcheck.checks.vjp import check_vjp
 from gradcheck.errors import Unsupported
-from gradcheck.probes import cotangent, direction, nudged, scale
-from gradcheck.problem import Arrays, Problem, norm, widened
+from gradcheck.probes import direction, nudged, scale
+from gradcheck.problem import Arrays, Problem, is_same, norm
 from gradcheck.results import Finding, Verdict
 from gradcheck.settings import Settings
 
@@ -29,7 +30,7 @@ DETACHED = (
 
 
 def check_second_order(
-    problem: Problem, settings: Settings, rng: np.random.Generator
+    answers: Answers, settings: Settings, rng: np.random.Generator
 ) -> tuple[Finding, ...]:
     """Return one finding for each leaf and each cotangent, in which the VJP is differentiated.
 
@@ -40,20 +41,22 @@ def check_second_order(
     Raises:
         Unsupported: the target is differentiable once.
     """
+    problem = answers.problem
     if problem.second is None:
         raise Unsupported("a derivative written by hand has no second one")
-    wide = widened(problem, problem.value(problem.point)) if problem.is_narrow else None
-    source = wide[0] if wide else problem
-    posed = _derivative(source, cotangent(rng, source.outputs))
+    wide = answers.in_float64
+    source = wide.problem if wide and is_same(problem, answers.value, wide.value) else problem
+    posed = _derivative(source, answers.cotangents(0))
     remark = ""
     if _jumps(posed, rng):
         posed = replace(posed, point=nudged(rng, posed.leaves, posed.point))
         remark = "the gradient jumps at this point, so its derivative was asked beside it"
     if settings.wrt:
         settings = replace(settings, wrt=(*settings.wrt, f"{COTANGENTS}*"))
-    findings = check_vjp(posed, replace(settings, probes=1), rng)
+    own = answers_of(posed, settings.seed)
+    findings = check_vjp(own, replace(settings, probes=1), rng)
     if any(finding.verdict is Verdict.FAIL for finding in findings):
-        findings = check_vjp(posed, settings, rng)
+        findings = check_vjp(own, settings, rng)
     return _detached(tuple(_renamed(finding, remark) for finding in findings))
 
 

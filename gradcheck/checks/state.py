@@ -13,10 +13,20 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from gradcheck.checks.parity import PLAIN, Question, Reply, asked, failing, findings, first_line
+from gradcheck.answers import Answers
+from gradcheck.checks.parity import (
+    PLAIN,
+    Question,
+    Reply,
+    asked,
+    failing,
+    findings,
+    first_line,
+    first_question,
+)
 from gradcheck.errors import Unsupported
 from gradcheck.probes import cotangent, direction
-from gradcheck.problem import Arrays, Manner, Problem
+from gradcheck.problem import Arrays, Manner
 from gradcheck.results import Finding
 from gradcheck.settings import Settings
 
@@ -31,12 +41,10 @@ PARTS = 3  # how many outputs are pulled back alone
 
 
 def check_state(
-    problem: Problem, settings: Settings, rng: np.random.Generator
+    answers: Answers, settings: Settings, rng: np.random.Generator
 ) -> tuple[Finding, ...]:
     """Return one finding for each leaf, and one for each output whose value differs."""
-    question = Question(
-        problem=problem, rng=rng, point=problem.point, u=cotangent(rng, problem.outputs)
-    )
+    problem, question = answers.problem, first_question(answers, rng)
     assert question.answer  # what a plain call raises is not about the state
     found: list[Reply | Finding] = []
     remarks: dict[str, str] = {}

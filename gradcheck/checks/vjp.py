@@ -10,18 +10,19 @@ it; its gradient in its own dtype is then compared with that.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 
+from gradcheck.answers import Answers
 from gradcheck.checks.doubts import equally_noisy, folded, measured, rippled, unrested
 from gradcheck.checks.judgement import judge
 from gradcheck.checks.question import Question
 from gradcheck.diagnose import ADVICE
 from gradcheck.evidence import Probe
 from gradcheck.oracles import ladder
-from gradcheck.probes import Beside, Line, cotangent, direction, nudged, relative, scale
-from gradcheck.problem import Array, Arrays, Leaf, Problem, in_float64, is_same, norm
+from gradcheck.probes import Beside, Line, direction, nudged, relative, scale
+from gradcheck.problem import Array, Leaf, Problem, is_same, norm
 from gradcheck.results import Entry, Finding, Verdict, worst
 from gradcheck.rounding import rounded
 from gradcheck.settings import RIPPLE, Settings
@@ -38,54 +39,18 @@ HIDING, COTANGENTS = 1e-3, 2
 SHOWN = 8  # wrong entries in a finding: what a reader looks at; the message says how many more
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Case:
-    """The problem as it is differenced, and what is known of it at its point."""
-
-    problem: Problem  # in float64 where the target runs in it
-    centre: Arrays
-    again: Arrays  # the value once more
-    draws: tuple[Arrays, ...]  # cotangents
-    found: dict[int, Arrays] = field(default_factory=dict)  # the gradients that were asked for
-
-    def gradients(self, k: int) -> Arrays:
-        """The gradients of all leaves for the k-th cotangent."""
-        if k not in self.found:
-            self.found[k] = self.problem.vjp(self.problem.point, self.draws[k])
-        return self.found[k]
-
-    def line(self, k: int, v: Mapping[int, Array], unit: float = 1.0) -> Line:
-        """The line along `v` seen through the k-th cotangent."""
-        floor = sum(
-            norm(u * (a - b))
-            for u, a, b in zip(self.draws[k], self.centre, self.again, strict=True)
-        )
-        return Line(
-            problem=self.problem,
-            v=v,
-            u=self.draws[k],
-            gradients=self.gradients(k),
-            centre=self.centre,
-            unit=unit,
-            floor=floor,
-        )
-
-    def epsilon(self, index: int) -> float:
-        """Of the narrowest dtype that the gradient passes through: it has no more digits."""
-        return _coarsest(self.problem.leaves[index], self.problem.outputs).epsilon
-
-
 def check_vjp(
-    problem: Problem, settings: Settings, rng: np.random.Generator
+    answers: Answers, settings: Settings, rng: np.random.Generator
 ) -> tuple[Finding, ...]:
-    """Return one finding for each leaf of `problem` that `settings` ask for.
+    """Return one finding for each leaf that `settings` ask for.
 
     Raises whatever the target raises.
     """
-    findings, kinked = _at_point(problem, settings, rng)
+    findings, kinked = _at_point(answers, settings, rng)
     if kinked:
+        problem = answers.problem
         moved = replace(problem, point=nudged(rng, problem.leaves, problem.point))
-        beside, _ = _at_point(moved, settings, rng)
+        beside, _ = _at_point(answers.of(moved), settings, rng)
         findings = tuple(
             _joined(here, there, here.leaf in kinked)
             for here, there in zip(findings, beside, strict=True)
@@ -94,9 +59,10 @@ def check_vjp(
 
 
 def _at_point(
-    problem: Problem, settings: Settings, rng: np.random.Generator
+    answers: Answers, settings: Settings, rng: np.random.Generator
 ) -> tuple[tuple[Finding, ...], frozenset[str]]:
     """The findings at the problem's point, and the leaves along which it lies on a kink."""
+    problem = answers.problem
     questions = [
         Question(
             index=k,
@@ -107,67 +73,58 @@ def _at_point(
         for k, leaf in enumerate(problem.leaves)
         if settings.wants(leaf.path)
     ]
-    centre = problem.value(problem.point)
-    if not all(np.all(np.isfinite(output)) for output in centre):
+    if not all(np.all(np.isfinite(output)) for output in answers.value):
         message = "the value at this point is not finite: there is no derivative to check"
         return tuple(q.answer(Verdict.INCONCLUSIVE, message) for q in questions), frozenset()
-    draws = tuple(cotangent(rng, problem.outputs) for _ in range(settings.probes))
-    narrow = _case(problem, centre, draws)
-    if (wide := in_float64(problem)) is None:
-        return _examined(questions, narrow, problem, settings, rng)
+    if (formula := answers.in_float64) is None:
+        return _examined(questions, answers, problem, settings, rng)
     # Differences are taken in float64 where the target can be run in it: without noise, almost.
-    formula = _case(*wide, draws)
-    if is_same(problem, centre, formula.centre):
+    if is_same(problem, answers.value, formula.value):
         findings, kinked = _examined(questions, formula, problem, settings, rng)
         pairs = zip(questions, findings, strict=True)
-        return tuple(_narrowed(q, finding, narrow, formula, rng) for q, finding in pairs), kinked
-    findings, kinked = _examined(questions, narrow, problem, settings, rng)
+        return tuple(_narrowed(q, finding, answers, formula, rng) for q, finding in pairs), kinked
+    findings, kinked = _examined(questions, answers, problem, settings, rng)
     if any(finding.verdict is not Verdict.PASS for finding in findings):
         others, _ = _examined(questions, formula, problem, settings, rng)
         findings = tuple(
-            _second_opinion(q, finding, other, narrow, formula, rng)
+            _second_opinion(q, finding, other, answers, formula, rng)
             for q, finding, other in zip(questions, findings, others, strict=True)
         )
     return findings, kinked
 
 
-def _case(problem: Problem, centre: Arrays, draws: tuple[Arrays, ...]) -> Case:
-    return Case(
-        problem=problem,
-        centre=centre,
-        again=problem.value(problem.point),
-        draws=draws,
-    )
-
-
 def _examined(
     questions: Sequence[Question],
-    case: Case,
+    answers: Answers,
     problem: Problem,
     settings: Settings,
     rng: np.random.Generator,
 ) -> tuple[tuple[Finding, ...], frozenset[str]]:
-    """The findings about a case, and the leaves along which its point lies on a kink."""
+    """The findings about a answers, and the leaves along which its point lies on a kink."""
     findings, kinked = [], set()
-    joint = _joint(case, questions, rng)
+    joint = _joint(answers, questions, settings.probes, rng)
     for question in questions:
-        leaf = case.problem.leaves[question.index]
+        leaf = answers.problem.leaves[question.index]
         own = replace(question, oracle=f"finite differences, {leaf.dtype}")
-        finding, is_kink = _settled(own, joint) or _alone(own, case, problem, settings, rng)
+        finding, is_kink = _settled(own, joint) or _alone(own, answers, problem, settings, rng)
         findings.append(finding)
         kinked |= {question.leaf.path} if is_kink else set()
     return tuple(findings), frozenset(kinked)
 
 
 def _narrowed(
-    question: Question, finding: Finding, narrow: Case, formula: Case, rng: np.random.Generator
+    question: Question,
+    finding: Finding,
+    narrow: Answers,
+    formula: Answers,
+    rng: np.random.Generator,
 ) -> Finding:
     """What was found in float64, or a failure if the narrow gradient is not that, rounded."""
     if finding.verdict is not Verdict.PASS or 0 in question.leaf.shape:
         return finding
     asked = sorted(formula.found)
     claims, truths = ([c.gradients(k)[question.index] for k in asked] for c in (narrow, formula))
-    draws = [narrow.draws[k] for k in asked]
+    draws = [narrow.cotangents(k) for k in asked]
     return rounded(finding, narrow.problem, question.index, draws, claims, truths, rng)
 
 
@@ -175,8 +132,8 @@ def _second_opinion(
     question: Question,
     here: Finding,
     wide: Finding,
-    narrow: Case,
-    formula: Case,
+    narrow: Answers,
+    formula: Answers,
     rng: np.random.Generator,
 ) -> Finding:
     """What was found in the narrow dtype, unless float64 explains it as rounding of the value.
@@ -193,24 +150,25 @@ def _second_opinion(
 
 
 def _joint(
-    case: Case, questions: Sequence[Question], rng: np.random.Generator
+    answers: Answers, questions: Sequence[Question], count: int, rng: np.random.Generator
 ) -> tuple[Probe, ...]:
-    """Probes that move all leaves at once, each by its own size; as many as it takes."""
+    """Probes that move all leaves at once, each by its own size; as many as it takes to `count`."""
     live = [
         question
         for question in questions
-        if 0 not in question.leaf.shape and np.all(np.isfinite(case.gradients(0)[question.index]))
+        if 0 not in question.leaf.shape
+        and np.all(np.isfinite(answers.gradients(0)[question.index]))
     ]
     if not live:
         return ()
-    leaves, point = case.problem.leaves, case.problem.point
-    epsilon = max(case.epsilon(q.index) for q in live)
+    leaves, point = answers.problem.leaves, answers.problem.point
+    epsilon = max(_epsilon(answers, q.index) for q in live)
     probes: list[Probe] = []
-    for first in range(0, len(case.draws), COTANGENTS):
-        draws = range(len(case.draws))[first : first + COTANGENTS]
+    for first in range(0, count, COTANGENTS):
+        draws = range(count)[first : first + COTANGENTS]
         v = {q.index: direction(rng, leaves[q.index]) * scale(point[q.index]) for q in live}
         beside = Beside()
-        beside.lines = [replace(case.line(k, v), beside=beside) for k in draws]
+        beside.lines = [replace(_line(answers, k, v), beside=beside) for k in draws]
         for line in beside.lines:
             truth = ladder.estimate(line)
             probes.append(Probe(index=live[0].index, epsilon=epsilon, line=line, truth=truth))
@@ -240,22 +198,27 @@ def _settled(question: Question, joint: Sequence[Probe]) -> tuple[Finding, bool]
 
 
 def _alone(
-    question: Question, case: Case, problem: Problem, settings: Settings, rng: np.random.Generator
+    question: Question,
+    answers: Answers,
+    problem: Problem,
+    settings: Settings,
+    rng: np.random.Generator,
 ) -> tuple[Finding, bool]:
     """The finding of one leaf, moved alone, and whether the point lies on a kink along it."""
     index, leaf = question.index, question.leaf
-    own = [case.gradients(k)[index] for k in range(len(case.draws))]
+    own = [answers.gradients(k)[index] for k in range(settings.probes)]
     if 0 in leaf.shape:
         return question.answer(Verdict.PASS, "the leaf is empty"), False
     if not all(np.all(np.isfinite(gradient)) for gradient in own):
         return _not_finite(question, own), False
-    probes = [
-        _probe(case, k, index, direction(rng, leaf), question.tolerance)
-        for k in range(len(case.draws))
-    ]
+    probes: list[Probe] = []
+    # At a kink every second direction says nothing of a gradient that is none of its subgradients.
+    while len(probes) < settings.probes * (1 + any(probe.truth.kink > 0 for probe in probes)):
+        k = len(probes) % settings.probes
+        probes.append(_probe(answers, k, index, direction(rng, leaf), question.tolerance))
     coarse = min(probe.resolution for probe in probes) > question.tolerance
     if coarse and leaf.shape:
-        probes.append(_aligned(case, index, direction(rng, leaf)))
+        probes.append(_aligned(answers, index, direction(rng, leaf)))
     if coarse or any(probe.is_significant for probe in probes):
         clear = not coarse and all(probe.is_clear for probe in probes)
         probes = [unrested(probe, rng) for probe in probes]
@@ -274,16 +237,38 @@ def _alone(
     return judge(question, probes, rng), is_kink
 
 
+def _line(answers: Answers, k: int, v: Mapping[int, Array], unit: float = 1.0) -> Line:
+    """The line along `v` seen through the k-th cotangent."""
+    us = answers.cotangents(k)
+    spread = zip(us, answers.value, answers.again, strict=True)
+    return Line(
+        problem=answers.problem,
+        v=v,
+        u=us,
+        gradients=answers.gradients(k),
+        centre=answers.value,
+        unit=unit,
+        floor=sum(norm(u * (a - b)) for u, a, b in spread),
+    )
+
+
+def _epsilon(answers: Answers, index: int) -> float:
+    """Of the narrowest dtype that the gradient of a leaf passes through: it has no more digits."""
+    return _coarsest(answers.problem.leaves[index], answers.problem.outputs).epsilon
+
+
 def _coarsest(leaf: Leaf, outputs: Sequence[Leaf]) -> Leaf:
     """The leaf or output of the narrowest dtype: the gradient has no more digits than that."""
     return max((leaf, *outputs), key=lambda array: array.epsilon)
 
 
-def _probe(case: Case, k: int, index: int, v: Array, tolerance: float) -> Probe:
+def _probe(answers: Answers, k: int, index: int, v: Array, tolerance: float) -> Probe:
     """What is true along `v`; or along a direction that moves each entry by a part of its size."""
-    x = case.problem.point[index]
-    line = case.line(k, {index: v}, scale(x))
-    probe = Probe(index=index, epsilon=case.epsilon(index), line=line, truth=ladder.estimate(line))
+    x = answers.problem.point[index]
+    line = _line(answers, k, {index: v}, scale(x))
+    probe = Probe(
+        index=index, epsilon=_epsilon(answers, index), line=line, truth=ladder.estimate(line)
+    )
     if probe.resolution <= tolerance or probe.truth.kink or probe.truth.jump:
         return probe
     scaled = replace(line, v={index: relative(v, x)})
@@ -291,14 +276,14 @@ def _probe(case: Case, k: int, index: int, v: Array, tolerance: float) -> Probe:
     return min(probe, other, key=lambda p: p.resolution)
 
 
-def _aligned(case: Case, index: int, v: Array) -> Probe:
+def _aligned(answers: Answers, index: int, v: Array) -> Probe:
     """A probe along the claimed gradient: its signs, and magnitudes as in any direction."""
-    x, gradient = case.problem.point[index], case.gradients(0)[index]
+    x, gradient = answers.problem.point[index], answers.gradients(0)[index]
     sizes = np.abs(gradient)
     phases = np.divide(gradient, sizes, out=np.ones_like(gradient), where=sizes > 0)
-    line = case.line(0, {index: np.abs(v) * phases}, scale(x))
+    line = _line(answers, 0, {index: np.abs(v) * phases}, scale(x))
     truth = ladder.estimate(line)
-    epsilon = case.epsilon(index)
+    epsilon = _epsilon(answers, index)
     return Probe(index=index, epsilon=epsilon, line=line, truth=truth, is_aligned=True)
 
 

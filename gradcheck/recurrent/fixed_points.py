@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from gradcheck.adapters.select import native, problem_of
+from gradcheck.answers import answers_of
 from gradcheck.api import settled
 from gradcheck.checks import CHECKS
 from gradcheck.errors import GradcheckError, InputError, Unsupported
@@ -191,7 +192,9 @@ class Asked:
     def step(self) -> tuple[Finding, ...]:
         """Whether the map's own VJP is right: all that follows rests on it."""
         moved = replace(self.rest.problem, point=self.rest.point)
-        found = CHECKS["vjp"].ask(moved, self.settings, self.rng("step"))
+        found = CHECKS["vjp"].ask(
+            answers_of(moved, self.settings.seed), self.settings, self.rng("step")
+        )
         return tuple(replace(finding, check="step") for finding in found)
 
     def residual(self) -> tuple[Finding, ...]:
@@ -353,7 +356,9 @@ class Asked:
                 f"the layer stops at a residual of {self.rest.residual:.0e}, and so do differences "
                 "of it; it was held to the equation"
             )
-        return CHECKS["vjp"].ask(self.narrow, self.settings, self.rng("vjp"))
+        return CHECKS["vjp"].ask(
+            answers_of(self.narrow, self.settings.seed), self.settings, self.rng("vjp")
+        )
 
     def rng(self, question: str) -> np.random.Generator:
         return np.random.default_rng([self.settings.seed, *question.encode()])

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from gradcheck.adapters.select import problem_of
+from gradcheck.answers import answers_of
 from gradcheck.api import settled
 from gradcheck.checks import CHECKS
 from gradcheck.checks.parity import Question as Plain
@@ -308,7 +309,9 @@ class Asked:
 
     def vjp(self, problem: Problem, check: str, where: str = "") -> tuple[Finding, ...]:
         """What the check "vjp" finds about `problem`, under another name."""
-        found = CHECKS["vjp"].ask(problem, self.settings, self.rng(f"{check} {where}"))
+        found = CHECKS["vjp"].ask(
+            answers_of(problem, self.settings.seed), self.settings, self.rng(f"{check} {where}")
+        )
         return tuple(_placed(finding, check, where) for finding in found)
 
     def rng(self, question: str) -> np.random.Generator:

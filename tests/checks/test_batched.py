@@ -14,6 +14,7 @@ from jax.custom_batching import custom_vmap
 import gradcheck
 from gradcheck import Rule
 from gradcheck.adapters import problem_of
+from gradcheck.answers import answers_of
 from gradcheck.checks.batched import check_batched
 from gradcheck.problem import Arrays
 from gradcheck.results import CheckResult, Verdict
@@ -84,7 +85,7 @@ def test_a_wrong_batch_of_torch_is_found(factor: float) -> None:
         return (gradients,)
 
     wrong = replace(problem, batched=spoilt)
-    (finding,) = check_batched(wrong, Settings(), np.random.default_rng(0))
+    (finding,) = check_batched(answers_of(wrong, seed=0), Settings(), np.random.default_rng(0))
     assert finding.verdict is Verdict.FAIL
     assert [entry.index for entry in finding.entries] == [(2, 0, 1)]
 

@@ -1,0 +1,72 @@
+"""What a target says at its point: asked once, and shared by all checks of it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cache, cached_property
+
+import numpy as np
+
+from gradcheck.probes import cotangent
+from gradcheck.problem import Arrays, Problem, posed_in_float64
+
+__all__ = ["Answers", "answers_of"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answers:
+    """The value of a problem at its point, and its gradients for some cotangents.
+
+    Each is evaluated when it is first asked for; whatever the target raises then is raised.
+    """
+
+    problem: Problem
+    cotangents: Callable[[int], Arrays]  # the k-th, the same at every call
+    found: dict[int, Arrays] = field(default_factory=dict, init=False)
+
+    @cached_property
+    def value(self) -> Arrays:
+        return self._evaluated()
+
+    @cached_property
+    def again(self) -> Arrays:
+        """The value once more: where it differs, it is no function of the point."""
+        return self._evaluated()
+
+    def gradients(self, k: int) -> Arrays:
+        """The gradients of all leaves for the k-th cotangent."""
+        if k not in self.found:
+            with np.errstate(all="ignore"):
+                self.found[k] = self.problem.vjp(self.problem.point, self.cotangents(k))
+        return self.found[k]
+
+    def of(self, problem: Problem) -> "Answers":
+        """What `problem` says when it is asked the same."""
+        return replace(self, problem=problem)
+
+    @cached_property
+    def in_float64(self) -> "Answers | None":
+        """What the target says when it is run in float64, if it runs there."""
+        wide = posed_in_float64(self.problem)
+        if wide is None:
+            return None
+        answers = self.of(wide)
+        try:
+            answers.value, answers.gradients(0)
+        except Exception:  # whatever it raises, an attribute that stayed narrow for one
+            return None
+        return answers
+
+    def _evaluated(self) -> Arrays:
+        with np.errstate(all="ignore"):
+            return self.problem.value(self.problem.point)
+
+
+def answers_of(problem: Problem, seed: int) -> Answers:
+    """Return what `problem` says at its point, for cotangents drawn from `seed`."""
+
+    @cache
+    def drawn(k: int) -> Arrays:
+        rng = np.random.default_rng([seed, *b"cotangent", k])
+        return cotangent(rng, problem.outputs, problem.leaves)
+
+    return Answers(problem=problem, cotangents=drawn)
