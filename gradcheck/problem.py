@@ -131,7 +131,7 @@ class Problem:
     point: Arrays
     value: Callable[[Arrays], Arrays]
     vjp: Callable[[Arrays, Arrays], Arrays]  # (point, cotangents) -> one gradient a leaf
-    both: Callable[[Arrays, Arrays], tuple[Arrays, Arrays]] | None = None  # in one compiled run
+    both: Callable[[Arrays, Arrays], tuple[Arrays, Arrays]] | None = None  # in one run
     jvp: Callable[[Arrays, Arrays], Arrays] | None = None  # (point, tangents) -> output tangents
     # (point, cotangents u, w) -> the gradients of ⟨w, vjp(point, u)⟩ in the point and in u.
     second: Callable[[Arrays, Arrays, Arrays], tuple[Arrays, Arrays]] | None = None

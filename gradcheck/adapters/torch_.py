@@ -150,6 +150,7 @@ def _problem(posed: "Posed", outputs: Sequence[Leaf], name: str | None) -> Probl
         point=posed.point,
         value=posed.value,
         vjp=posed.vjp,
+        both=posed.both,
         jvp=posed.jvp,
         second=posed.second,
         batched=posed.batched,
@@ -328,9 +329,15 @@ class Posed:
 
     @torch.inference_mode(False)
     def vjp(self, point: Arrays, cotangents: Arrays) -> Arrays:
+        return self.both(point, cotangents)[1]
+
+    @torch.inference_mode(False)
+    def both(self, point: Arrays, cotangents: Arrays) -> tuple[Arrays, Arrays]:
+        """The value of a run that autograd records, and the VJP."""
         leaves, own, outputs = self.recorded(point)
         us = [_into(u, tensor) for u, tensor in zip(cotangents, outputs, strict=True)]
-        return _arrays(self.pulled_back(outputs, leaves, us, own), point)
+        gradients = self.pulled_back(outputs, leaves, us, own)
+        return tuple(BRIDGE.out(tensor) for tensor in outputs), _arrays(gradients, point)
 
     @torch.inference_mode(False)
     def jvp(self, point: Arrays, tangents: Arrays) -> Arrays:

@@ -79,10 +79,24 @@ def compared(
     """
     coarsest = narrowest(leaf, outputs)
     tolerance = settings.tolerance(coarsest.digits)
-    bar = ROUNDINGS * coarsest.epsilon * size
     whole = norm(size)
     with np.errstate(invalid="ignore"):
         off = np.abs(got - wanted)
+    if not np.any(off):
+        resolution = SIGNIFICANCE * ROUNDINGS * coarsest.epsilon if whole else 0.0
+        is_open = resolution > tolerance
+        return Finding(
+            check=check,
+            leaf=leaf.path,
+            verdict=Verdict.INCONCLUSIVE if is_open else Verdict.PASS,
+            mismatch=0.0,
+            resolution=resolution,
+            tolerance=tolerance,
+            oracle=oracle,
+            message=_hiding(resolution) if is_open else "",
+        )
+    bar = ROUNDINGS * coarsest.epsilon * size
+    with np.errstate(invalid="ignore"):
         real = ~(off <= tolerance * size)  # a NaN is one too
         wrong = real & ~(off <= SIGNIFICANCE * bar)
     if np.any(wrong):
@@ -98,7 +112,7 @@ def compared(
         verdict, message = Verdict.FAIL, f"{complaint}: {count}"
     elif resolution > tolerance:
         verdict = Verdict.INCONCLUSIVE
-        message = f"rounding inside the target hides errors below {resolution:.0e}"
+        message = _hiding(resolution)
     mismatch = norm(np.where(np.isfinite(off), off, 0.0))
     return Finding(
         check=check,
@@ -119,3 +133,7 @@ def compared(
             for index in np.argwhere(wrong)[:SHOWN]
         ),
     )
+
+
+def _hiding(resolution: float) -> str:
+    return f"rounding inside the target hides errors below {resolution:.0e}"

@@ -46,17 +46,18 @@ def check_state(
     """Return one finding for each leaf, and one for each output whose value differs."""
     problem, question = answers.problem, first_question(answers, rng)
     assert question.answer  # what a plain call raises is not about the state
-    found: list[Reply | Finding] = []
     remarks: dict[str, str] = {}
     other = _elsewhere(question)
-    if other is not None:
+    found = list(_parts(question)) if problem.session is not None else []
+    covered = {k for reply in found if isinstance(reply, Reply) for k in reply.arrays}
+    if other is not None and len(covered) < len(question.answer):  # else it was called again
         arrays = (*problem.value(question.point), *problem.vjp(question.point, question.u))
         found.append(_again(question, "after a call at another point", STALE, arrays, 0))
-        if problem.session is not None:
-            found += _interleaved(question, other, remarks)
+    if other is not None and problem.session is not None:
+        found += _interleaved(question, other, remarks)
+        # A second backward pass that runs, after that of the other call, has said as much.
+        if not any(isinstance(reply, Reply) and reply.complaint == TWICE for reply in found):
             found += _reversed(question, other)
-    if problem.session is not None:
-        found += _parts(question)
     replies = [reply for reply in found if isinstance(reply, Reply)]
     raised = [finding for finding in found if isinstance(finding, Finding)]
     passed = findings(
