@@ -78,8 +78,7 @@ def relative(v: Array, x: Array) -> Array:
     smallest = np.min(sizes, initial=np.inf, where=sizes > 0)
     if not np.isfinite(smallest):
         return v
-    scaled: Array = v * (np.maximum(sizes, smallest) / scale(x))
-    return scaled
+    return np.asarray(v * (np.maximum(sizes, smallest) / scale(x)))
 
 
 def disturbed(rng: np.random.Generator, leaves: Sequence[Leaf], point: Arrays) -> Arrays:

@@ -10,7 +10,7 @@ from gradcheck.oracles import ladder
 from gradcheck.probes import disturbed
 from gradcheck.problem import EPSILON
 
-__all__ = ["equally_noisy", "folded", "measured", "rippled", "unrested"]
+__all__ = ["climbed", "equally_noisy", "folded", "measured", "rippled", "unrested"]
 
 DISTURBED = 3  # points an ulp away, at which a suspected gradient's own rounding is measured
 
@@ -18,6 +18,11 @@ DISTURBED = 3  # points an ulp away, at which a suspected gradient's own roundin
 # saturates is at 16 times its scale in float64, where 1 - y² is off by an ulp of one; a softmax
 # is a dozen roundings. In a narrow dtype sixteen ulps would hide a tenth of the gradient.
 REUSE, REUSE_NARROW = 16.0, 2.0
+
+
+def climbed(probe: Probe) -> Probe:
+    """The same probe, with as many steps as `Probe.is_clear` wants to see."""
+    return replace(probe, truth=ladder.estimate(probe.line, whole=True))
 
 
 def measured(probe: Probe) -> Probe:

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from gradcheck.checks.doubts import folded
+from gradcheck.checks.doubts import folded, measured
 from gradcheck.checks.question import Question
 from gradcheck.diagnose import ADVICE, Evidence, Scene, diagnose
 from gradcheck.evidence import Probe, finest
@@ -18,7 +18,7 @@ from gradcheck.oracles import complex_step, ladder, path
 from gradcheck.oracles.ladder import FLOATING
 from gradcheck.problem import Array, Arrays
 from gradcheck.results import Finding, Verdict
-from gradcheck.settings import RIPPLE, SIGNIFICANCE
+from gradcheck.settings import SIGNIFICANCE
 
 __all__ = ["judge"]
 
@@ -33,6 +33,10 @@ REACHES = (1.0, 2.0**-3, 2.0**8, 2.0**16, 2.0**24)
 SHORTER = (1 / 2, 1 / 4)  # parts of a path along which a mismatch must stay to be an error
 
 FLAT = 2.0**-30  # of the leaf's size: the finest step of the ladder
+
+# The least height of steps, relative to the value, that are none of float32: 64 of its roundings,
+# of 2⁻²⁶ as `noise` measures one.
+STEPPED = 2.0**-20
 
 SIGNS = np.array([-1.0, 1.0])
 
@@ -85,11 +89,12 @@ def _stairs(question: Question, probes: Sequence[Probe]) -> Finding | None:
         return None
     if any(probe.line.sample(probe.line.unit * FLAT).moving for probe in probes):
         return None
-    height = max(p.truth.level / p.truth.weight if p.truth.weight else 0.0 for p in probes)
+    truths = [measured(probe).truth for probe in probes]
+    height = max(t.level / t.weight if t.weight else 0.0 for t in truths)
     if height > FLOATING:
         message = "the value is a staircase and flat at this point: its derivative is zero"
         return question.answer(Verdict.PASS, message)
-    if height > RIPPLE["float16"]:
+    if height > STEPPED:
         message = (
             "the value is a staircase and flat at this point, so that zero is its derivative; if "
             "the steps are the rounding of a narrow dtype inside, the gradient is missing"

@@ -15,7 +15,7 @@ from dataclasses import replace
 import numpy as np
 
 from gradcheck.answers import Answers
-from gradcheck.checks.doubts import equally_noisy, folded, measured, rippled, unrested
+from gradcheck.checks.doubts import climbed, equally_noisy, folded, measured, rippled, unrested
 from gradcheck.checks.judgement import judge
 from gradcheck.checks.question import Question
 from gradcheck.diagnose import ADVICE
@@ -220,7 +220,7 @@ def _alone(
     if coarse and leaf.shape:
         probes.append(_aligned(answers, index, direction(rng, leaf)))
     if coarse or any(probe.is_significant for probe in probes):
-        clear = not coarse and all(probe.is_clear for probe in probes)
+        clear = not coarse and all(climbed(probe).is_clear for probe in probes)
         probes = [unrested(probe, rng) for probe in probes]
         if not clear:
             probes = equally_noisy([measured(probe) for probe in probes])

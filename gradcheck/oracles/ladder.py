@@ -163,14 +163,17 @@ class Flight:
         return abs(self.bend) > SIGNIFICANCE * self.bend_error
 
 
-def estimate(line: Line, *, careful: bool = False, rough: bool = False) -> Estimate:
+def estimate(
+    line: Line, *, careful: bool = False, rough: bool = False, whole: bool = False
+) -> Estimate:
     """Return the slope of φ at 0 along `line`.
 
     Args:
         careful: measure the noise before any slope is believed.
         rough: stop as soon as it is out of question how far the slope is from what is claimed.
+        whole: climb all of the first rungs. Two may agree by chance where the value is rounded.
     """
-    flights = [_climb(line, FIRST, line.floor, rough=rough)]
+    flights = [_climb(line, FIRST, line.floor, rough=rough, whole=whole)]
     if not careful:
         flights = _finer(line, flights)
         if _settles(flights[-1], line) and not _stalls(flights):
@@ -274,15 +277,17 @@ def _settles(flight: Flight, line: Line) -> bool:
     return flight.bar <= max(GOAL * size, clear)
 
 
-def _climb(line: Line, start: int, level: float, *, rough: bool = False) -> Flight:
-    """Two rungs, and more until the slope is as sharp as it gets."""
+def _climb(
+    line: Line, start: int, level: float, *, rough: bool = False, whole: bool = False
+) -> Flight:
+    """Two rungs, and more until the slope is as sharp as it gets; or all of them."""
     step = OFF_GRID * line.unit
     samples = [line.sample(step * 2.0**-start)]
     for k in range(start + 1, start + RUNGS):
         samples.append(line.sample(step * 2.0**-k))
         flight = _read(tuple(samples), level)
         fine = flight.bar <= FINE * max(line.size, abs(flight.slope))
-        if fine or (rough and _settles(flight, line)):
+        if not whole and (fine or (rough and _settles(flight, line))):
             break
     return flight
 

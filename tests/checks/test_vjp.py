@@ -247,6 +247,29 @@ def test_a_straight_through_estimator_of_round_does_not_pass() -> None:
     assert Verdict.PASS not in verdicts
 
 
+@pytest.mark.parametrize("decimals", [1, 2, 3, 4])
+@pytest.mark.parametrize("seed", [0, 1, 7])
+@pytest.mark.parametrize("shape", [(), (20,)])
+def test_rounding_to_decimals_is_not_accused(
+    decimals: int, seed: int, shape: tuple[int, ...]
+) -> None:
+    x = 5 * np.random.default_rng(seed).standard_normal(shape)
+    rule = Rule(lambda x: np.round(x, decimals), lambda inputs, u: np.zeros_like(u))
+
+    assert check(rule, x, checks="vjp", seed=seed).verdict is not Verdict.FAIL
+
+
+@pytest.mark.parametrize("seed", [7, 47])
+def test_a_number_that_is_moved_by_a_part_of_itself_can_be_located(seed: int) -> None:
+    torch.manual_seed(seed)
+    x = 5 * torch.randn((), dtype=torch.float64)
+    steps = 1e5 if seed == 47 else 1e6
+
+    result = check(lambda x: torch.round(steps * x) / steps, x, checks="vjp", seed=seed)
+
+    assert result.verdict is not Verdict.ERROR
+
+
 def test_a_declared_deviation_is_not_checked_and_said() -> None:
     rule = _rule(np.round, np.ones_like)
 
