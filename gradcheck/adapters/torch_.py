@@ -22,7 +22,7 @@ from gradcheck.adapters.randomness import same_randomness
 from gradcheck.adapters.torch_digits import Lifted, Watched, eagerly
 from gradcheck.adapters.torch_modules import Rooms, module_of, out_of_reach, rooms_of
 from gradcheck.errors import InputError, Unsupported
-from gradcheck.problem import WIDER, Array, Arrays, Leaf, Problem, label
+from gradcheck.problem import WIDER, Array, Arrays, Leaf, Problem, label, norm
 
 __all__ = ["BRIDGE", "problem_of_torch"]
 
@@ -92,14 +92,19 @@ def problem_of_torch(
     posed = Posed(target=target, inputs=inputs, named=named, seed=seed, rooms=rooms)
     with torch.set_grad_enabled(torch.is_grad_enabled()):  # a target may leave it switched off
         posed, outputs = _first_run(posed)
+        differs = not posed.records and _depends_on_recording(posed, outputs)
     if not outputs:
         raise InputError("expected the target to return at least one floating or complex tensor")
+    if differs:
+        posed = replace(posed, records=True)
     problem = _problem(posed, [BRIDGE.leaf(path, tensor) for path, tensor in outputs], name)
     missed = [
         f"parameters of {given}, which the target finds by itself: hand over the module, or pass "
         "them as inputs"
         for given in out_of_reach(target)
     ]
+    if differs:
+        missed.append("the value that it has while no gradient is recorded, which is another")
     return replace(problem, notes=(*problem.notes, *missed))
 
 
@@ -121,6 +126,27 @@ def _first_run(posed: "Posed") -> tuple["Posed", list[tuple[str, torch.Tensor]]]
         except Exception as refusal:  # whatever the target raises
             refusals.append(refusal)
     raise refusals[1]  # it was not for want of a graph
+
+
+def _depends_on_recording(posed: "Posed", outputs: Sequence[tuple[str, torch.Tensor]]) -> bool:
+    """Whether the target returns something else where autograd records it: a faster path, say.
+
+    What is differentiated is then the other function. Two kernels may differ by rounding: half of
+    the digits count.
+    """
+    try:
+        with torch.inference_mode(False):
+            recorded = posed.recorded(posed.point)[-1]
+            pairs = [
+                (BRIDGE.out(y), BRIDGE.out(z)) for (_, y), z in zip(outputs, recorded, strict=True)
+            ]
+    except Exception:  # whatever it raises is said by the checks
+        return False
+    halves = [torch.finfo(y.dtype).eps ** 0.5 for _, y in outputs]
+    return any(
+        a.shape == b.shape and not np.allclose(a, b, half, half * norm(b), equal_nan=True)
+        for (a, b), half in zip(pairs, halves, strict=True)
+    )
 
 
 def _problem(posed: "Posed", outputs: Sequence[Leaf], name: str | None) -> Problem:
@@ -172,7 +198,7 @@ class Posed:
     seed: int
     rooms: Rooms | None = None  # those of the module that the target is
     wide: bool = False
-    records: bool = False  # whether the target runs only if autograd records it
+    records: bool = False  # whether the target runs, or computes the same, only if it is recorded
     lifts: bool = False  # whether what it casts to a narrow dtype inside stays in float64
     inside: Mapping[int, str] = field(default_factory=dict)  # leaf -> a narrower dtype inside
     writes: bool = True  # whether the target may write into its leaves: they are copied for a run
@@ -348,7 +374,7 @@ class Posed:
         """
         if self.records:
             raise Unsupported(
-                "forward mode is not supported: the target takes a derivative itself, or hooks one"
+                "forward mode is not supported: the target runs only while gradients are recorded"
             )
         with (
             forward_ad.dual_level(),

@@ -48,7 +48,8 @@ def check_adjoint(
     gradients = answers.gradients(0), answers.gradients(1)
     findings = _linear(problem, settings, rng, (u, w), gradients)
     linear = {k: f for k, f in findings.items() if f.verdict is Verdict.PASS}
-    if problem.jvp is not None and linear:
+    is_finite = all(np.all(np.isfinite(y)) for y in answers.value)
+    if problem.jvp is not None and linear and is_finite:
         pairs = [Pair(problem=problem, point=problem.point, u=u_) for u_ in (u, w)]
         with suppress(Unsupported):  # that there is no forward mode is said by the check "jvp"
             findings |= _transposed(pairs, gradients, linear, settings, rng)

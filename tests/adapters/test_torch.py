@@ -582,6 +582,56 @@ def _half_as_much(module: Any, examples: Any) -> Any:
     return lambda *args: tuple(0.5 * y for y in module(*args))
 
 
+class FastPath(torch.nn.Module):
+    """Computes something else while no gradient is recorded, as a masked encoder does."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.linear = torch.nn.Linear(4, 3)
+        self.factor = factor
+
+    def forward(self, x: torch.Tensor) -> Any:
+        y = self.linear(x)
+        return Scaled.apply(y, self.factor) if torch.is_grad_enabled() else y.relu()  # type: ignore[no-untyped-call]
+
+
+class Scaled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, y: torch.Tensor, factor: float) -> torch.Tensor:
+        ctx.factor = factor
+        return y.clone()
+
+    @staticmethod
+    def backward(ctx: Any, u: torch.Tensor) -> Any:
+        return ctx.factor * u, None
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize(("factor", "verdict"), [(1.0, Verdict.PASS), (1.01, Verdict.FAIL)])
+def test_what_is_recorded_is_what_is_differentiated(
+    factor: float, verdict: Verdict, dtype: torch.dtype
+) -> None:
+    torch.manual_seed(0)
+    module = FastPath(factor).to(dtype)
+
+    result = check(module, torch.randn(5, 4, dtype=dtype))
+
+    assert result.verdict is verdict, str(result)
+    assert any("while no gradient is recorded" in note for note in result.not_checked)
+
+
+def test_a_masked_encoder_in_eval_mode_passes() -> None:
+    torch.manual_seed(0)
+    layer = torch.nn.TransformerEncoderLayer(4, 2, 8, batch_first=True)
+    encoder = torch.nn.TransformerEncoder(layer, 1).double().eval()
+    mask = torch.tensor([[False, False, True], [False, False, False]])
+
+    kwargs = {"src_key_padding_mask": mask}
+    result = check(encoder, torch.randn(2, 3, 4, dtype=torch.float64), kwargs=kwargs)
+
+    assert result.passed, str(result)
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize(("backend", "passes"), [("eager", True), (_half_as_much, False)])
 def test_what_is_compiled_is_compared_with_eager(backend: Any, passes: bool) -> None:
