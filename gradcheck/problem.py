@@ -33,6 +33,7 @@ __all__ = [
     "in_float64",
     "inner",
     "is_same",
+    "is_same_entrywise",
     "label",
     "norm",
     "owner",
@@ -197,6 +198,15 @@ def is_same(problem: Problem, values: Arrays, wide: Arrays) -> bool:
     off = norm(np.array([norm(a - b) for a, b in zip(values, wide, strict=True)]))
     size = norm(np.array([norm(value) for value in wide]))
     return bool(off <= epsilon**0.5 * size)
+
+
+def is_same_entrywise(problem: Problem, values: Arrays, wide: Arrays) -> bool:
+    """Whether half of the digits of every entry agree; of a small one, those of a usual one."""
+    epsilon = max(leaf.epsilon for leaf in (*problem.leaves, *problem.outputs))
+    return all(
+        np.allclose(a, b, rtol=epsilon**0.5, atol=epsilon**0.5 * norm(b) / max(b.size, 1) ** 0.5)
+        for a, b in zip(values, wide, strict=True)
+    )
 
 
 WIDER = {

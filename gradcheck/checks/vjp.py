@@ -22,7 +22,7 @@ from gradcheck.diagnose import ADVICE
 from gradcheck.evidence import Probe
 from gradcheck.oracles import ladder
 from gradcheck.probes import Beside, Line, direction, nudged, relative, scale
-from gradcheck.problem import Array, Leaf, Problem, is_same, norm
+from gradcheck.problem import Array, Leaf, Problem, is_same, is_same_entrywise, norm
 from gradcheck.results import Entry, Finding, Verdict, worst
 from gradcheck.rounding import rounded
 from gradcheck.settings import RIPPLE, Settings
@@ -125,7 +125,16 @@ def _narrowed(
     asked = sorted(formula.found)
     claims, truths = ([c.gradients(k)[question.index] for k in asked] for c in (narrow, formula))
     draws = [narrow.cotangents(k) for k in asked]
-    return rounded(finding, narrow.problem, question.index, draws, claims, truths, rng)
+    judged = rounded(finding, narrow.problem, question.index, draws, claims, truths, rng)
+    if judged.verdict is Verdict.FAIL and not is_same_entrywise(
+        narrow.problem, narrow.value, formula.value
+    ):
+        message = (
+            f"right in float64; in {question.leaf.digits} some entries of the value are others, as "
+            "where a choice is made by rounded numbers, or other random numbers are drawn"
+        )
+        return replace(judged, verdict=Verdict.INCONCLUSIVE, message=message, entries=())
+    return judged
 
 
 def _second_opinion(

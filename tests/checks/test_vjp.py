@@ -259,6 +259,21 @@ def test_rounding_to_decimals_is_not_accused(
     assert check(rule, x, checks="vjp", seed=seed).verdict is not Verdict.FAIL
 
 
+def test_a_choice_that_is_made_by_rounded_numbers_is_not_accused() -> None:
+    scores = torch.tensor([[1.0, 1.001], *[[2.0, 1.0]] * 2000])
+
+    def routed(x: torch.Tensor) -> torch.Tensor:
+        first = scores.to(x.dtype).argmax(-1, keepdim=True)  # equal ones in bfloat16
+        return torch.where(first == 1, 3 * x, -x)
+
+    x = torch.ones(2001, 1, dtype=torch.bfloat16)
+
+    result = check(routed, x, checks="vjp")
+
+    assert result.verdict is Verdict.INCONCLUSIVE
+    assert "entries of the value are others" in result.findings[0].message
+
+
 @pytest.mark.parametrize("seed", [7, 47])
 def test_a_number_that_is_moved_by_a_part_of_itself_can_be_located(seed: int) -> None:
     torch.manual_seed(seed)
