@@ -260,13 +260,13 @@ def test_rounding_to_decimals_is_not_accused(
 
 
 def test_a_choice_that_is_made_by_rounded_numbers_is_not_accused() -> None:
-    scores = torch.tensor([[1.0, 1.001], *[[2.0, 1.0]] * 2000])
+    scores = torch.tensor([[1.0, 1.001], *[[2.0, 1.0]] * 4000])
 
     def routed(x: torch.Tensor) -> torch.Tensor:
         first = scores.to(x.dtype).argmax(-1, keepdim=True)  # equal ones in bfloat16
         return torch.where(first == 1, 3 * x, -x)
 
-    x = torch.ones(2001, 1, dtype=torch.bfloat16)
+    x = torch.ones(4001, 1, dtype=torch.bfloat16)
 
     result = check(routed, x, checks="vjp")
 
