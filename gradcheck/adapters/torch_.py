@@ -21,10 +21,14 @@ from gradcheck.adapters.bridge import Bridge
 from gradcheck.adapters.randomness import same_randomness
 from gradcheck.adapters.torch_digits import Lifted, Watched, eagerly
 from gradcheck.adapters.torch_modules import Rooms, module_of, out_of_reach, rooms_of
+from gradcheck.adapters.torch_sparse import SPARSE, specified
 from gradcheck.errors import InputError, Unsupported
 from gradcheck.problem import WIDER, Array, Arrays, Leaf, Problem, label, norm
 
 __all__ = ["BRIDGE", "problem_of_torch"]
+
+
+Restore = Callable[[torch.Tensor], torch.Tensor]  # the values of a sparse tensor -> the tensor
 
 
 def _out(tensor: torch.Tensor) -> Array:
@@ -73,7 +77,8 @@ def problem_of_torch(
     """Return the problem of `target` at `inputs`.
 
     Leaves are the trainable parameters of a module, shared ones once, and the inputs that require
-    a gradient; if none does, or with `every`, all floating and complex ones.
+    a gradient; if none does, or with `every`, all floating and complex ones that are dense. The
+    leaf of a sparse input is the entries that it specifies.
 
     Raises:
         InputError: nothing to differentiate, or no output that could be.
@@ -81,6 +86,10 @@ def problem_of_torch(
     inputs = _as_tensors(inputs)
     own = {f"params.{path}": tensor for path, tensor in _parameters(target).items()}
     given = _leaves(inputs, every=every)
+    restores: dict[str, Restore] = {}
+    for path, leaf in list(given.items()):
+        if leaf.layout in SPARSE:
+            given[f"{path}.values()"], restores[path] = specified(given.pop(path).detach())
     named = own | {path: leaf for path, leaf in given.items() if path not in constant}
     if not named:
         raise InputError(
@@ -89,7 +98,9 @@ def problem_of_torch(
         )
     module = module_of(target)
     rooms = None if module is None else rooms_of(module)
-    posed = Posed(target=target, inputs=inputs, named=named, seed=seed, rooms=rooms)
+    posed = Posed(
+        target=target, inputs=inputs, named=named, seed=seed, rooms=rooms, restores=restores
+    )
     with torch.set_grad_enabled(torch.is_grad_enabled()):  # a target may leave it switched off
         posed, outputs = _first_run(posed)
         differs = not posed.records and _depends_on_recording(posed, outputs)
@@ -197,6 +208,7 @@ class Posed:
     named: Mapping[str, torch.Tensor]
     seed: int
     rooms: Rooms | None = None  # those of the module that the target is
+    restores: Mapping[str, Restore] = field(default_factory=dict)  # path of a sparse input -> it
     wide: bool = False
     records: bool = False  # whether the target runs, or computes the same, only if it is recorded
     lifts: bool = False  # whether what it casts to a narrow dtype inside stays in float64
@@ -279,18 +291,19 @@ class Posed:
         Inputs are copied unless they are `shared`, so that the target may write into them.
         """
         moved = dict(zip(self.named, leaves, strict=True))
+
+        def argument(path: str, leaf: Any) -> Any:
+            key = f"{path}.values()" if path in self.restores else path
+            if not (shared and key in moved):
+                copy = self.given(key, self._copied(moved.get(key, leaf)))
+            else:
+                copy = moved[key]
+            return self.restores[path](copy) if path in self.restores else copy
+
         target: Any = self.target
         quiet = _unwarned() if self.is_compiled else nullcontext()
         with quiet, self.seeded("forward", self.seed):
-            arguments = trees.rebuild(
-                self.inputs,
-                lambda path, leaf: (
-                    moved[path]
-                    if shared and path in moved
-                    else self.given(path, self._copied(moved.get(path, leaf)))
-                ),
-                "input",
-            )
+            arguments = trees.rebuild(self.inputs, argument, "input")
             with self.standing(self.own(leaves) if own is None else own), self.lifting():
                 if isinstance(target, type):  # an autograd.Function
                     return _floating(target.apply(*arguments))  # type: ignore[attr-defined]
@@ -582,7 +595,8 @@ def _leaves(inputs: tuple[Any, ...], *, every: bool) -> dict[str, torch.Tensor]:
         path: leaf for path, leaf in trees.leaves(inputs, "input") if BRIDGE.is_differentiable(leaf)
     }
     marked = {path: leaf for path, leaf in floating.items() if leaf.requires_grad}
-    return floating if every else marked or floating
+    dense = {path: leaf for path, leaf in floating.items() if leaf.layout not in SPARSE}
+    return (dense if every else marked or dense) or floating
 
 
 def _floating(outputs: Any) -> list[tuple[str, torch.Tensor]]:

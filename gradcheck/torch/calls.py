@@ -13,12 +13,11 @@ from torch.autograd import forward_ad
 
 from gradcheck import trees
 from gradcheck.adapters import problem_of
+from gradcheck.adapters.torch_sparse import COMPRESSED, SPARSE, specified
 from gradcheck.problem import Problem
 
 __all__ = [
     "MKLDNN",
-    "SPARSE",
-    "SPARSE_COMPRESSED",
     "Call",
     "armed_like",
     "chosen",
@@ -32,8 +31,6 @@ __all__ = [
     "tupled",
 ]
 
-SPARSE_COMPRESSED = (torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)
-SPARSE = (torch.sparse_coo, *SPARSE_COMPRESSED)
 MKLDNN = torch._mkldnn  # type: ignore[attr-defined]
 
 
@@ -107,7 +104,7 @@ def form_of(tensor: torch.Tensor, masked: bool) -> Form:
 def _form_of_sparse(tensor: torch.Tensor, masked: bool) -> Form:
     layout, size = tensor.layout, tensor.size()
     if not masked:
-        blocks = tensor.values().shape[1:3] if layout in SPARSE_COMPRESSED[2:] else None
+        blocks = tensor.values().shape[1:3] if layout in COMPRESSED[2:] else None
         ones = (
             torch.ones(size, dtype=torch.int8).to_sparse(tensor.sparse_dim())
             if layout is torch.sparse_coo
@@ -121,23 +118,8 @@ def _form_of_sparse(tensor: torch.Tensor, masked: bool) -> Form:
             return x.to_sparse(layout=layout, blocksize=blocks)
 
         return Form(dense=tensor.to_dense(), restore=full)
-    if layout is torch.sparse_coo:
-        indices = tensor._indices()
-        return Form(
-            dense=tensor._values(),
-            restore=lambda values: torch.sparse_coo_tensor(
-                indices, values, size, is_coalesced=tensor.is_coalesced()
-            ),
-        )
-    rows = layout in (torch.sparse_csr, torch.sparse_bsr)
-    compressed = tensor.crow_indices() if rows else tensor.ccol_indices()
-    plain = tensor.col_indices() if rows else tensor.row_indices()
-    return Form(
-        dense=tensor.values(),
-        restore=lambda values: torch.sparse_compressed_tensor(
-            compressed, plain, values, size, layout=layout
-        ),
-    )
+    values, restore = specified(tensor)
+    return Form(dense=values, restore=restore)
 
 
 def _armed(x: torch.Tensor) -> torch.Tensor:

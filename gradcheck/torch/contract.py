@@ -14,12 +14,11 @@ import torch
 from torch.autograd import forward_ad
 from torch.autograd.gradcheck import GradcheckError
 
+from gradcheck.adapters.torch_sparse import COMPRESSED, SPARSE
 from gradcheck.dropin import warn
 from gradcheck.settings import Settings
 from gradcheck.torch.calls import (
     MKLDNN,
-    SPARSE,
-    SPARSE_COMPRESSED,
     Call,
     chosen,
     connected,
@@ -84,7 +83,7 @@ def check_inputs(inputs: tuple[Any, ...]) -> None:
         content = tensor
         if tensor.layout is torch.sparse_coo:
             content = tensor._values()
-        elif tensor.layout in SPARSE_COMPRESSED:
+        elif tensor.layout in COMPRESSED:
             content = tensor.values()
         pairs = () if tensor.layout == MKLDNN else zip(content.stride(), content.shape, strict=True)
         if any(stride == 0 and size > 1 for stride, size in pairs):

@@ -582,6 +582,50 @@ def _half_as_much(module: Any, examples: Any) -> Any:
     return lambda *args: tuple(0.5 * y for y in module(*args))
 
 
+class Aggregate(torch.autograd.Function):
+    """Sums over neighbours, as a kernel for graphs does, which takes nothing but CSR or COO."""
+
+    @staticmethod
+    def forward(ctx: Any, adjacency: torch.Tensor, x: torch.Tensor, factor: float) -> Any:
+        assert adjacency.layout in (torch.sparse_coo, torch.sparse_csr)
+        ctx.save_for_backward(adjacency, x)
+        ctx.factor = factor
+        return torch.sparse.mm(adjacency, x)
+
+    @staticmethod
+    def backward(ctx: Any, u: torch.Tensor) -> Any:
+        adjacency, x = ctx.saved_tensors
+        pattern = adjacency.to_sparse_coo().coalesce()
+        rows, columns = pattern.indices()
+        values = ctx.factor * (u[rows] * x[columns]).sum(-1)
+        gradient = torch.sparse_coo_tensor(pattern.indices(), values, adjacency.shape)
+        if adjacency.layout is torch.sparse_csr:
+            gradient = gradient.to_sparse_csr()
+        return gradient, adjacency.to_dense().T @ u, None
+
+
+@pytest.mark.filterwarnings("ignore:Sparse")
+@pytest.mark.parametrize("layout", ["coo", "csr"])
+@pytest.mark.parametrize("factor", [1.0, 0.99])
+def test_the_leaf_of_a_sparse_input_is_what_it_specifies(layout: str, factor: float) -> None:
+    torch.manual_seed(0)
+    dense = torch.randn(5, 5, dtype=torch.float64) * (torch.rand(5, 5) > 0.5)
+    adjacency = dense.to_sparse() if layout == "coo" else dense.to_sparse_csr()
+    x = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
+
+    def layer(a: torch.Tensor, x: torch.Tensor) -> Any:
+        return Aggregate.apply(a, x, factor)  # type: ignore[no-untyped-call]
+
+    constant = check(layer, adjacency, x.detach())
+    leaf = check(layer, adjacency.requires_grad_(), x, checks="vjp")
+
+    assert constant.passed, str(constant)
+    assert {f.leaf for f in constant.findings} == {"input[1]"}
+    assert leaf.passed == (factor == 1), str(leaf)
+    assert {f.leaf for f in leaf.findings} == {"input[0].values()", "input[1]"}
+    assert {f.leaf for f in leaf.findings if f.verdict is Verdict.FAIL} <= {"input[0].values()"}
+
+
 class FastPath(torch.nn.Module):
     """Computes something else while no gradient is recorded, as a masked encoder does."""
 
