@@ -53,6 +53,9 @@ ADVICE = {
     "an activation that the rule does not differentiate",
     "permuted": "the entries are right but in another order: an argsort taken for its inverse, a "
     "gather for a scatter",
+    "one triangle": "the value depends on one triangle of this leaf only, and the gradient is that "
+    "for a symmetric one, as of a Cholesky factor: hand over a function that makes it symmetric, "
+    "(x + xᵀ) / 2, or declare the leaf",
     "not finite": "the value is finite here but its gradient is not: the classic cause is a "
     "`where` whose untaken branch has an infinite derivative; guard its argument too (double "
     "`where`)",
@@ -245,3 +248,12 @@ def _candidates(shape: tuple[int, ...]) -> Iterator[tuple[str, Callable[[Array],
             for step in (1, -1):
                 name = f"shifted: by {step} along axis {axis}"
                 yield name, partial(np.roll, shift=step, axis=axis)
+    if len(shape) > 1 and shape[-1] == shape[-2] > 1:
+        yield "one triangle: the lower", partial(_folded, part=np.tril)
+        yield "one triangle: the upper", partial(_folded, part=np.triu)
+
+
+def _folded(gradient: Array, part: Callable[[Array], Array]) -> Array:
+    """The gradient in one triangle, where the other one is its mirror image."""
+    mirrored = np.swapaxes(gradient, -1, -2).conj()
+    return np.asarray(part(gradient + mirrored * (1 - np.eye(gradient.shape[-1]))))

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from gradcheck import Rule, check
 from gradcheck.diagnose import ADVICE, Evidence, diagnose
@@ -97,8 +98,8 @@ def test_a_conjugate_is_named() -> None:
 
 
 def test_every_pattern_has_advice() -> None:
-    names = [name for _, name in PATTERNS] + [name for _, name in PARTS if name] + ["conjugated"]
-    names += [row[-1] for row in SEEN]
+    names = [name for _, name in PATTERNS] + [name for _, name in PARTS if name]
+    names += ["conjugated", "one triangle", *(row[-1] for row in SEEN)]
 
     assert {name.split(":")[0] for name in names} == set(ADVICE)
 
@@ -227,3 +228,24 @@ def test_a_pattern_that_one_of_three_probes_contradicts_is_not_named() -> None:
     *agreeing, _ = _evidence(lambda g: 2 * g)
 
     assert diagnose([*agreeing, *_evidence(lambda g: 3 * g)[-1:]], ()) is None
+
+
+@pytest.mark.parametrize(
+    ("layer", "which"),
+    [
+        (torch.linalg.cholesky, "lower"),
+        (torch.linalg.eigvalsh, "lower"),
+        (lambda x: torch.linalg.cholesky(x, upper=True), "upper"),
+    ],
+)
+def test_a_function_that_reads_one_triangle_is_told_from_a_wrong_one(
+    layer: Any, which: str
+) -> None:
+    a = np.random.default_rng(0).standard_normal((4, 4))
+    x = torch.from_numpy(a @ a.T + np.eye(4))
+
+    (read,) = check(layer, x, checks="vjp").findings
+    symmetric = check(lambda x: layer((x + x.T) / 2), x, checks="vjp")
+
+    assert read.diagnosis == f"one triangle: the {which}"
+    assert symmetric.passed

@@ -196,6 +196,7 @@ def _problem(posed: "Posed", outputs: Sequence[Leaf], name: str | None) -> Probl
         audit=partial(torch_manners.audit, posed),
         in_float64=None if posed.wide else in_float64,
         analytic=replace(posed, wide=True).value,
+        is_random=posed.is_random,
     )
 
 
@@ -213,6 +214,7 @@ class Posed:
     records: bool = False  # whether the target runs, or computes the same, only if it is recorded
     lifts: bool = False  # whether what it casts to a narrow dtype inside stays in float64
     inside: Mapping[int, str] = field(default_factory=dict)  # leaf -> a narrower dtype inside
+    is_random: bool = False  # whether it was seen to draw numbers, from whatever generator
     writes: bool = True  # whether the target may write into its leaves: they are copied for a run
     keeps_attributes: bool = True
     draws: dict[str, bool] = field(default_factory=dict)  # part of a run -> whether it was seen to
@@ -352,7 +354,7 @@ class Posed:
             for k, dtype in narrowest.items()
             if torch.finfo(dtype).eps > torch.finfo(leaves[k].dtype).eps
         }
-        return replace(self, inside=inside, writes=writes), found
+        return replace(self, inside=inside, writes=writes, is_random=watched.draws), found
 
     def unwatched(self) -> tuple["Posed", list[tuple[str, torch.Tensor]]]:
         """This, of which nothing was seen; and its outputs."""

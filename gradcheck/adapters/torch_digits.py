@@ -41,6 +41,7 @@ class Watched(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.marks: dict[int, Marks] = {}
         self.kept: list[torch.Tensor] = list(leaves)  # no memory is used twice while it watches
+        self.draws = False  # whether random numbers were drawn, from whatever generator
         for k, leaf in enumerate(leaves):
             self._mark(leaf, (1 << k, *NOTHING[1:]))
 
@@ -48,6 +49,7 @@ class Watched(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         out = func(*args, **(kwargs or {}))
+        self.draws |= _draws(func)
         given = [self.of(t) for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
         marks = _union(given)
         if marks[0]:
@@ -109,9 +111,12 @@ class Lifted(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         # Random numbers of another dtype are other numbers.
-        draws = torch.Tag.nondeterministic_seeded in getattr(func, "tags", ())
-        up: Callable[[Any], Any] = _tensor_up if draws else _up
+        up: Callable[[Any], Any] = _tensor_up if _draws(func) else _up
         return tree_map(_tensor_up, func(*tree_map(up, args), **tree_map(up, kwargs or {})))
+
+
+def _draws(func: Any) -> bool:
+    return torch.Tag.nondeterministic_seeded in getattr(func, "tags", ())
 
 
 def _up(value: Any) -> Any:

@@ -285,6 +285,8 @@ def _alone(
             resolution=max(finding.resolution, resolution),
             tolerance=tolerance,
         )
+        if resolution >= 1:  # and a difference of as much is rounding, too
+            break
         if seen.is_doubtful(bar):
             epsilon = coarsest.epsilon * (bar / least if least else 1.0)
             return _located(finding, pair, gradient, v, epsilon)

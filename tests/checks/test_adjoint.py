@@ -264,3 +264,14 @@ def test_it_costs_four_gradients_one_value_and_one_tangent() -> None:
     assert result.passed
     assert result.evaluations.vjp == 4
     assert result.evaluations.forward == 2
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_what_rounding_leaves_of_a_norm_of_one_number_is_not_accused(seed: int) -> None:
+    torch.manual_seed(seed)
+    x, weight, bias = (9 * torch.randn(1) for _ in range(3))
+
+    def layer(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.layer_norm(x, (1,), weight, bias)
+
+    assert _asked(layer, x, weight, bias).verdict is not Verdict.FAIL

@@ -230,6 +230,14 @@ def test_random_numbers_in_the_order_of_memory_are_no_failure() -> None:
     assert "order of memory" in result.findings[0].message
 
 
+def test_numbers_of_a_generator_of_its_own_are_random_too() -> None:
+    def masked(x: Tensor) -> Tensor:
+        mask = torch.empty_like(x).bernoulli_(0.5, generator=torch.Generator().manual_seed(0))
+        return x * mask
+
+    assert layout(masked, tensor(4, 6)).passed
+
+
 def test_few_leaves_are_laid_out_one_by_one_and_many_in_groups() -> None:
     few = problem_of(torch.matmul, (tensor(4, 3), tensor(3, 2)))
     many = problem_of(lambda *xs: sum(xs), tuple(tensor(3) for _ in range(13)))
