@@ -25,6 +25,7 @@ __all__ = [
     "conducted",
     "not_corresponding",
     "of_checks",
+    "raised",
     "unposed",
 ]
 
@@ -102,7 +103,7 @@ def conducted(
             if key not in asked:  # its first derivative may be right, and that is what was asked
                 left_open.append(f"{key}: the target raised {type(error).__name__}: {error}")
                 continue
-            found = (_raised(key, error),)
+            found = (raised(key, error),)
         for finding in found:
             if finding.verdict is Verdict.INCONCLUSIVE and key not in asked:
                 left_open.append(f"{key} at {finding.leaf}: {finding.message}")
@@ -165,9 +166,12 @@ def compare_problems(
     return replace(result, odd_one_out=found.odd_one_out), found.differences
 
 
-def unposed(name: str, error: Exception, settings: Settings) -> CheckResult:
+def unposed(name: str, error: Exception, settings: Settings, *, hint: str = "") -> CheckResult:
     """Return the result of a target that raised before it could be made a problem."""
-    return _result(name, name, settings, (_raised("value", error),), NOTHING, perf_counter())
+    finding = raised("value", error)
+    if hint:
+        finding = replace(finding, message=f"{finding.message}\n{hint}")
+    return _result(name, name, settings, (finding,), NOTHING, perf_counter())
 
 
 def _result(
@@ -191,17 +195,18 @@ def _result(
 
 def not_corresponding(name: str, error: InputError, settings: Settings) -> CheckResult:
     """Return the failure of implementations whose outputs have different shapes."""
-    finding = replace(_raised("shape", error), verdict=Verdict.FAIL, message=str(error))
+    finding = replace(raised("shape", error), verdict=Verdict.FAIL, message=str(error))
     return _result(name, name, settings, (finding,), NOTHING, perf_counter())
 
 
 def _misshapen(mismatch: ShapeMismatch) -> Finding:
-    finding = _raised("shape", mismatch)
+    finding = raised("shape", mismatch)
     message = str(mismatch)
     return replace(finding, leaf=mismatch.leaf, verdict=Verdict.FAIL, message=message)
 
 
-def _raised(stage: str, error: Exception) -> Finding:
+def raised(stage: str, error: Exception) -> Finding:
+    """Return the finding about a target that raised."""
     return Finding(
         check=stage,
         leaf="",

@@ -26,10 +26,10 @@ class Form:
     whole: Problem
     steps: int
     pose: Callable[[int, int], Problem]  # the same over a part of the sequence
-    x: int | None  # the leaf that is the sequence; None: it is no leaf (integers)
-    axis: int  # of time, of the sequence
+    sequences: Mapping[int, int]  # a leaf that is a sequence (integers are none) -> axis of time
     times: Mapping[int, int]  # an output that has an axis of time -> that axis
     states: Sequence[tuple[int, int]]  # pairs (leaf, output): what comes out goes in
+    is_guessed: bool  # whether nobody said what the states are: they have the shapes of some
     cell: Problem | None = None  # if the target makes one step: the last one
 
 
@@ -37,71 +37,91 @@ def form_of(
     pose: Pose,
     inputs: Sequence[Any],
     *,
-    sequence: int,
-    axis: int,
-    state: int | Sequence[int] | None,
+    sequences: Mapping[int, int],
+    state: tuple[int, ...] | None,
     cell: bool,
 ) -> Form:
     """Return the form of the target that `pose` gives.
 
+    Args:
+        sequences: which arguments they are, and the axis of time of each.
+        state: which arguments are the initial states; None: those that look like it.
+
     Raises:
         InputError: the sequence or the state is not what it is said to be.
     """
-    steps = _steps(inputs, sequence, axis)
+    first, axis = next(iter(sequences.items()))
+    steps = int(inputs[first].shape[axis])
     one = pose(0) if cell else pose(slice(0, steps))
-    x = next((k for k, a in enumerate(one.leaves) if a.path == f"input[{sequence}]"), None)
+    found = {
+        k: axis
+        for position, axis in sequences.items()
+        for k, leaf in enumerate(one.leaves)
+        if leaf.path == f"input[{position}]"
+    }
     shorter = None if cell else _shorter(pose, steps)
     times = {} if cell else _times(one, shorter, steps, axis)
-    states = _states(one, _candidates(state, sequence), times, first=_is_before(state, sequence))
-    returned = [f"{output.path} {output.shape}" for output in one.outputs]
-    if not states and (state is not None or cell):
-        raise InputError(
-            "expected the target to return new states of the shapes of the argument that is its "
-            f"state; got state={state!r}, and it returns {returned}. Say which argument by state="
-        )
+    states: tuple[tuple[int, int], ...] = ()
+    if state is not None:
+        states = _states(one, [state], times, first=min(state, default=first) < first)
+        _require_states(one, inputs, state, states)
+    elif times or cell:
+        after = max(sequences) + 1
+        states = _states(one, [(after,), (after, after + 1)], times, first=False)
+    if cell and not states:
+        raise InputError(f"expected a cell to have a state. {_wanted_state(one, state)}")
     posed = {steps: one} | ({steps - 1: shorter} if shorter else {})
 
     def part(start: int, stop: int) -> Problem:
         """Parts of one length are one problem, which is compiled once, at two points."""
-        if x is None:
+        if len(found) < len(sequences):
             return pose(slice(start, stop))
         length = stop - start
         if length not in posed:
             posed[length] = pose(slice(0, length))
         point = list(posed[length].point)
-        point[x] = one.point[x][(slice(None),) * axis + (slice(start, stop),)]
+        for k, axis in found.items():
+            point[k] = one.point[k][(slice(None),) * axis + (slice(start, stop),)]
         return replace(posed[length], point=tuple(point))
 
     form = Form(
         whole=one,
         steps=steps,
         pose=part,
-        x=x,
-        axis=axis,
+        sequences=found,
         times=times,
         states=states,
+        is_guessed=state is None,
     )
-    return _as_sequence(form, inputs[sequence], sequence) if cell else form
+    return _as_sequence(form, inputs, sequences) if cell else form
 
 
-def _as_sequence(form: Form, xs: Any, sequence: int) -> Form:
-    """The form of a cell that is run over `xs`."""
-    if form.x is None:
-        raise InputError(f"expected input[{sequence}] to be floating, and so a leaf of the cell")
+def _as_sequence(form: Form, inputs: Sequence[Any], sequences: Mapping[int, int]) -> Form:
+    """The form of a cell that is run over a sequence."""
+    if len(sequences) > 1:
+        raise InputError(
+            f"expected one sequence for a cell; got sequence={tuple(sequences)}. Wrap it in a "
+            "function of one array that takes the step apart"
+        )
+    ((position, axis),) = sequences.items()
+    xs = inputs[position]
+    if not form.sequences:
+        raise InputError(
+            f"expected input[{position}] to be a leaf of the cell; {_unlike(xs, position)}. Embed "
+            "tokens first, and check the cell over what they become"
+        )
+    ((x, _),) = form.sequences.items()
     cell = form.whole
 
     def pose(start: int, stop: int) -> Problem:
-        part = held(xs[(slice(None),) * form.axis + (slice(start, stop),)])
-        assert form.x is not None
-        return unrolled(cell, part, x=form.x, axis=form.axis, states=form.states)
+        part = held(xs[(slice(None),) * axis + (slice(start, stop),)])
+        return unrolled(cell, part, x=x, axis=axis, states=form.states)
 
     whole = pose(0, form.steps)
-    return Form(
+    return replace(
+        form,
         whole=whole,
-        steps=form.steps,
         pose=pose,
-        x=form.x,
-        axis=form.axis,
         times=dict.fromkeys(range(len(whole.outputs)), 0),
         states=(),
         cell=replace(cell, point=_last(form, whole)),
@@ -112,28 +132,47 @@ def _last(form: Form, whole: Problem) -> Arrays:
     """The point of a cell at the last step: with the state that flows into it."""
     values = whole.value(whole.point)
     point = list(form.whole.point)
-    assert form.x is not None
-    point[form.x] = np.take(whole.point[form.x], form.steps - 1, form.axis)
+    for x, axis in form.sequences.items():
+        point[x] = np.take(whole.point[x], form.steps - 1, axis)
     for leaf, output in form.states:
         point[leaf] = values[output][form.steps - 2]
     return tuple(point)
 
 
-def _steps(inputs: Sequence[Any], sequence: int, axis: int) -> int:
-    if not 0 <= sequence < len(inputs):
-        raise InputError(f"sequence={sequence}: there are {len(inputs)} positional arguments")
-    shape = getattr(inputs[sequence], "shape", None)
-    if shape is None or not 0 <= axis < len(shape):
-        raise InputError(
-            f"expected input[{sequence}] to be one array with an axis {axis} of time; got "
-            f"{type(inputs[sequence]).__name__} of shape {shape}. Say which by sequence= and "
-            "time_axis="
-        )
-    if shape[axis] < 2:
-        raise InputError(
-            f"expected at least two steps along axis {axis} of input[{sequence}]; got {shape[axis]}"
-        )
-    return int(shape[axis])
+def _require_states(
+    one: Problem,
+    inputs: Sequence[Any],
+    state: tuple[int, ...],
+    found: Sequence[tuple[int, int]],
+) -> None:
+    """Refuse arguments that are said to be the state and cannot be."""
+    for k in state:
+        if not _of_argument(one.leaves, (k,)):
+            raise InputError(
+                f"state={k}: expected floating arrays that a gradient is taken of; "
+                f"{_unlike(inputs[k], k)}"
+            )
+    if state and not found:
+        raise InputError(_wanted_state(one, state))
+
+
+def _wanted_state(one: Problem, state: tuple[int, ...] | None) -> str:
+    returned = [f"{output.path} {output.shape}" for output in one.outputs]
+    given = state if state is None or len(state) != 1 else state[0]
+    return (
+        "expected the target to return new states of the shapes of the argument that is its "
+        f"state; got state={given!r}, and it returns {returned}. Say which argument by state="
+    )
+
+
+def _unlike(value: Any, position: int) -> str:
+    """Why an argument is no leaf."""
+    dtype = getattr(value, "dtype", None)
+    what = type(value).__name__ if dtype is None else f"{type(value).__name__} of {dtype}"
+    asks = getattr(value, "requires_grad", None)
+    hint = ", which requires no gradient where another input does" if asks is False else ""
+    is_floating = "float" in str(dtype) or "complex" in str(dtype)
+    return f"input[{position}] is a {what}{hint if is_floating else ''}"
 
 
 def _shorter(pose: Pose, steps: int) -> Problem | None:
@@ -162,18 +201,6 @@ def _times(one: Problem, shorter: Problem | None, steps: int, axis: int) -> dict
     return times
 
 
-def _candidates(state: int | Sequence[int] | None, sequence: int) -> list[tuple[int, ...]]:
-    """The arguments that may be the state: what was said, or one or two after the sequence."""
-    if state is None:
-        return [(sequence + 1,), (sequence + 1, sequence + 2)]
-    return [(state,) if isinstance(state, int) else tuple(state)]
-
-
-def _is_before(state: int | Sequence[int] | None, sequence: int) -> bool:
-    """Whether the state comes before the sequence, and so perhaps before the other outputs."""
-    return state is not None and min(_candidates(state, sequence)[0]) < sequence
-
-
 def _states(
     problem: Problem,
     candidates: Sequence[tuple[int, ...]],
@@ -183,11 +210,7 @@ def _states(
 ) -> tuple[tuple[int, int], ...]:
     """Pairs (leaf, output) of the first candidate of whose shapes a group of outputs is."""
     for arguments in candidates:
-        leaves = [
-            k
-            for k, leaf in enumerate(problem.leaves)
-            if any(re.fullmatch(rf"input\[{a}\]([\[.].*)?", leaf.path) for a in arguments)
-        ]
+        leaves = _of_argument(problem.leaves, arguments)
         shapes = [problem.leaves[k].shape for k in leaves]
         groups = [
             group
@@ -199,6 +222,15 @@ def _states(
         if groups:
             return tuple(zip(leaves, groups[0 if first else -1], strict=True))
     return ()
+
+
+def _of_argument(leaves: Sequence[Leaf], positions: Sequence[int]) -> list[int]:
+    """The leaves that lie in the arguments at `positions`."""
+    return [
+        k
+        for k, leaf in enumerate(leaves)
+        if any(re.fullmatch(rf"input\[{a}\]([\[.].*)?", leaf.path) for a in positions)
+    ]
 
 
 def _groups(outputs: Sequence[Leaf]) -> list[list[int]]:

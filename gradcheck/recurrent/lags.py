@@ -77,9 +77,12 @@ class Block:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lags:
-    """All blocks of one output."""
+    """All blocks of one output and one sequence."""
 
+    x: int  # the leaf that is the sequence
+    axis: int  # of its time
     output: int
+    out_axis: int  # of the time of the output
     blocks: tuple[Block, ...]
 
     @property
@@ -152,7 +155,7 @@ def screened(
                 size=max(norm(moved * along), norm(at(u) * at(true)), abs(wanted)),
             )
             blocks.append(block)
-    return Lags(output=output, blocks=tuple(blocks))
+    return Lags(x=x, axis=axis, output=output, out_axis=out_axis, blocks=tuple(blocks))
 
 
 def judged(
@@ -160,9 +163,6 @@ def judged(
     lags: Lags,
     settings: Settings,
     *,
-    x: int,
-    axis: int,
-    out_axis: int,
     truncation: int | None = None,
 ) -> Finding:
     """Return the finding about one output: what is wrong from which lag on.
@@ -170,7 +170,7 @@ def judged(
     Args:
         truncation: blocks that reach further back are zero, by declaration.
     """
-    leaf, output = problem.leaves[x], problem.outputs[lags.output]
+    leaf, output = problem.leaves[lags.x], problem.outputs[lags.output]
     tolerance = settings.tolerance(max((leaf, output), key=lambda a: a.epsilon).digits)
     suspects = sorted(
         (b for b in _expected(lags.blocks, truncation) if b.is_suspect(tolerance)),
@@ -180,7 +180,8 @@ def judged(
     def is_wrong(block: Block) -> bool:
         if truncation is not None and block.wanted == 0 and block.got:
             return True  # it was declared to be cut off, and is not
-        alone = seen(problem, [step(x, axis, block.s)], [step(lags.output, out_axis, block.t)])
+        source = step(lags.x, lags.axis, block.s)
+        alone = seen(problem, [source], [step(lags.output, lags.out_axis, block.t)])
         return check_problem(alone, settings).verdict is Verdict.FAIL
 
     confirmed = [b for b in suspects[:CONFIRMED] if is_wrong(b)]

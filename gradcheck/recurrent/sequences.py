@@ -5,7 +5,7 @@ alone, every block ∂y_t/∂x_s of the Jacobian, the same at weights that remem
 state handed over, and at the lengths at which a kernel that works in chunks goes another way.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import pairwise
@@ -18,13 +18,14 @@ from gradcheck.answers import answers_of
 from gradcheck.api import settled
 from gradcheck.checks import CHECKS
 from gradcheck.checks.parity import Question as Plain
-from gradcheck.checks.parity import Reply, findings
-from gradcheck.errors import GradcheckError, InputError, Unsupported
-from gradcheck.inquiry import Question, conducted, of_checks, unposed
+from gradcheck.checks.parity import Reply, findings, first_line, is_random
+from gradcheck.errors import GradcheckError, Unsupported
+from gradcheck.inquiry import Question, conducted, of_checks, raised, unposed
 from gradcheck.meter import Meter
-from gradcheck.probes import cotangent
+from gradcheck.probes import cotangent, direction, scale
 from gradcheck.problem import Problem, label, norm
-from gradcheck.recurrent.chunks import answered
+from gradcheck.recurrent.arguments import Index, a_count, sequences, states
+from gradcheck.recurrent.chunks import valued
 from gradcheck.recurrent.forms import Form, form_of
 from gradcheck.recurrent.gains import Place, normalised
 from gradcheck.recurrent.lags import Lags, judged, moments, screened
@@ -40,15 +41,19 @@ DEFAULT = tuple(key for key, check in CHECKS.items() if check.by_default)
 # What is asked of a cell at one step; its VJP is asked through time.
 OF_CELL = tuple(key for key in DEFAULT if key != "vjp")
 
-SECONDARY = ("output", "memory", "length")
+SECONDARY = ("output", "memory", "chunk", "length")
+
+# How far an initial state is moved, in units of its size, to see whether it is one: what moves with
+# it by the first order is 1e-2, and what it is a part of (a logarithm, a norm) stays in its domain.
+MOVED = 2.0**-8
 
 
 def check_sequence(
     target: Any,
     *inputs: Any,
-    sequence: int = 0,
+    sequence: Index = 0,
     time_axis: int = 0,
-    state: int | Sequence[int] | None = None,
+    state: Index | None = None,
     cell: bool = False,
     chunk: int | None = None,
     truncation: int | None = None,
@@ -71,13 +76,16 @@ def check_sequence(
         target: a layer `layer(x, *states)` that returns outputs with an axis of time, and its new
             states if it has any; or with `cell=True` one step of it, which is run over x.
         inputs: its arguments. Leaves are those of `check`.
-        sequence: which argument is the sequence x: one array of at least two steps.
-        time_axis: of x; an output may have its own elsewhere.
-        state: which argument, or arguments, are the initial state. By default the one or two after
-            the sequence, if the target returns arrays of their shapes.
+        sequence: which argument is the sequence x: one array of at least two steps. Several, if
+            they run side by side (queries and keys, a mask): they are cut at the same times.
+        time_axis: of each sequence; an output may have its own elsewhere.
+        state: which argument, or arguments, are the initial state; `()` if there is none. By
+            default the one or two after the sequence, if the target returns arrays of their
+            shapes: what only looks like a state is not held to the chunk law.
         cell: the target makes one step: `cell(x_t, state)` returns the new state, or that and
             outputs. It is run over x, and its VJP chained (BPTT).
-        chunk: the length at which a kernel begins a new chunk.
+        chunk: the length at which a kernel begins a new chunk; the target must run at the lengths
+            next to it.
         truncation: the steps after which backpropagation through time is cut off on purpose,
             behind a moving window or at the borders of blocks: what reaches further is held to be
             zero, what is shorter to be right.
@@ -92,27 +100,39 @@ def check_sequence(
         network trajectories, Neural Computation 2 (1990): truncation.
     """
     settings = settled(seed=seed, rtol=rtol, budget_s=budget_s)
-    for option, count in (("chunk", chunk), ("truncation", truncation)):
-        if count is not None and (not isinstance(count, int) or count < 1):
-            raise InputError(f"expected {option} to be a number of steps from 1; got {count!r}")
+    a_count("chunk", chunk, "steps")
+    a_count("truncation", truncation, "steps")
+    axes = sequences(inputs, sequence, time_axis)
+    initial = states(inputs, state)
     given = (*inputs, Keywords(kwargs)) if kwargs else inputs
     meter = Meter()
 
     def pose(time: slice | int) -> Problem:
-        cut = (slice(None),) * time_axis + (time,)
-        part = [x[cut] if k == sequence else x for k, x in enumerate(given)]
+        part = [
+            x[(slice(None),) * axes[k] + (time,)] if k in axes else x for k, x in enumerate(given)
+        ]
         return meter.around(problem_of(target, part, name=name, seed=seed))
 
     try:
-        form = form_of(pose, inputs, sequence=sequence, axis=time_axis, state=state, cell=cell)
+        form = form_of(pose, inputs, sequences=axes, state=initial, cell=cell)
     except GradcheckError:
         raise
     except Exception as error:  # whatever the target raises is a finding about the target
-        return unposed(label(target, name), error, settings)
+        hint = "" if cell or not _runs(pose) else "it runs on one step: did you mean cell=True?"
+        return unposed(label(target, name), error, settings, hint=hint)
     asked = Asked(form=form, settings=settings, chunk=chunk, truncation=truncation)
     questions = asked.questions()
     result = conducted(form.whole, settings, questions, meter, asked={"vjp", *asked.own()})
     return _but_open(result)
+
+
+def _runs(pose: Callable[[int], Problem]) -> bool:
+    """Whether the target takes one step without the axis of time."""
+    try:
+        pose(0)
+    except Exception:  # whatever it raises
+        return False
+    return True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,54 +209,46 @@ class Asked:
 
     def screened(self, problem: Problem | None = None) -> list[Lags]:
         form = self.form
-        if form.x is None:
+        if not form.sequences:
             raise Unsupported("the sequence is no leaf, so that there are no blocks of it")
         if not form.times:
             raise Unsupported("no output has an axis of time")
-        size = int(np.prod(form.whole.leaves[form.x].shape))
+        leaves, outputs = form.whole.leaves, form.whole.outputs
+        size = max(int(np.prod(leaves[x].shape)) for x in form.sequences)
+        if not size or not all(0 not in outputs[k].shape for k in form.times):
+            raise Unsupported("the sequence or an output is empty")
         borders = [b for b in (self.chunk, self.truncation) if b is not None]
         times = moments(form.steps, size, borders)
         return [
             screened(
                 problem or form.whole,
                 self.rng("lag"),
-                x=form.x,
-                axis=form.axis,
+                x=x,
+                axis=axis,
                 output=output,
-                out_axis=axis,
+                out_axis=out_axis,
                 times=times,
             )
-            for output, axis in form.times.items()
+            for x, axis in form.sequences.items()
+            for output, out_axis in form.times.items()
         ]
 
     def judged(self, problem: Problem, lags: Lags, check: str, where: str = "") -> Finding:
-        form = self.form
-        assert form.x is not None
-        finding = judged(
-            problem,
-            lags,
-            self.settings,
-            x=form.x,
-            axis=form.axis,
-            out_axis=form.times[lags.output],
-            truncation=self.truncation,
-        )
+        finding = judged(problem, lags, self.settings, truncation=self.truncation)
         return replace(finding, check=check, message=where + finding.message)
 
     def memory(self) -> tuple[Finding, ...]:
         """The VJP and the blocks at weights that remember, if those given forget."""
         form = self.form
-        unseen = [lags for lags in self.screened() if lags.unseen]
-        if not unseen:
+        unseen = next((lags for lags in self.screened() if lags.unseen), None)
+        if unseen is None:
             raise Unsupported("every lag is seen at the given weights")
-        assert form.x is not None
-        output = unseen[0].output
         place = Place(
-            x=form.x,
-            axis=form.axis,
-            output=output,
-            to=form.times[output],
-            size=max(norm(form.whole.value(form.whole.point)[output]), 1.0),
+            x=unseen.x,
+            axis=unseen.axis,
+            output=unseen.output,
+            to=unseen.out_axis,
+            size=max(norm(form.whole.value(form.whole.point)[unseen.output]), 1.0),
         )
         found = normalised(form.whole, self.rng("memory"), place)
         if found is None:
@@ -252,60 +264,138 @@ class Asked:
 
     def chunks(self) -> tuple[Finding, ...]:
         """Whether two parts, the state handed over, are the whole."""
-        form = self.form
+        form, whole = self.form, self.form.whole
         if form.cell is not None:
             raise Unsupported("a cell is run step by step anyway")
         if not form.states:
             raise Unsupported(
                 "no argument was found to be an initial state that the target returns anew (state=)"
+                if form.is_guessed
+                else "there is no state, as state=() says"
             )
-        rng = self.rng("chunk")
-        whole = form.whole
-        free = {*form.times, *(output for _, output in form.states)}
-        us = [
-            u if k in free else np.zeros_like(u)
-            for k, u in enumerate(cotangent(rng, whole.outputs))
-        ]
-        plain = Plain(problem=whole, rng=rng, point=whole.point, u=tuple(us))
-        replies = []
+        plain = self.plain()
+        if whole.session is not None and is_random(plain):
+            raise Unsupported("the target draws random numbers, others for parts: say eval()")
+        replies, refusals = [], []
         for borders in self.borders():
-            values, gradients = answered(form, plain.u, borders, hands_back=self.truncation is None)
-            sizes = " + ".join(str(b - a) for a, b in pairwise(borders))
-            count = len(whole.outputs)
-            replies.append(
-                Reply(
-                    question=plain,
-                    manner=f"in parts of {sizes} steps",
-                    complaint="run in parts, the state handed over, it gives another answer",
-                    arrays=values
-                    | {count + k: g for k, g in gradients.items() if k not in self.cut_off},
-                )
+            cuts = borders[1:-1]
+            try:
+                if any(self.looks_ahead(plain, cut) for cut in cuts):
+                    continue
+                replies += [self.in_parts(question, borders) for question in self.besides(plain)]
+            except GradcheckError:
+                raise
+            except Exception as error:  # whatever the target raises
+                if any(self.is_declared(cut) for cut in cuts):
+                    raise
+                refusals.append(f"cut at {cuts[0]}: {_said(error)}")
+        if not replies:
+            raise Unsupported(refusals[0] if refusals else "the outputs depend on later steps")
+        found = findings("chunk", whole, self.settings, replies, oracle="chunk law")
+        values = [f for f in found if f.verdict is Verdict.FAIL and f.leaf in self.outputs_at]
+        if values and form.is_guessed:
+            places = " and ".join(whole.leaves[leaf].path for leaf, _ in form.states)
+            raise Unsupported(
+                f"{places}: an initial state by shape, but run in parts the values differ; say "
+                "state= if it is one, state=() if not"
             )
-        return findings("chunk", whole, self.settings, replies, oracle="chunk law")
+        open_ = tuple(_left_open("chunk", refusal) for refusal in refusals)
+        if values:  # and so the gradients do, being those of another function
+            return (*(replace(f, message=f"{f.message}; {CAUSES}") for f in values), *open_)
+        return (*found, *open_)
+
+    def plain(self) -> Plain:
+        """The whole, asked with cotangents of what has an axis of time and of the states."""
+        form, rng = self.form, self.rng("chunk")
+        free = {*form.times, *(output for _, output in form.states)}
+        us = enumerate(cotangent(rng, form.whole.outputs))
+        masked = tuple(u if k in free else np.zeros_like(u) for k, u in us)
+        return Plain(problem=form.whole, rng=rng, point=form.whole.point, u=masked)
+
+    def besides(self, plain: Plain) -> list[Plain]:
+        """The question; and that at other states, if they are guessed: a zero is any zero."""
+        if not self.form.is_guessed:
+            return [plain]
+        moved = list(plain.point)
+        for k, _ in self.form.states:
+            v = direction(plain.rng, self.form.whole.leaves[k])
+            moved[k] = self.form.whole.leaves[k].rounded(moved[k] + MOVED * scale(moved[k]) * v)
+        return [plain, replace(plain, point=tuple(moved))]
+
+    def in_parts(self, question: Plain, borders: tuple[int, ...]) -> Reply:
+        count = len(question.problem.outputs)
+        parts = valued(self.form, question.point, borders)
+        gradients = parts.gradients(question.u, hands_back=self.truncation is None)
+        sizes = " + ".join(str(b - a) for a, b in pairwise(borders))
+        return Reply(
+            question=question,
+            manner=f"in parts of {sizes} steps",
+            complaint="run in parts, the state handed over, it gives another answer",
+            arrays=parts.outputs
+            | {count + k: g for k, g in gradients.items() if k not in self.cut_off},
+        )
+
+    def looks_ahead(self, plain: Plain, cut: int) -> bool:
+        """Whether what is returned of the steps before `cut` depends on those after it.
+
+        Seen where those are moved; of integers, where they are left out.
+        """
+        form = self.form
+        if form.sequences:
+            point = list(plain.point)
+            for x, axis in form.sequences.items():
+                later = (slice(None),) * axis + (slice(cut, None),)
+                v = direction(plain.rng, form.whole.leaves[x]) * scale(point[x])
+                point[x] = point[x].copy()
+                point[x][later] += v[later]
+                point[x] = form.whole.leaves[x].rounded(point[x])
+            values = form.whole.value(tuple(point))
+        else:
+            values = form.pose(0, cut).value(form.pose(0, cut).point)
+        for k, axis in form.times.items():
+            before = (slice(None),) * axis + (slice(0, cut),)
+            here, there = plain.answer[k][before], values[k][before]
+            # Half of the digits: kernels sum otherwise at other values and lengths.
+            if norm(here - there) > form.whole.outputs[k].epsilon ** 0.5 * norm(here):
+                return True
+        return False
+
+    @cached_property
+    def outputs_at(self) -> set[str]:
+        return {output.path for output in self.form.whole.outputs}
+
+    def is_declared(self, length: int) -> bool:
+        """Whether a length is next to the one of a chunk, or of two: the target must run at it."""
+        return self.chunk is not None and length in _next_to(self.chunk)
 
     def borders(self) -> list[tuple[int, ...]]:
         """Where to cut: into halves, next to the border of a chunk; or where it is truncated."""
         steps = self.form.steps
         if self.truncation is not None:
             return [(*range(0, steps, self.truncation), steps)]
-        cuts = [1, steps // 2, steps - 1]
+        cuts = {1, steps // 2, steps - 1}
         if self.chunk is not None:
-            cuts += [self.chunk - 1, self.chunk, self.chunk + 1]
-        return [(0, cut, steps) for cut in sorted({c for c in cuts if 0 < c < steps})]
+            cuts |= {self.chunk - 1, self.chunk, self.chunk + 1}
+        return [(0, cut, steps) for cut in sorted(c for c in cuts if 0 < c < steps)]
 
     def lengths(self) -> tuple[Finding, ...]:
         """The VJP at other lengths."""
-        form, chunk = self.form, self.chunk
         if self.truncation is not None:
             raise Unsupported("with a declared truncation the gradient is no derivative")
-        wanted = {1, 2}
-        if chunk is not None:
-            wanted |= {chunk - 1, chunk, chunk + 1, 2 * chunk, 2 * chunk + 1}
-        return tuple(
-            finding
-            for length in sorted(n for n in wanted if 0 < n < form.steps)
-            for finding in self.vjp(form.pose(0, length), "length", f"at {length} steps")
-        )
+        wanted = {1, 2} | (set() if self.chunk is None else _next_to(self.chunk))
+        lengths = sorted(n for n in wanted if 0 < n < self.form.steps)
+        return tuple(finding for length in lengths for finding in self.at_length(length))
+
+    def at_length(self, length: int) -> tuple[Finding, ...]:
+        where = f"at {length} steps"
+        try:
+            return self.vjp(self.form.pose(0, length), "length", where)
+        except GradcheckError:
+            raise
+        except Exception as error:  # whatever the target raises
+            if self.is_declared(length):
+                return (replace(raised("length", error), message=f"{where}: {_said(error)}"),)
+            return (_left_open("length", f"{where}: {_said(error)}"),)
 
     def vjp(self, problem: Problem, check: str, where: str = "") -> tuple[Finding, ...]:
         """What the check "vjp" finds about `problem`, under another name."""
@@ -316,6 +406,24 @@ class Asked:
 
     def rng(self, question: str) -> np.random.Generator:
         return np.random.default_rng([self.settings.seed, *question.encode()])
+
+
+CAUSES = (
+    "if they may, is there a mask, a position or a random number that does not go with the steps?"
+)
+
+
+def _next_to(chunk: int) -> set[int]:
+    return {chunk - 1, chunk, chunk + 1, 2 * chunk, 2 * chunk + 1}
+
+
+def _said(error: Exception) -> str:
+    return f"the target raised {type(error).__name__}: {first_line(error)}"
+
+
+def _left_open(check: str, message: str) -> Finding:
+    """What could not be asked."""
+    return replace(raised(check, Exception()), verdict=Verdict.INCONCLUSIVE, message=message)
 
 
 def _placed(finding: Finding, check: str, where: str) -> Finding:
@@ -333,7 +441,9 @@ def _but_open(result: CheckResult) -> CheckResult:
     open_ = [
         f for f in result.findings if f.verdict is Verdict.INCONCLUSIVE and f.check in SECONDARY
     ]
-    said = (f"{f.check} at {f.leaf}: {f.message}" for f in open_)
+    said = (
+        f"{f.check} at {f.leaf}: {f.message}" if f.leaf else f"{f.check} {f.message}" for f in open_
+    )
     return replace(
         result,
         findings=tuple(f for f in result.findings if f not in open_),

@@ -193,9 +193,140 @@ def test_the_cotangent_of_the_final_state_must_be_heeded(monkeypatch: pytest.Mon
 
 
 def test_a_state_that_is_not_the_last_breaks_the_chunk_law_alone() -> None:
-    result = check_sequence(Elman(returned=-2), X, H)
+    result = check_sequence(Elman(returned=-2), X, H, state=1)
 
     assert failed(result) == {"chunk"}
+    assert "a mask, a position or a random number" in found(result, "chunk")[0].message
+
+
+class Pooled(nn.Module):
+    """Returns attention, and what it pools by a query of the shape of a state."""
+
+    def forward(self, x: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
+        weights = torch.softmax((x * query).sum(-1), 0)
+        return weights, (weights[..., None] * x).sum(0)
+
+
+class Placed(nn.Module):
+    """Adds an embedding of the place of each step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places = nn.Parameter(drawn(STEPS, 1, INPUTS, seed=4))
+        self.inner = nn.GRU(INPUTS, HIDDEN).double()
+
+    def forward(self, x: Tensor, h: Tensor) -> Any:
+        return self.inner(x + self.places[: len(x)], h)
+
+
+QUERY = drawn(BATCH, INPUTS, seed=5)
+MASK = (torch.arange(STEPS) % 3 > 0).double()[:, None, None]
+CELL = Elman()
+
+# Right layers that are not the layer run in parts, and why that is not asked of them.
+PARTLESS: dict[str, tuple[Callable[[], CheckResult], str]] = {
+    "attention that pools": (lambda: check_sequence(Pooled(), X, QUERY), "later steps"),
+    "a bias": (
+        lambda: check_sequence(lambda x, b: (x.cumsum(0) + b, b * x.sum(0)), X, QUERY),
+        "input[1]: an initial state by shape",
+    ),
+    "a bias of zero": (
+        lambda: check_sequence(lambda x, b: (x + b, b * x.sum(0)), X, QUERY * 0),
+        "input[1]: an initial state by shape",
+    ),
+    "nothing with time": (
+        lambda: check_sequence(lambda x, b: x.sum(0).tanh() * b, X, QUERY),
+        "no argument was found",
+    ),
+    "both directions": (
+        lambda: check_sequence(
+            nn.GRU(INPUTS, HIDDEN, bidirectional=True).double(), X, H.expand(2, -1, -1), state=1
+        ),
+        "later steps",
+    ),
+    "both directions, of tokens": (
+        lambda: check_sequence(
+            lambda t, h: (h + t.cumsum(0).flip(0)[..., None], h + t.sum(0)[..., None]),
+            torch.arange(6)[:, None].expand(6, BATCH),
+            H,
+            state=1,
+        ),
+        "later steps",
+    ),
+    "dropout": (
+        lambda: check_sequence(
+            nn.LSTM(INPUTS, HIDDEN, num_layers=2, dropout=0.3).double(),
+            X,
+            (H.expand(2, -1, -1), H.expand(2, -1, -1)),
+            state=1,
+        ),
+        "random numbers",
+    ),
+    "a mask in a closure": (
+        lambda: check_sequence(lambda x, h: CELL(x * MASK[: len(x)], h), X, H),
+        "input[1]: an initial state by shape",
+    ),
+    "places": (lambda: check_sequence(Placed(), X, H[None]), "input[1]: an initial state by shape"),
+    "a mask beside": (
+        lambda: check_sequence(lambda x, h, m: CELL(x * m, h), X, H, MASK > 0),
+        "the target raised RuntimeError: The size of tensor a",
+    ),
+    "no state, as it is said": (
+        lambda: check_sequence(Elman(returned=-2), X, H, state=()),
+        "state=()",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PARTLESS)
+def test_what_is_right_and_not_its_parts_is_not_accused(name: str) -> None:
+    ask, reason = PARTLESS[name]
+
+    result = ask()
+
+    assert result.passed, result
+    assert not found(result, "chunk")
+    assert any("chunk" in line and reason in line for line in result.not_checked)
+
+
+def test_a_state_that_nobody_named_is_held_to_the_chunk_law_where_its_values_obey() -> None:
+    detached = lambda x, h: (lambda y, last: (y, last.detach() + 0 * last))(*CELL(x, h))  # noqa: E731
+
+    assert "chunk" in failed(check_sequence(detached, X, H))
+
+
+def test_sequences_side_by_side_are_cut_together() -> None:
+    def layer(x: Tensor, mask: Tensor, h: Tensor) -> Any:
+        return CELL(x * mask, h)
+
+    def spoilt(x: Tensor, mask: Tensor, h: Tensor) -> Any:
+        return layer(x, torch.cat([mask[:5], mask[5:].detach()]), h)
+
+    right = check_sequence(layer, X, MASK, H, sequence=(0, 1))
+    wrong = check_sequence(spoilt, X, MASK, H, sequence=[0, 1])
+    whole = check_sequence(layer, X, MASK > 0, H, sequence=(0, 1))
+
+    assert right.passed, right
+    assert {f.leaf for f in found(right, "lag")} == {"input[0]", "input[1]"}
+    assert found(right, "chunk")
+    assert {f.leaf for f in found(wrong, "lag") if f.verdict is Verdict.FAIL} == {"input[1]"}
+    assert whole.passed, whole
+    assert found(whole, "chunk")
+
+
+def test_a_length_that_nobody_declared_may_be_refused() -> None:
+    def fixed(x: Tensor) -> Tensor:
+        return x.reshape(STEPS, BATCH, INPUTS).cumsum(0)
+
+    result = check_sequence(fixed, X)
+    declared = check_sequence(fixed, X, chunk=4)
+
+    assert result.passed, result
+    assert any("length at 1 steps: the target raised RuntimeErr" in s for s in result.not_checked)
+    assert {f.message.partition(":")[0] for f in found(declared, "length")} == {
+        f"at {n} steps" for n in (3, 4, 5, 8, 9)
+    }
+    assert declared.verdict is Verdict.ERROR
 
 
 class Chunky(nn.Module):

@@ -1,0 +1,83 @@
+"""Which arguments of a call are the sequences, where their time is, and which are the states."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from gradcheck.adapters.select import framework_of
+from gradcheck.errors import InputError
+
+__all__ = ["Index", "a_count", "sequences", "states"]
+
+Index = int | Sequence[int]
+
+
+def sequences(inputs: Sequence[Any], chosen: Index, time_axis: int) -> dict[int, int]:
+    """Return the position of every sequence among the arguments, and its axis of time.
+
+    Raises:
+        InputError: what is chosen is no array with that axis, or they differ in length.
+    """
+    positions = _positions("sequence", chosen, len(inputs))
+    if not positions:
+        raise InputError(f"expected sequence to name an argument; got {chosen!r}")
+    axes = {k: _axis(inputs[k], k, time_axis) for k in positions}
+    lengths = {f"input[{k}]": int(inputs[k].shape[axis]) for k, axis in axes.items()}
+    if len(set(lengths.values())) > 1:
+        raise InputError(f"expected sequences of one length; got {lengths} along their time_axis")
+    if min(lengths.values()) < 2:
+        raise InputError(f"expected at least two steps along time_axis={time_axis}; got {lengths}")
+    framework = framework_of(None, inputs)
+    for k in positions:
+        if framework == "torch" and isinstance(inputs[k], np.ndarray):
+            raise InputError(
+                f"expected input[{k}] to be a tensor, since other inputs are; got a NumPy array of "
+                f"{inputs[k].dtype}. Say torch.from_numpy(x)"
+            )
+    return axes
+
+
+def states(inputs: Sequence[Any], chosen: Index | None) -> tuple[int, ...] | None:
+    """Return the positions of the initial states; () if there is none, None if nobody said.
+
+    Raises:
+        InputError: there is no such argument.
+    """
+    return None if chosen is None else _positions("state", chosen, len(inputs))
+
+
+def a_count(option: str, given: Any, of: str) -> None:
+    """Refuse what is no whole number from one, if something is given."""
+    if given is not None and (not _is_whole(given) or given < 1):
+        raise InputError(f"expected {option} to be a number of {of} from 1; got {given!r}")
+
+
+def _positions(option: str, chosen: Any, count: int) -> tuple[int, ...]:
+    """Positions counted from the front; from the end they may be given."""
+    given = (chosen,) if np.ndim(chosen) == 0 else tuple(chosen)
+    for k in given:
+        if not _is_whole(k):
+            raise InputError(f"expected {option} to be the position of an argument; got {k!r}")
+        if not -count <= k < count:
+            raise InputError(f"{option}={chosen!r}: there are {count} positional arguments")
+    return tuple(int(k) % count for k in given)
+
+
+def _axis(x: Any, position: int, time_axis: Any) -> int:
+    shape = getattr(x, "shape", None)
+    if shape is None or not _is_whole(time_axis) or not -len(shape) <= time_axis < len(shape):
+        hint = (
+            "Wrap the layer in a function that packs a padded sequence inside"
+            if type(x).__name__ == "PackedSequence"
+            else "Say which by sequence= and time_axis="
+        )
+        raise InputError(
+            f"expected input[{position}] to be one array with an axis {time_axis!r} of time; got "
+            f"{type(x).__name__} of shape {shape}. {hint}"
+        )
+    return int(time_axis) % len(shape)
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
