@@ -476,6 +476,13 @@ MISUSE = [
     ({"chunk": 0}, "chunk to be a number of steps"),
     ({"truncation": 1.5}, "truncation to be a number of steps"),
     ({"state": 0}, "got state=0"),
+    ({"state": 9}, "state=9: there are 2"),
+    ({"state": True}, "state to be the position of an argument; got True"),
+    ({"sequence": ()}, "sequence to name an argument"),
+    ({"sequence": (0, 1), "state": ()}, "sequences of one length"),
+    ({"time_axis": -4}, "axis -4 of time"),
+    ({"chunk": True}, "chunk to be a number of steps"),
+    ({"truncation": False}, "truncation to be a number of steps"),
 ]
 
 
@@ -483,6 +490,64 @@ MISUSE = [
 def test_misuse_is_refused_by_name(options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message.replace("(", r"\(")):
         check_sequence(Elman(), X, H, **options)
+
+
+def test_positions_and_axes_count_from_the_end_too() -> None:
+    result = check_sequence(CELL, X, H, sequence=-2, time_axis=-3, state=-1)
+
+    assert result.passed, result
+    assert found(result, "lag")
+    assert found(result, "chunk")
+
+
+def test_a_state_must_be_a_leaf() -> None:
+    h = H.clone().requires_grad_()
+
+    with pytest.raises(InputError, match=r"state=2: .*; input\[2\] is a Tensor of torch.int64"):
+        check_sequence(lambda x, h, n: CELL(x, h), X, H, torch.arange(3), state=2)
+    with pytest.raises(InputError, match=r"input\[2\] is a Tensor .*requires no gradient where"):
+        check_sequence(lambda x, h, b: CELL(x, h + b), X, h, H, state=2)
+
+
+@pytest.mark.parametrize("x", [X, X[:, 0]])
+def test_a_cell_that_is_not_said_to_be_one_is_asked_about(x: Tensor) -> None:
+    h = H if x.ndim == 3 else H[0]
+
+    result = check_sequence(nn.GRUCell(INPUTS, HIDDEN).double(), x, h)
+
+    assert result.verdict is Verdict.ERROR
+    assert "did you mean cell=True?" in str(result)
+
+
+def test_a_packed_sequence_is_to_be_packed_inside() -> None:
+    packed = nn.utils.rnn.pack_sequence([X[:, 0], X[:4, 1]])
+
+    with pytest.raises(InputError, match=r"PackedSequence.* packs a padded sequence inside"):
+        check_sequence(nn.GRU(INPUTS, HIDDEN).double(), packed)
+
+
+def test_numpy_beside_tensors_is_refused() -> None:
+    with pytest.raises(InputError, match=r"NumPy array of float64. Say torch.from_numpy"):
+        check_sequence(nn.GRUCell(INPUTS, HIDDEN).double(), X.numpy(), H, cell=True)
+
+
+def test_tokens_are_no_leaf_of_a_cell() -> None:
+    tokens = torch.arange(6)[:, None]
+
+    with pytest.raises(InputError, match=r"input\[0\] is a Tensor of torch.int64. Embed tokens"):
+        check_sequence(lambda t, h: torch.tanh(h + t), tokens, H, cell=True)
+
+
+def test_a_cell_takes_one_sequence() -> None:
+    with pytest.raises(InputError, match=r"one sequence for a cell; got sequence=\(0, 1\)"):
+        check_sequence(lambda x, m, h: h + x * m, X, MASK, QUERY, sequence=(0, 1), cell=True)
+
+
+def test_of_an_empty_batch_no_lag_is_seen() -> None:
+    result = check_sequence(CELL, X[:, :0], H[:0])
+
+    assert not found(result, "lag")
+    assert any("lag: the sequence or an output is empty" in line for line in result.not_checked)
 
 
 def test_one_step_is_no_sequence() -> None:
