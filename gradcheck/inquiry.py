@@ -23,6 +23,7 @@ __all__ = [
     "check_problem",
     "compare_problems",
     "conducted",
+    "left_open",
     "not_corresponding",
     "of_checks",
     "raised",
@@ -217,3 +218,9 @@ def raised(stage: str, error: Exception) -> Finding:
         oracle="",
         message=f"the target raised {type(error).__name__}: {error}",
     )
+
+
+def left_open(check: str, message: str, leaf: str = "") -> Finding:
+    """Return what is said of what could not be asked."""
+    finding = raised(check, Exception())
+    return replace(finding, leaf=leaf, verdict=Verdict.INCONCLUSIVE, message=message)

@@ -167,9 +167,9 @@ def _how_sure(finding: Finding) -> str:
     resolution = f"resolution {scientific(finding.resolution, 1)}"
     oracle = f" ({finding.oracle})" if finding.oracle else ""
     match finding.verdict:
-        case Verdict.INCONCLUSIVE:
+        case Verdict.INCONCLUSIVE if not math.isnan(finding.tolerance):
             return f"{resolution}, tolerance {scientific(finding.tolerance, 1)}{oracle}"
-        case Verdict.ERROR:
+        case Verdict.INCONCLUSIVE | Verdict.ERROR:
             return f"nothing compared{oracle}"
         case _:
             return f"off by {scientific(finding.mismatch)}, {resolution}{oracle}"

@@ -15,7 +15,8 @@ class Bridge:
 
     `out` gives the engine's array for a framework's, `into(array, like)` an array of the framework
     with the dtype and on the device of `like`, `wide(array, like)` one that keeps the dtype of
-    `array`.
+    `array`; `native(array, dtype, beside)` one that has the dtype of that name, on the device of
+    `beside` if there is such an array. A framework that takes NumPy's arrays is given one.
     """
 
     framework: str
@@ -24,6 +25,7 @@ class Bridge:
     out: Callable[[Any], Array]
     into: Callable[[Array, Any], Any]
     wide: Callable[[Array, Any], Any]
+    native: Callable[[Array, str, Any], Any] = lambda array, dtype, beside: array.astype(dtype)
 
     def is_differentiable(self, value: Any) -> bool:
         return self.is_array(value) and self.dtype_of(value) in EPSILON

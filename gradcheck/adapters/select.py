@@ -127,12 +127,11 @@ def held(array: Any) -> Array:
     return _bridge(framework_of(None, (array,)) or "numpy").out(array)
 
 
-def native(array: Array, among: Sequence[Any]) -> Any:
-    """Return an array of the engine as one of the framework of `among`, like the first of them."""
+def native(array: Array, dtype: str, among: Sequence[Any]) -> Any:
+    """Return an array of the engine as one of the framework of `among`, in that dtype."""
     bridge = _bridge(framework_of(None, among) or "numpy")
-    leaves = (leaf for _, leaf in trees.leaves(tuple(among)))
-    like = next((leaf for leaf in leaves if bridge.is_differentiable(leaf)), None)
-    return array if like is None else bridge.into(array, like)
+    arrays = (leaf for _, leaf in trees.leaves(tuple(among)) if bridge.is_array(leaf))
+    return bridge.native(array, dtype, next(arrays, None))
 
 
 def _framework_of_target(target: Any) -> str | None:

@@ -62,6 +62,7 @@ BRIDGE = Bridge(
     out=_out,
     into=_into,
     wide=_wide,
+    native=lambda array, dtype, beside: _crossed(array, beside, getattr(torch, dtype)),
 )
 
 

@@ -7,7 +7,7 @@ how fast it can settle, and what a wrong gradient is the gradient of.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from math import ceil, log
 from typing import Any
@@ -18,12 +18,14 @@ from gradcheck.adapters.select import native, problem_of
 from gradcheck.answers import answers_of
 from gradcheck.api import settled
 from gradcheck.checks import CHECKS
+from gradcheck.checks.parity import first_line
 from gradcheck.errors import GradcheckError, InputError, Unsupported
-from gradcheck.inquiry import Question, conducted, of_checks, unposed
+from gradcheck.inquiry import Question, conducted, left_open, of_checks, unposed
 from gradcheck.meter import Meter
 from gradcheck.probes import cotangent
 from gradcheck.problem import Array, Arrays, Problem, in_float64, label, norm
-from gradcheck.recurrent.correspondence import corresponding, pairs, state_leaves
+from gradcheck.recurrent.arguments import a_count
+from gradcheck.recurrent.correspondence import corresponding, pairs, state_of, states_of
 from gradcheck.recurrent.equilibria import Adjoint, Equilibrium
 from gradcheck.recurrent.krylov import Krylov
 from gradcheck.recurrent.relaxations import relaxed, through
@@ -46,23 +48,27 @@ AT_REST = 1e-10
 # A state that moves by a tenth of itself in one step is no fixed point of that map.
 ASTRAY = 0.1
 
-# A gradient this near to the true one comes from an adjoint that was on its way there.
+# A gradient this near to the true one comes from an adjoint that was on its way there; in units of
+# the spectral radius, which is how far that of the last step alone is off, it is still told apart.
 NEAR = 0.1
 
 UNROLLED = 400  # steps at most of an unrolled relaxation: a radius of 0.95 settles to 1e-9
 DEEP = 1e-9  # how far it is followed
+
+UNMATCHED = "the map has no such leaf; give step the module, or the arguments, that it belongs to"
 
 ADVICE = {
     "zero": "it is zero: the fixed point is detached from this leaf",
     "one step": "it is that of the last step alone (w = u, Jacobian-free); if it is meant, say "
     "terms=1",
     "steps": "it is that of the last steps alone, a Neumann series that was cut off; if it is "
-    "meant, say terms={}",
+    "meant, say terms={}, or rtol= where a solver stops by itself",
     "transposed": "it is that of an adjoint with J in the place of Jᵀ",
     "sign of the Jacobian": "it is that of an adjoint with I + Jᵀ in the place of I - Jᵀ",
     "sign": "its sign is wrong: all else is right",
     "constant factor": "it is right up to that factor",
-    "not converged": "it is near the true one: the adjoint stopped before it settled",
+    "not converged": "it is near the true one: the adjoint stopped before it settled; if that is "
+    "near enough, say rtol=",
 }
 
 
@@ -87,11 +93,12 @@ def check_fixed_point(
     checks of `check`, the VJP by differences among them where the layer is at rest.
 
     Args:
-        layer: `layer(*inputs)` returns z*: an array, or a tuple of them.
+        layer: `layer(*inputs)` returns z*: an array, or arrays in tuples and dicts.
         inputs: its arguments. Leaves are those of `check`.
         step: the map, `step(z, *inputs)` with z as the layer returns it, which returns the next z.
             Parameters correspond by the ends of their names: `params.cell.weight` of the layer is
-            `params.weight` of the cell.
+            `params.weight` of the cell. What it finds by itself (in a closure) is seen by
+            differences only, and so where the layer is at rest.
         terms: how many terms of the Neumann series the layer's gradient consists of on purpose,
             1 where it is Jacobian-free; it is held to those. None: all.
         rtol, seed, name, budget_s: as in `check`.
@@ -106,25 +113,49 @@ def check_fixed_point(
     settings = settled(seed=seed, rtol=rtol, budget_s=budget_s)
     if not callable(step):
         raise InputError(f"expected step to be a map, step(z, *inputs); got {step!r}")
-    if terms is not None and (not isinstance(terms, int) or terms < 1):
-        raise InputError(f"expected terms to be a number of terms from 1; got {terms!r}")
+    a_count("terms", terms, "terms")
     meter = Meter()
     try:
         whole = problem_of(layer, inputs, name=name, seed=seed)
-        zs = [native(z, inputs) for z in whole.value(whole.point)]
-        z = zs[0] if whole.outputs[0].path == "output" else tuple(zs)
-        inner = problem_of(step, (z, *inputs), seed=seed, every=True)
+        values = whole.value(whole.point)
     except GradcheckError:
         raise
     except Exception as error:  # whatever the target raises is a finding about the target
         return unposed(label(layer, name), error, settings)
+    inner = _map_of(step, whole, values, inputs, seed=seed)
     asked = Asked(
         narrow=meter.around(whole), map=meter.around(inner), settings=settings, terms=terms
     )
     corresponding(whole, inner)
     questions = asked.questions()
     result = conducted(whole, settings, questions, meter, asked={"vjp", *asked.own()})
-    return replace(result, not_checked=(*result.not_checked, *asked.unmatched))
+    said = {finding.leaf for finding in result.findings if finding.check == "implicit"}
+    lines = [f"implicit at {path}: {UNMATCHED}" for path in asked.unmatched if path not in said]
+    return replace(result, not_checked=(*result.not_checked, *lines))
+
+
+def _map_of(
+    step: Any, layer: Problem, values: Arrays, inputs: Sequence[Any], *, seed: int
+) -> Problem:
+    """The problem of the map at what the layer returns.
+
+    Raises:
+        InputError: the map does not take that.
+    """
+    pairs = zip(values, layer.outputs, strict=True)
+    z = state_of(layer.outputs, [native(y, output.dtype, inputs) for y, output in pairs])
+    try:
+        return problem_of(step, (z, *inputs), seed=seed, every=True)
+    except GradcheckError:
+        raise
+    except Exception as error:  # whatever it raises
+        returned = ", ".join(f"{o.path.replace('output', 'z', 1)} {o.shape}" for o in layer.outputs)
+        count = 1 + len(inputs)
+        raise InputError(
+            "expected step to be a map step(z, *inputs), with z all that the layer returns; called "
+            f"with {count} arguments ({returned} and the inputs), it raised "
+            f"{type(error).__name__}: {first_line(error)}"
+        ) from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,9 +169,8 @@ class Asked:
 
     def questions(self) -> dict[str, Question]:
         asked = self.own() | of_checks(self.narrow, self.settings, DEFAULT)
-        if self.terms is not None:  # forward mode knows nothing of what the backward leaves out
-            del asked["adjoint"]
-        return asked | {"vjp": self.differences}
+        adjoint = asked["adjoint"]
+        return asked | {"vjp": self.differences, "adjoint": partial(self.transposed, adjoint)}
 
     def own(self) -> dict[str, Question]:
         return {
@@ -161,7 +191,7 @@ class Asked:
         found = in_float64(self.map)
         problem = found[0] if found else self.map
         point = list(problem.point)
-        states = [(k, k_out) for k_out, k in enumerate(state_leaves(problem))]
+        states = states_of(problem)
         for (leaf, _), z in zip(states, self.layer.value(self.layer.point), strict=True):
             point[leaf] = z
         return Equilibrium(problem=problem, states=states, point=tuple(point))
@@ -169,14 +199,16 @@ class Asked:
     @cached_property
     def pairs(self) -> dict[int, int]:
         """A leaf of the layer -> the same leaf of the map."""
-        return pairs(self.layer.leaves, self.rest.problem.leaves)
+        return pairs(self.narrow.leaves, self.map.leaves)
 
     @property
-    def unmatched(self) -> tuple[str, ...]:
+    def unmatched(self) -> list[str]:
         """The leaves that the map does not have."""
-        alone = [a.path for k, a in enumerate(self.layer.leaves) if k not in self.pairs]
-        hint = "give step the module, or the arguments, that it belongs to"
-        return tuple(f"implicit at {path}: the map has no such leaf; {hint}" for path in alone)
+        return [a.path for k, a in enumerate(self.narrow.leaves) if k not in self.pairs]
+
+    @property
+    def are_differences_asked(self) -> bool:
+        return self.terms is None and self.rest.residual <= AT_REST
 
     @cached_property
     def draws(self) -> list[tuple[Arrays, Krylov]]:
@@ -223,10 +255,12 @@ class Asked:
         rows = [self.row(u, space) for u, space in self.draws]
         unrest = self.unrest()
         findings = [self.compared(k, at, rows, unrest[at]) for k, at in self.pairs.items()]
+        alone = () if self.are_differences_asked else self.unmatched  # of which nothing is known
+        open_ = [left_open("implicit", UNMATCHED, path) for path in alone]
         if all(finding.verdict is Verdict.PASS for finding in findings):
-            return tuple(findings)
+            return (*findings, *open_)
         pattern = self.pattern(rows)
-        return tuple(_explained(finding, pattern) for finding in findings)
+        return (*(_explained(finding, pattern) for finding in findings), *open_)
 
     def refuse_astray(self) -> None:
         if not self.rest.residual <= ASTRAY:
@@ -270,14 +304,18 @@ class Asked:
         size = sum(z.size for z in self.rest.z)
         rounding = leaf.epsilon * size**0.5
         bar = (max(row.left for row in rows) + unrest + rounding) / gap
+        # A solver compares two steps, and a layer then makes one more to have a graph: its residual
+        # is by two contractions below the tolerance, at which its adjoint may have stopped too.
+        stopped = 0.0 if self.terms else unrest / gap / max(self.radius, 1e-3) ** 2
+        resolution = SIGNIFICANCE * max(bar, min(stopped, NEAR * self.radius / SIGNIFICANCE))
         off = max(_relative(row.true[place], row.claimed[place]) for row in rows)
         tolerance = self.settings.tolerance(leaf.digits)
         return Finding(
             check="implicit",
             leaf=leaf.path,
-            verdict=Verdict.PASS if off <= max(tolerance, SIGNIFICANCE * bar) else Verdict.FAIL,
+            verdict=Verdict.PASS if off <= max(tolerance, resolution) else Verdict.FAIL,
             mismatch=off,
-            resolution=SIGNIFICANCE * bar,
+            resolution=resolution,
             tolerance=tolerance,
             oracle="implicit function theorem"
             if self.terms is None
@@ -346,6 +384,18 @@ class Asked:
             message=message,
         )
         return (finding,)
+
+    def transposed(self, adjoint: Question) -> tuple[Finding, ...]:
+        """The adjoint identity, where forward mode is the derivative that the backward gives."""
+        if self.terms is not None:
+            raise Unsupported("forward mode knows nothing of what the backward leaves out")
+        if not self.rest.residual <= AT_REST:
+            raise Unsupported(
+                f"the layer stops at a residual of {self.rest.residual:.0e}: forward mode goes "
+                "through its steps and the backward through another solver, which need not stop at "
+                "the same accuracy, or be linear"
+            )
+        return adjoint()
 
     def differences(self) -> tuple[Finding, ...]:
         """The VJP of the layer by differences of its values, where it is at rest."""

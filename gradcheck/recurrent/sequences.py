@@ -20,7 +20,7 @@ from gradcheck.checks import CHECKS
 from gradcheck.checks.parity import Question as Plain
 from gradcheck.checks.parity import Reply, findings, first_line, is_random
 from gradcheck.errors import GradcheckError, Unsupported
-from gradcheck.inquiry import Question, conducted, of_checks, raised, unposed
+from gradcheck.inquiry import Question, conducted, left_open, of_checks, raised, unposed
 from gradcheck.meter import Meter
 from gradcheck.probes import cotangent, direction, scale
 from gradcheck.problem import Problem, label, norm
@@ -299,7 +299,7 @@ class Asked:
                 f"{places}: an initial state by shape, but run in parts the values differ; say "
                 "state= if it is one, state=() if not"
             )
-        open_ = tuple(_left_open("chunk", refusal) for refusal in refusals)
+        open_ = tuple(left_open("chunk", refusal) for refusal in refusals)
         if values:  # and so the gradients do, being those of another function
             return (*(replace(f, message=f"{f.message}; {CAUSES}") for f in values), *open_)
         return (*found, *open_)
@@ -395,7 +395,7 @@ class Asked:
         except Exception as error:  # whatever the target raises
             if self.is_declared(length):
                 return (replace(raised("length", error), message=f"{where}: {_said(error)}"),)
-            return (_left_open("length", f"{where}: {_said(error)}"),)
+            return (left_open("length", f"{where}: {_said(error)}"),)
 
     def vjp(self, problem: Problem, check: str, where: str = "") -> tuple[Finding, ...]:
         """What the check "vjp" finds about `problem`, under another name."""
@@ -419,11 +419,6 @@ def _next_to(chunk: int) -> set[int]:
 
 def _said(error: Exception) -> str:
     return f"the target raised {type(error).__name__}: {first_line(error)}"
-
-
-def _left_open(check: str, message: str) -> Finding:
-    """What could not be asked."""
-    return replace(raised(check, Exception()), verdict=Verdict.INCONCLUSIVE, message=message)
 
 
 def _placed(finding: Finding, check: str, where: str) -> Finding:

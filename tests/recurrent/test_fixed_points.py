@@ -1,7 +1,7 @@
 """Layers that relax to a fixed point: right ones pass, and a wrong gradient is named."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -277,9 +277,162 @@ def test_two_arrays_of_state() -> None:
     assert {f.leaf for f in found(result, "implicit")} == {"input[0]", "params.a"}
 
 
+Solver = Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]
+
+
+def until(tolerance: float) -> Solver:
+    """A relaxation that stops when a step moves the state by less than that."""
+
+    def solved(step: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
+        for _ in range(500):
+            old, z = z, step(z)
+            if (z - old).norm() <= tolerance * z.norm():
+                break
+        return z
+
+    return solved
+
+
+class Tolerant(nn.Module):
+    """The usual layer: both relaxations stop at a tolerance; its adjoint is what `spoil` makes."""
+
+    def __init__(self, tolerance: float, spoil: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.cell, self.solve, self.spoil = Cell(), until(tolerance), spoil
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            z = self.solve(lambda z: self.cell(z, x), x.new_zeros(len(x), HIDDEN))
+        fixed: Tensor = self.cell(z, x)
+        if fixed.requires_grad:
+            inside = z.clone().requires_grad_()
+            again = self.cell(inside, x.detach())
+
+            def pulled(u: Tensor) -> Tensor:
+                def step(w: Tensor) -> Tensor:
+                    return u + torch.autograd.grad(again, inside, w, retain_graph=True)[0]
+
+                return self.spoil(u, self.solve(step, u))
+
+            fixed.register_hook(pulled)  # type: ignore[no-untyped-call]
+        return fixed
+
+
+@pytest.mark.parametrize("tolerance", [1e-3, 1e-4, 1e-5, 1e-6, 1e-8])
+def test_a_solver_with_an_ordinary_tolerance_is_held_to_that(tolerance: float) -> None:
+    right = Tolerant(tolerance, lambda u, w: w)
+    wrong = Tolerant(tolerance, lambda u, w: u)
+
+    result = check_fixed_point(right, X, step=right.cell)
+
+    assert result.passed, result
+    assert any("adjoint: the layer stops at a residual" in line for line in result.not_checked)
+    implicit = found(check_fixed_point(wrong, X, step=wrong.cell), "implicit")
+    assert {f.verdict for f in implicit if f.leaf == "params.cell.u"} == {Verdict.FAIL}
+
+
+def test_what_neither_map_nor_differences_say_anything_about_is_inconclusive() -> None:
+    layer = Tolerant(1e-5, lambda u, w: w)
+
+    result = check_fixed_point(layer, X, step=lambda z, x: layer.cell(z, x))
+
+    assert result.verdict is Verdict.INCONCLUSIVE
+    open_ = [f for f in found(result, "implicit") if f.verdict is Verdict.INCONCLUSIVE]
+    assert {f.leaf for f in open_} == {"params.cell.w", "params.cell.u", "params.cell.b"}
+    assert "give step the module" in str(result)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_the_state_has_the_dtype_that_the_layer_gives_it(dtype: torch.dtype) -> None:
+    class Tokens(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inputs = nn.Parameter(drawn(5, 3, seed=6).to(dtype))
+            self.w = nn.Parameter(0.3 * drawn(3, 3, seed=7).to(dtype))
+
+        def step(self, z: Tensor, tokens: Tensor) -> Tensor:
+            return torch.tanh(z @ self.w + self.inputs[tokens])
+
+        def forward(self, tokens: Tensor) -> Tensor:
+            z = self.w.new_zeros(len(tokens), 3)
+            for _ in range(60):
+                z = self.step(z, tokens)
+            return z
+
+    layer = Tokens()
+
+    for tokens in (torch.arange(4), np.arange(4)):
+        result = check_fixed_point(layer, tokens, step=layer.step)
+        assert result.passed, result
+        assert {f.leaf for f in found(result, "implicit")} == {"params.inputs", "params.w"}
+
+
+class Named(NamedTuple):
+    h: Tensor
+    g: Tensor
+
+
+class Nested(nn.Module):
+    """Two arrays of state, nested as it is said."""
+
+    def __init__(self, nest: Callable[[Tensor, Tensor], Any], take: Callable[[Any], Any]) -> None:
+        super().__init__()
+        self.nest, self.take = nest, take
+        self.a = nn.Parameter(0.3 * drawn(3, 3, seed=4))
+
+    def step(self, z: Any, x: Tensor) -> Any:
+        h, g = self.take(z)
+        return self.nest(torch.tanh(g @ self.a + x), torch.sin(h @ self.a.T))
+
+    def forward(self, x: Tensor) -> Any:
+        z = self.nest(torch.zeros_like(x), torch.zeros_like(x))
+        for _ in range(80):
+            z = self.step(z, x)
+        return z
+
+
+NESTED: dict[str, tuple[Callable[[Tensor, Tensor], Any], Callable[[Any], Any]]] = {
+    "a dict": (lambda h, g: {"h": h, "g": g}, lambda z: (z["h"], z["g"])),
+    "a dict in a list": (lambda h, g: [h, {"g": (g,)}], lambda z: (z[0], z[1]["g"][0])),
+    "tuples": (lambda h, g: ((h,), g), lambda z: (z[0][0], z[1])),
+}
+
+
+@pytest.mark.parametrize("name", NESTED)
+def test_a_state_is_nested_as_the_layer_nests_it(name: str) -> None:
+    layer = Nested(*NESTED[name])
+
+    result = check_fixed_point(layer, drawn(2, 3), step=layer.step)
+
+    assert result.passed, result
+    assert {f.leaf for f in found(result, "implicit")} == {"input[0]", "params.a"}
+
+
+def test_what_the_map_returns_in_another_order_is_found_by_its_name() -> None:
+    layer = Nested(*NESTED["a dict"])
+
+    def step(z: Any, x: Tensor) -> Any:
+        return dict(reversed(layer.step(z, x).items()))
+
+    result = check_fixed_point(layer, drawn(2, 3), step=step)
+
+    assert result.passed, result
+    assert found(result, "residual")[0].mismatch < 1e-12
+
+
+def test_a_state_in_a_class_is_refused() -> None:
+    layer = Nested(Named, lambda z: z)
+
+    with pytest.raises(InputError, match=r"tuples and dicts of arrays; got one at output\.h"):
+        check_fixed_point(layer, drawn(2, 3), step=layer.step)
+
+
 MISUSE: list[tuple[dict[str, Any], str]] = [
     ({"step": 3}, "step to be a map"),
     ({"step": Cell(), "terms": 0}, "terms to be a number"),
+    ({"step": Cell(), "terms": True}, "terms to be a number"),
+    ({"step": lambda z: z}, "called with 2 arguments .* it raised TypeError"),
+    ({"step": lambda z, x: z[1]["h"]}, r"z all that the layer returns; .* \(z \(2, 4\) and"),
     ({"step": lambda z, x: z @ torch.ones(HIDDEN, 1, dtype=z.dtype)}, "shapes that the layer"),
 ]
 
