@@ -86,6 +86,7 @@ class Manner:
     outputs: tuple[int, ...] | None = None  # those that are pulled back at all; None: all
     is_compiled: bool = False
     is_reseeded: bool = False  # with other random numbers
+    is_retained: bool = False  # whether one call may be pulled back more than once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

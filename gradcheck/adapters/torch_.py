@@ -563,6 +563,8 @@ REFUSALS = (
     "does not support it because it has not been implemented",
     "You must implement the jvp function",
     "jvp is not implemented",
+    "donated buffers",  # of a compiled backward, which may be run once and not be differentiated
+    "use_reentrant=True",  # of a checkpoint, which cannot be differentiated twice
 )
 
 

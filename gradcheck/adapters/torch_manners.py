@@ -22,6 +22,7 @@ from gradcheck.adapters.torch_ import (
     Posed,
     _arrays,
     _into,
+    _refusals,
 )
 from gradcheck.adapters.torch_digits import eagerly
 from gradcheck.errors import Unsupported
@@ -94,7 +95,8 @@ def _call(posed: Posed, manner: Manner, point: Arrays) -> Call:
         ]
         outputs, us = [y for y, _ in pairs], [u for _, u in pairs]
         chosen = [leaves[k] for k in asked]
-        gradients = posed.pulled_back(outputs, chosen, us, own, retain_graph=True)
+        with _refusals("a second backward"):
+            gradients = posed.pulled_back(outputs, chosen, us, own, retain_graph=manner.is_retained)
         placed = dict(zip(asked, gradients, strict=True))
         return lambda: _arrays([placed.get(k) for k in range(count)], point)
 

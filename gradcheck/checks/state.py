@@ -99,13 +99,16 @@ def _interleaved(
     problem, count = question.problem, len(question.problem.outputs)
     assert problem.session is not None
     name = "two forward passes, then their backward passes"
-    with problem.session(PLAIN) as call:
+    with problem.session(Manner(is_retained=True)) as call:
         try:
             one, two = call(question.point), call(other.point)
             read = one.pull(question.u)
             two.pull(other.u)
             # Read late: a backward pass that hands out a buffer of its own has overwritten it.
             yield _again(question, name, STALE, read(), count)
+        except Unsupported as refusal:  # of what is kept for it
+            remarks[problem.leaves[0].path] = str(refusal)
+            return
         except Exception as error:
             yield failing("state", problem, name, error)
             return
