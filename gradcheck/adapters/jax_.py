@@ -200,6 +200,8 @@ class Posed:
             return tuple(BRIDGE.out(output) for output in (self.traced if same else self.f)(*xs))
 
     def vjp(self, point: Arrays, cotangents: Arrays) -> Arrays:
+        if self.is_compiled and not self.wide:
+            return self.both(point, cotangents)[1]
         with precision(self.x64):
             return _gradients(self.pulled(self.arrays(point), self.conjugated(cotangents)))
 
@@ -217,8 +219,13 @@ class Posed:
         return digits.lifted(jax.make_jaxpr(lambda *xs: self._pulled(xs, narrow))(*xs))(*xs)
 
     def _repeated(self, run: Callable[..., Any]) -> "Repeated":
-        """`run`, compiled when it pays; not where the target could not be traced."""
-        return Repeated(run, patience=None if self.jaxpr is None else PATIENCE)
+        """`run`, compiled when it pays; not where the target could not be traced.
+
+        One operation at a time, a loop is compiled at every call.
+        """
+        if self.jaxpr is None:
+            return Repeated(run, patience=None)
+        return Repeated(run, patience=0 if digits.loops(self.jaxpr) else PATIENCE)
 
     def conjugated(self, cotangents: Arrays) -> list[Any]:
         """The engine's cotangents as JAX's, in the dtypes of the outputs."""

@@ -16,7 +16,7 @@ from jax.extend.core import Literal
 from gradcheck.errors import Unsupported
 from gradcheck.problem import EPSILON, WIDER
 
-__all__ = ["inside", "lifted"]
+__all__ = ["inside", "lifted", "loops"]
 
 NARROW = tuple(WIDER)
 
@@ -100,6 +100,14 @@ def _dtype(variable: Any) -> str:
 
 def _floats(variable: Any) -> bool:
     return _dtype(variable) in EPSILON
+
+
+def loops(closed: Any) -> bool:
+    """Return whether there is a loop or a branch in `closed`, or in what it calls."""
+    return any(
+        equation.primitive.name in ("scan", "while", "cond") or any(map(loops, _inner(equation)))
+        for equation in getattr(closed, "jaxpr", closed).eqns
+    )
 
 
 def lifted(closed: Any) -> Callable[..., list[Any]]:

@@ -11,6 +11,7 @@ import pytest
 
 import gradcheck
 from gradcheck import CheckResult, Verdict
+from gradcheck.adapters.select import problem_of
 
 check = partial(gradcheck.check, checks="vjp")
 
@@ -213,3 +214,25 @@ def test_keyword_arguments_are_not_for_rules() -> None:
     rule = gradcheck.Rule(np.sin, lambda inputs, u: (u * np.cos(inputs[0]),))
     with pytest.raises(gradcheck.InputError, match="positional"):
         gradcheck.check(rule, np.ones(3), kwargs={"power": 2})
+
+
+def test_a_loop_is_traced_and_compiled_once() -> None:
+    bodies = []
+
+    def layer(w: Any, x: Any) -> Any:
+        def body(h: Any, now: Any) -> tuple[Any, Any]:
+            bodies.append(h)
+            h = jnp.tanh(w * h + now)
+            return h, h
+
+        return jax.lax.scan(body, jnp.zeros_like(x[0]), x)[1]
+
+    problem = problem_of(layer, (X, np.ones((4, 3))))
+    us = (np.ones((4, 3)),)
+    first = problem.vjp(problem.point, us)
+    bodies.clear()
+
+    again = problem.vjp(problem.point, us)
+
+    assert not bodies
+    assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
