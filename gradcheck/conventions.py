@@ -7,6 +7,7 @@ are made of the reference's.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -107,6 +108,14 @@ def _channels_first(layer: Convolution, arrays: Sequence[str]) -> list[Expressio
     return [transposed(name, 0, axes.stop, *axes) for name in arrays]
 
 
+def _attended(layer: Layer, arrays: Sequence[str]) -> list[Expression]:
+    """Flax: without keys, the queries attend to themselves; without values, the keys are those."""
+    count = 3 + getattr(layer, "masked", False)
+    query, *rest = arrays
+    key, *rest = rest if len(arrays) > 1 else (query,)
+    return [query, key, *(rest if len(arrays) > 2 else (key,))][:count]
+
+
 def _cell(layer: Recurrent) -> Weights:
     """The names of a cell, without the number of a layer."""
     names = ("weight_ih", "weight_hh", *(("bias_ih", "bias_hh") if layer.bias else ()))
@@ -147,6 +156,32 @@ def _flax_gru(layer: Recurrent) -> Weights:
         found["bias_ih_l0"] = joined(*(f"i{gate}.bias" for gate in "rzn"))
         found["bias_hh_l0"] = joined(np.zeros(2 * layer.hidden), "hn.bias")
     return found
+
+
+def _nnx_lstm(layer: Recurrent) -> Weights:
+    """As in Linen, but for the name of one: `if` is a word of Python."""
+    found = _flax_lstm(layer)
+    inputs = (f"{gate}.kernel" for gate in ("ii", "if_", "ig", "io"))
+    return {**found, "weight_ih_l0": transposed(joined(*inputs, axis=1))}
+
+
+def _nnx_fused(layer: Recurrent, *, bias: str) -> Weights:
+    """All gates of a side in one matrix; the bias of a gate is at the side `bias`."""
+    found: dict[str, Expression] = {
+        "weight_ih_l0": transposed("dense_i.kernel"),
+        "weight_hh_l0": transposed("dense_h.kernel"),
+    }
+    if layer.bias:
+        found |= {"bias_ih_l0": 0.0, "bias_hh_l0": 0.0, f"bias_{bias}h_l0": f"dense_{bias}.bias"}
+    return found
+
+
+def _flax_simple(layer: Recurrent) -> Weights:
+    found: dict[str, Expression] = {
+        "weight_ih_l0": transposed("i.kernel"),
+        "weight_hh_l0": transposed("h.kernel"),
+    }
+    return found | ({"bias_ih_l0": "i.bias", "bias_hh_l0": 0.0} if layer.bias else {})
 
 
 def _flax_attention(layer: MultiHeadAttention) -> Weights:
@@ -246,7 +281,49 @@ PLAIN = {
     "equinox.nn.Embedding": Embedding,
 }
 
-FLAX_LSTM = _recurrent(LSTMCell, weights=_flax_lstm, arguments=_flax_states, outputs=_flax_after)
+
+def _flax_cell(cell: type, weights: Callable[..., Weights]) -> Convention:
+    return _recurrent(cell, weights=weights, arguments=_flax_states, outputs=_flax_after)
+
+
+def _flax(home: str) -> dict[str, Convention]:
+    """The layers that Linen and NNX store alike, but for the name of the module."""
+    is_nnx = home == "flax.nnx"
+    return {
+        f"{home}.{'Linear' if is_nnx else 'Dense'}": Convention(
+            kinds=(Dense,), weights=lambda layer: {"weight": transposed("kernel")}
+        ),
+        f"{home}.LayerNorm": Convention(
+            kinds=(LayerNorm,), weights=lambda layer: {"weight": "scale"} if layer.affine else {}
+        ),
+        f"{home}.RMSNorm": Convention(kinds=(RMSNorm,), weights=lambda layer: {"weight": "scale"}),
+        f"{home}.Embed": Convention(
+            kinds=(Embedding,), weights=lambda layer: {"weight": "embedding"}
+        ),
+        f"{home}.Conv": Convention(
+            kinds=(Convolution,),
+            weights=_flax_convolution,
+            arguments=_channels_first,
+            outputs=_channels_last,
+        ),
+        f"{home}.{'MultiHeadAttention' if is_nnx else 'MultiHeadDotProductAttention'}": Convention(
+            kinds=(MultiHeadAttention,), weights=_flax_attention, arguments=_attended
+        ),
+    }
+
+
+LINEN_CELLS = {
+    "SimpleCell": _flax_cell(ElmanCell, _flax_simple),
+    "LSTMCell": _flax_cell(LSTMCell, _flax_lstm),
+    "OptimizedLSTMCell": _flax_cell(LSTMCell, _flax_lstm),
+    "GRUCell": _flax_cell(GRUCell, _flax_gru),
+}
+NNX_CELLS = {
+    "SimpleCell": _flax_cell(ElmanCell, partial(_nnx_fused, bias="i")),
+    "LSTMCell": _flax_cell(LSTMCell, _nnx_lstm),
+    "OptimizedLSTMCell": _flax_cell(LSTMCell, partial(_nnx_fused, bias="h")),
+    "GRUCell": _flax_cell(GRUCell, partial(_nnx_fused, bias="i")),
+}
 
 CONVENTIONS: Mapping[str, Convention] = {
     **{name: Convention(kinds=(kind,)) for name, kind in PLAIN.items()},
@@ -277,40 +354,23 @@ CONVENTIONS: Mapping[str, Convention] = {
         arguments=_one_step_of_one,
         outputs=_after_one_step_of_one,
     ),
-    "equinox.nn.Conv": Convention(
-        kinds=(Convolution,),
-        weights=_equinox_convolution,
-        arguments=_of_one,
-        outputs=_of_batch_of_one,
-    ),
+    **{
+        f"equinox.nn.{name}": Convention(
+            kinds=(Convolution,),
+            weights=_equinox_convolution,
+            arguments=_of_one,
+            outputs=_of_batch_of_one,
+        )
+        for name in ("Conv", "Conv1d", "Conv2d", "Conv3d")
+    },
     "equinox.nn.MultiheadAttention": Convention(
         kinds=(MultiHeadAttention,),
         weights=_equinox_attention,
         arguments=_of_one,
         outputs=_of_batch_of_one,
     ),
-    "flax.linen.Dense": Convention(
-        kinds=(Dense,), weights=lambda layer: {"weight": transposed("kernel")}
-    ),
-    "flax.linen.LayerNorm": Convention(
-        kinds=(LayerNorm,), weights=lambda layer: {"weight": "scale"}
-    ),
-    "flax.linen.RMSNorm": Convention(kinds=(RMSNorm,), weights=lambda layer: {"weight": "scale"}),
-    "flax.linen.Embed": Convention(
-        kinds=(Embedding,), weights=lambda layer: {"weight": "embedding"}
-    ),
-    "flax.linen.Conv": Convention(
-        kinds=(Convolution,),
-        weights=_flax_convolution,
-        arguments=_channels_first,
-        outputs=_channels_last,
-    ),
-    "flax.linen.LSTMCell": FLAX_LSTM,
-    "flax.linen.OptimizedLSTMCell": FLAX_LSTM,
-    "flax.linen.GRUCell": _recurrent(
-        GRUCell, weights=_flax_gru, arguments=_flax_states, outputs=_flax_after
-    ),
-    "flax.linen.MultiHeadDotProductAttention": Convention(
-        kinds=(MultiHeadAttention,), weights=_flax_attention
-    ),
+    **_flax("flax.linen"),
+    **{f"flax.linen.{name}": convention for name, convention in LINEN_CELLS.items()},
+    **_flax("flax.nnx"),
+    **{f"flax.nnx.{name}": convention for name, convention in NNX_CELLS.items()},
 }

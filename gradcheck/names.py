@@ -14,16 +14,18 @@ def found(name: str, paths: Collection[str], *, where: str) -> str:
 
     That is the path itself, or the only one that ends with it: "kernel" and "dense.kernel" are
     both `input[0]['dense']['kernel']`, and "weight" is `params.weight` before any
-    `params.norm.weight`.
+    `params.norm.weight`. The `.value` that Flax NNX puts behind a parameter need not be written.
 
     Raises:
         InputError: none does, or several.
     """
     ending = "." + _dotted(name)
-    matching = [path for path in paths if path == name] or [
-        path for path in paths if ("." + _dotted(path)).endswith(ending)
-    ]
-    nearest = [path for path in matching if _dotted(path) == f"params{ending}"] or matching
+    matching = (
+        [path for path in paths if path == name]
+        or [path for path in paths if ("." + _dotted(path)).endswith(ending)]
+        or [path for path in paths if ("." + _without_value(path)).endswith(ending)]
+    )
+    nearest = [path for path in matching if _without_value(path) == f"params{ending}"] or matching
     if len(nearest) == 1:
         return nearest[0]
     what = f"means several: {nearest}" if nearest else f"is none of {sorted(paths)}"
@@ -64,6 +66,10 @@ def _filled(expression: Expression, match: re.Match[str]) -> Expression:
     if not match.groups():
         return expression
     return renamed(expression, lambda name: name.replace("*", match[1]))
+
+
+def _without_value(path: str) -> str:
+    return _dotted(path).removesuffix(".value")
 
 
 def _dotted(path: str) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 from gradcheck import Verdict, against_reference
 from gradcheck.reference import Layer
 
-__all__ = ["Pair", "drawn", "require_the_same"]
+__all__ = ["Pair", "drawn", "require_the_same", "sizes"]
 
 # A hundred times what sums of this size round to; a wrong layout is off by about one.
 ROUNDING = {"float64": 1e-12, "float32": 2e-5}
@@ -26,6 +26,11 @@ class Pair:
 
 def drawn(rng: np.random.Generator, *shape: int) -> np.ndarray[Any, Any]:
     return rng.standard_normal(shape)
+
+
+def sizes(rng: np.random.Generator, count: int) -> list[int]:
+    """`count` different ones, so that no axis passes for another."""
+    return [int(n) for n in rng.permutation(np.arange(2, 7))[:count]]
 
 
 def require_the_same(pair: Pair, convention: str, *, dtype: str = "float64") -> None:

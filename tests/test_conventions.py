@@ -22,7 +22,7 @@ from gradcheck.reference import (
     Recurrent,
     RMSNorm,
 )
-from tests.matching import Pair, drawn, require_the_same
+from tests.matching import Pair, drawn, require_the_same, sizes
 
 Rng = np.random.Generator
 Build = Callable[[Rng, bool], Pair]  # of the sizes it draws, with a bias or without
@@ -42,11 +42,6 @@ def filled(layer: nn.Module, rng: Rng) -> nn.Module:
         for parameter in layer.parameters():
             parameter.copy_(tensor(rng, *parameter.shape))
     return layer
-
-
-def sizes(rng: Rng, count: int) -> list[int]:
-    """`count` different ones, so that no axis passes for another."""
-    return [int(n) for n in rng.permutation(np.arange(2, 7))[:count]]
 
 
 def linear(rng: Rng, bias: bool) -> Pair:

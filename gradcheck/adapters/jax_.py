@@ -33,7 +33,8 @@ def _is_array(value: Any) -> bool:
 
 def _out(value: Any) -> Array:
     array = np.array(value)
-    return array if array.dtype.name in WIDE else array.astype(np.float32)
+    is_held = array.dtype.name in WIDE or array.dtype.kind in "biu"  # indices and masks stay so
+    return array if is_held else array.astype(np.float32)
 
 
 def _into(array: Array, like: Any) -> jax.Array:
