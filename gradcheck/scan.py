@@ -5,15 +5,18 @@ classes, and objects of custom rules in the namespaces of its modules. What is d
 function that was never called is not seen.
 """
 
+import ast
+import contextlib
+import dis
 import importlib
 import inspect
 import pkgutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
-from types import FunctionType, MethodType, ModuleType
+from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 from gradcheck.adapters import Rule
@@ -32,14 +35,16 @@ __all__ = [
 ]
 
 FUNCTION = "autograd.Function"
+LINEN, HAIKU = "Flax Linen module", "Haiku module"
 
 # Classes that people derive from: what to call the subclass, where the base class lives.
 BASES = (
     (FUNCTION, "torch.autograd", "Function"),
     ("nn.Module", "torch.nn", "Module"),
     ("Equinox module", "equinox", "Module"),
-    ("Flax Linen module", "flax.linen", "Module"),
+    (LINEN, "flax.linen", "Module"),
     ("Flax NNX module", "flax.nnx", "Module"),
+    (HAIKU, "haiku", "Module"),
 )
 RULES = {"custom_vjp": "jax.custom_vjp", "custom_jvp": "jax.custom_jvp"}
 
@@ -64,10 +69,12 @@ class Scan:
 def scan(package: str) -> Scan:
     """Return what `package`, and what is in it, defines; it must be imported already.
 
-    Submodules called `__main__` are not imported: that would run them.
+    Submodules called `__main__` are not imported: that would run them. What the others print goes
+    to standard error.
     """
     broken: dict[str, str] = {}
-    names = set(_imported(sys.modules[package], broken))
+    with contextlib.redirect_stdout(sys.stderr):
+        names = set(_imported(sys.modules[package], broken))
     found: dict[str, Definition] = {}
     for kind, target in _alive(names):
         definition = Definition(kind=kind, name=qualified(target), place=_place(target))
@@ -220,12 +227,34 @@ def qualified(target: Any) -> str:
 def _place(target: Any) -> str:
     source = inspect.unwrap(getattr(target, "_init_fn", target))
     try:
-        file, (_, line) = inspect.getsourcefile(source), inspect.getsourcelines(source)
-    except (OSError, TypeError):
+        file = inspect.getsourcefile(source) or ""
+        if isinstance(source, type):
+            line = _class_lines(file)[source.__qualname__]
+        else:
+            _, line = inspect.getsourcelines(source)
+    except (OSError, TypeError, SyntaxError, ValueError, KeyError):
         return ""
-    path = Path(file or "")
+    path = Path(file)
     here = Path.cwd()
     return f"{path.relative_to(here) if path.is_relative_to(here) else path}:{line}"
+
+
+@lru_cache(maxsize=64)  # `inspect` reads and parses the whole file again for each class of it
+def _class_lines(file: str) -> dict[str, int]:
+    """Return the line at which each class of a file begins, by its qualified name."""
+    lines: dict[str, int] = {}
+    queue: list[tuple[str, ast.AST]] = [("", ast.parse(Path(file).read_bytes()))]
+    for prefix, node in queue:  # it grows
+        for child in ast.iter_child_nodes(node):
+            within = prefix
+            if isinstance(child, ast.ClassDef):
+                first = child.decorator_list[0] if child.decorator_list else child
+                lines[prefix + child.name] = first.lineno
+                within = f"{prefix}{child.name}."
+            elif isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                within = f"{prefix}{child.name}.<locals>."
+            queue.append((within, child))
+    return lines
 
 
 def _line(definition: Definition) -> int:
@@ -236,7 +265,8 @@ class Targets:
     """The names of the targets that were checked, and of the definitions that they are made of.
 
     A rule is "within" a checked target if the target's code names it, directly or through functions
-    of the same author; a module is, if it is an attribute of the target, however deep.
+    of the same author; a module is, if it is an attribute of the target, however deep. Modules of
+    Flax Linen and Haiku are made when the code runs, so that for them the name is enough.
     """
 
     def __init__(self) -> None:
@@ -298,7 +328,8 @@ HEADER = "# targets that gradcheck checked"
 WITHIN = " within "
 
 # Whose code is not looked into.
-FOREIGN = {"torch", "jax", "jaxlib", "flax", "equinox", "numpy", "gradcheck", "pytest", "_pytest"}
+FOREIGN = {"torch", "jax", "jaxlib", "flax", "haiku", "equinox", "numpy"}
+FOREIGN |= {"gradcheck", "pytest", "_pytest"}
 FOREIGN |= sys.stdlib_module_names
 TORCH_NAMESPACES = {"aten", "prim", "prims", "quantized", "inductor", "_c10d_functional"}
 
@@ -313,6 +344,8 @@ def _subject(target: Any) -> Any:
         return owner
     if isinstance(target, Rule):
         return target.forward
+    if _is_module_class(type(owner)) and _is_foreign(target):  # such as Linen's `apply`
+        return type(owner)
     is_named = isinstance(getattr(target, "__qualname__", None), str) or hasattr(target, "_init_fn")
     return target if is_named else type(target)
 
@@ -341,7 +374,8 @@ def _is_definition(value: Any) -> bool:
 def _is_module_class(value: Any) -> bool:
     if not isinstance(value, type):
         return False
-    return any(issubclass(value, base) for kind, base in _bases() if kind != FUNCTION)
+    made_elsewhere = (FUNCTION, LINEN, HAIKU)
+    return any(issubclass(value, base) for kind, base in _bases() if kind not in made_elsewhere)
 
 
 def _is_foreign(value: Any) -> bool:
@@ -385,11 +419,11 @@ def _classes(value: Any) -> Iterator[type]:
 
 def _named(function: FunctionType) -> Iterator[Any]:
     """Return the values of the names that a function's code mentions."""
+    enclosed = []
     for cell in function.__closure__ or ():
-        try:
-            yield cell.cell_contents
-        except ValueError:  # not assigned yet
-            continue
+        with contextlib.suppress(ValueError):  # not assigned yet
+            enclosed.append(cell.cell_contents)
+    yield from enclosed
     codes = [function.__code__]
     for code in codes:  # it grows
         codes += [constant for constant in code.co_consts if isinstance(constant, type(code))]
@@ -399,6 +433,21 @@ def _named(function: FunctionType) -> Iterator[Any]:
             for name, operator in _operators().items():
                 if set(name.split("::")) <= set(code.co_names):
                     yield operator
-        for module in values:
-            if isinstance(module, ModuleType) and module.__name__.split(".")[0] not in FOREIGN:
-                yield from (vars(module).get(name) for name in code.co_names)
+        modules = _modules([*enclosed, *values, *_imports(code)])
+        for module in modules:  # it grows
+            members = [vars(module).get(name) for name in code.co_names]
+            modules += [inner for inner in _modules(members) if inner not in modules]
+            yield from members
+
+
+def _modules(values: Iterable[Any]) -> list[ModuleType]:
+    """Return the modules among `values` that somebody looks into."""
+    modules = [value for value in values if isinstance(value, ModuleType)]
+    return [module for module in modules if module.__name__.partition(".")[0] not in FOREIGN]
+
+
+def _imports(code: CodeType) -> Iterator[Any]:
+    """Return the modules that a function imports when it runs, and that are there already."""
+    for step in dis.get_instructions(code):
+        if step.opname == "IMPORT_NAME":
+            yield sys.modules.get(step.argval)

@@ -7,6 +7,7 @@ fetched by name when they are needed, and the arrays of a target are made in its
 import ast
 import difflib
 import importlib
+import importlib.metadata
 import inspect
 import random
 import re
@@ -265,7 +266,7 @@ def imported(name: str) -> ModuleType:
                 raise InputError(_no_file(name)) from None
             raise InputError(
                 f"there is no module {error.name!r}; modules are looked up in the current folder "
-                "and where Python finds its own"
+                f"and where Python finds its own{_installed_as(name)}"
             ) from None
         raise TargetRaised(f"importing {name} raised {_words(error)}") from error
     except (TypeError, ValueError) as error:
@@ -274,6 +275,17 @@ def imported(name: str) -> ModuleType:
         raise TargetRaised(f"importing {name} raised {_words(error)}") from error
     except (Exception, SystemExit) as error:
         raise TargetRaised(f"importing {name} raised {_words(error)}") from error
+
+
+def _installed_as(name: str) -> str:
+    """Say what to import of the distribution called `name`, if there is one."""
+    wanted = name.lower().replace("_", "-")
+    modules = sorted(
+        module
+        for module, owners in importlib.metadata.packages_distributions().items()
+        if wanted in {owner.lower().replace("_", "-") for owner in owners} and module.isidentifier()
+    )
+    return f". The distribution {name!r} has {', '.join(modules)}" if modules else ""
 
 
 def _no_file(name: str) -> str:

@@ -1,5 +1,6 @@
 """What a package defines, and what of it was checked."""
 
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -87,7 +88,7 @@ def package(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> Iterator[str]:
     """Make a package of a name that no other test has, in the current folder."""
-    name = f"scanned_{request.node.name.partition('[')[0]}"
+    name = re.sub(r"\W", "_", f"scanned_{request.node.name}")
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / name
     (folder / "deep").mkdir(parents=True)
@@ -165,6 +166,7 @@ def test_scan_of_one_module_lists_that(package: str) -> None:
         ("equinox", "Equinox module"),
         ("flax.linen", "Flax Linen module"),
         ("flax.nnx", "Flax NNX module"),
+        ("haiku", "Haiku module"),
     ],
 )
 def test_scan_knows_modules_of_other_libraries(package: str, home: str, kind: str) -> None:
@@ -190,9 +192,40 @@ def test_scan_goes_on_after_a_module_that_cannot_be_imported(package: str) -> No
     assert "deep.nets.Net" in rows(result)
 
 
+def test_what_a_module_prints_when_it_is_imported_is_not_in_the_table(package: str) -> None:
+    Path(package, "__init__.py").write_text("print('hello')")
+    Path(package, "loud.py").write_text("print('hello again')")
+    result = scan(package)
+
+    assert "hello" not in result.stdout
+    assert {"hello", "hello again"} <= set(result.stderr.splitlines())
+
+
+def test_a_class_without_source_is_listed_without_a_place(package: str) -> None:
+    text = "import torch\nMade = type('Made', (torch.nn.Module,), {'__module__': __name__})\n"
+    Path(package, "made.py").write_text(text)
+    result = scan(f"{package}.made")
+
+    assert f"nn.Module   {package}.made.Made\n" in result.stdout
+
+
+def test_classes_are_found_at_their_decorators_and_in_functions(package: str) -> None:
+    text = (
+        "import torch\ndef same(c):\n    return c\n\n@same\nclass A(torch.nn.Module):\n    pass\n"
+        "def make():\n    class B(torch.nn.Module):\n        pass\n    return B\nB = make()\n"
+    )
+    Path(package, "made.py").write_text(text)
+    lines = scan(f"{package}.made").stdout.splitlines()
+
+    assert any("made.A " in line and line.endswith("made.py:5") for line in lines)
+    assert any("made.make.<locals>.B " in line and line.endswith("made.py:9") for line in lines)
+
+
 @pytest.mark.parametrize(
     ("name", "status", "words"),
     [
+        ("PyYAML-none", 2, "there is no module 'PyYAML-none'; modules"),
+        ("scikit-learn", 2, "The distribution 'scikit-learn' has sklearn"),
         ("nowhere_at_all", 2, "there is no module 'nowhere_at_all'"),
         ("broken_package", 3, "importing broken_package raised ZeroDivisionError"),
     ],
@@ -280,6 +313,25 @@ class Derived(Layer):
         self.func = torch.sin
 
 
+def enclosing() -> Any:
+    import tests.test_scan as here
+
+    return lambda x: here.twice(x)
+
+
+def importing(x: torch.Tensor) -> torch.Tensor:
+    from tests.test_scan import twice
+
+    return twice(x)
+
+
+def through_a_package(x: torch.Tensor) -> torch.Tensor:
+    import tests
+
+    found: torch.Tensor = tests.test_scan.twice(x)
+    return found
+
+
 NORMS = {"layer": Layer, "derived": Derived}
 
 
@@ -316,6 +368,9 @@ class Pytree:
         (Twice.apply, "Twice", ()),
         (twice, "twice", ("Twice",)),
         (partial(twice), "twice", ("Twice",)),
+        (enclosing(), "<lambda>", ("Twice",)),
+        (importing, "importing", ("Twice",)),
+        (through_a_package, "through_a_package", ("Twice",)),
         (lambda x: twice(x), "<lambda>", ("Twice",)),
         (Layer(), "Layer", ("Twice",)),
         (torch.nn.Sequential(Layer()), "Sequential", ("Layer", "Twice")),
