@@ -4,7 +4,6 @@ Optional, as in `test_layers`: what is not installed is skipped.
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
@@ -177,8 +176,8 @@ def linen(layer: Any, reference: Any, rng: Rng, *inputs: Any) -> Pair:
     return Pair(layer=layer.apply, reference=reference, inputs=(variables, *inputs))
 
 
-def nnx(layer: Any, reference: Any, rng: Rng, *inputs: Any) -> Pair:
-    return Pair(layer=filled(layer, rng), reference=reference, inputs=inputs)
+def nnx(layer: Any, reference: Any, rng: Rng, *inputs: Any, dtype: str = "float64") -> Pair:
+    return Pair(layer=filled(layer, rng), reference=reference, inputs=inputs, dtype=dtype)
 
 
 def dense(rng: Rng, bias: bool, home: str) -> Pair:
@@ -196,18 +195,18 @@ def dense(rng: Rng, bias: bool, home: str) -> Pair:
 
 def layer_norm(rng: Rng, affine: bool, home: str) -> Pair:
     batch, features = sizes(rng, 2)
+    features += 2  # two alone are ±1 after it, whatever they were
     reference = LayerNorm(shape=(features,), epsilon=1e-6, affine=affine)
     x = array(rng, batch, features)
+    # The fast variance, E[x²] - E[x]², loses digits.
+    how: dict[str, Any] = {"use_bias": affine, "use_scale": affine, "use_fast_variance": False}
     if home == "flax.nnx":
         from flax import nnx as modules
 
-        layer = modules.LayerNorm(
-            features, use_bias=affine, use_scale=affine, rngs=modules.Rngs(KEY)
-        )
-        return nnx(layer, reference, rng, x)
+        return nnx(modules.LayerNorm(features, **how, rngs=modules.Rngs(KEY)), reference, rng, x)
     from flax.linen import LayerNorm as LinenNorm
 
-    return linen(LinenNorm(use_bias=affine, use_scale=affine), reference, rng, x)
+    return linen(LinenNorm(**how), reference, rng, x)
 
 
 def rms_norm(rng: Rng, _: bool, home: str) -> Pair:
@@ -229,7 +228,8 @@ def embed(rng: Rng, _: bool, home: str) -> Pair:
     if home == "flax.nnx":
         from flax.nnx import Embed, Rngs
 
-        return nnx(Embed(vocabulary, features, rngs=Rngs(KEY)), reference, rng, indices)
+        table = Embed(vocabulary, features, dtype=jnp.float64, rngs=Rngs(KEY))
+        return nnx(table, reference, rng, indices)
     from flax.linen import Embed as LinenEmbed
 
     return linen(LinenEmbed(vocabulary, features), reference, rng, indices)
@@ -265,7 +265,9 @@ def cell(name: str) -> Callable[[Rng, bool, str], Pair]:
         if home == "flax.nnx":
             from flax import nnx as modules
 
-            layer = getattr(modules, name)(inputs, hidden, rngs=modules.Rngs(KEY))
+            layer = getattr(modules, name)(
+                inputs, hidden, dtype=jnp.float64, rngs=modules.Rngs(KEY)
+            )
             return nnx(layer, reference, rng, carry, x)
         from flax import linen as modules
 
@@ -284,9 +286,14 @@ def attention(rng: Rng, bias: bool, home: str) -> Pair:
         from flax import nnx as modules
 
         layer = modules.MultiHeadAttention(
-            heads, features, use_bias=bias, decode=False, rngs=modules.Rngs(KEY)
+            heads,
+            features,
+            use_bias=bias,
+            decode=False,
+            dtype=jnp.float64,
+            rngs=modules.Rngs(KEY),
         )
-        return nnx(layer, reference, rng, *inputs)
+        return nnx(layer, reference, rng, *inputs, dtype="float32")  # its softmax
     from flax.linen import MultiHeadDotProductAttention
 
     return linen(MultiHeadDotProductAttention(heads, use_bias=bias), reference, rng, *inputs)
@@ -313,12 +320,14 @@ FLAX: dict[str, Callable[[Rng, bool, str], Pair]] = {
     },
 }
 
+
+def of(home: str, build: Callable[[Rng, bool, str], Pair]) -> Build:
+    return lambda rng, bias: build(rng, bias, home)
+
+
 TABLE: dict[str, Build] = {
     **{f"equinox.nn.{name}": build for name, build in EQUINOX.items()},
-    **{
-        name: partial(build, home=name.rpartition(".")[0])  # a layer of that module
-        for name, build in FLAX.items()
-    },
+    **{name: of(name.rpartition(".")[0], build) for name, build in FLAX.items()},
 }
 
 
