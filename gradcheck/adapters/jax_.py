@@ -208,28 +208,35 @@ class Posed:
 
     @cached_property
     def pulled(self) -> Callable[..., Any]:
-        return jax.jit(self._lifted) if self.lifts else self._repeated(self._pulled)
+        return self._made(self._pulled)
 
     def _pulled(self, xs: Any, us: Any) -> Any:
         return jax.vjp(self.f, *xs)[1](us)
 
-    def _lifted(self, xs: Any, us: Any) -> Any:
-        """The same, by the rules that the target has: they are resolved in the jaxpr of its VJP."""
-        outputs = jax.eval_shape(self.f, *xs)
-        narrow = [u.astype(y.dtype) for u, y in zip(us, outputs, strict=True)]
-        return digits.lifted(jax.make_jaxpr(lambda *xs: self._pulled(xs, narrow))(*xs))(*xs)
+    def _made(self, run: Callable[..., Any]) -> Callable[..., Any]:
+        """`run`, a derivative of the target at (leaves, cotangents, ...), as it is to be computed.
 
-    def _repeated(self, run: Callable[..., Any]) -> "Repeated":
-        """`run`, compiled when it pays; not where the target could not be traced.
-
-        One operation at a time, a loop is compiled at every call.
+        It is compiled when it pays; not where the target could not be traced. One operation at a
+        time, a loop is compiled at every call.
         """
+        if self.lifts:
+            return jax.jit(partial(self._lifted, run))
         if self.jaxpr is None:
             return Repeated(run, patience=None)
         return Repeated(run, patience=0 if digits.loops(self.jaxpr) else PATIENCE)
 
+    def _lifted(self, run: Callable[..., Any], xs: Any, us: Any, *rest: Any) -> Any:
+        """`run` in float64, by the rules that the target has: its jaxpr has resolved them."""
+        outputs = jax.eval_shape(self.f, *xs)
+        narrow = [u.astype(y.dtype) for u, y in zip(us, outputs, strict=False)]
+        closed, shape = jax.make_jaxpr(run, return_shape=True)(xs, narrow, *rest)
+        leaves, structure = jax.tree.leaves((xs, us, *rest)), jax.tree.structure(shape)
+        return jax.tree.unflatten(structure, digits.lifted(closed)(*leaves))
+
     def conjugated(self, cotangents: Arrays) -> list[Any]:
         """The engine's cotangents as JAX's, in the dtypes of the outputs."""
+        if self.lifts:
+            return [jax.numpy.asarray(u.conj()) for u in cotangents]
         dtypes = zip(cotangents, self.output_dtypes, strict=True)
         return [jax.numpy.asarray(u.conj()).astype(dtype) for u, dtype in dtypes]
 
@@ -242,8 +249,15 @@ class Posed:
         with precision(self.x64), _refusals("forward mode"):
             xs = self.arrays(point)
             vs = [BRIDGE.into(v, x) for v, x in zip(tangents, xs, strict=True)]
-            _, pushed = jax.jvp(self.f, tuple(xs), tuple(vs))
+            pushed = self.pushed(xs, [], vs) if self.lifts else self._pushed(xs, [], vs)
             return tuple(BRIDGE.out(tangent) for tangent in pushed)
+
+    @cached_property
+    def pushed(self) -> Callable[..., Any]:
+        return self._made(self._pushed)
+
+    def _pushed(self, xs: Any, _: Any, vs: Any) -> Any:
+        return jax.jvp(self.f, tuple(xs), tuple(vs))[1]
 
     def second(self, point: Arrays, cotangents: Arrays, w: Arrays) -> tuple[Arrays, Arrays]:
         """Reverse over reverse.
@@ -259,11 +273,8 @@ class Posed:
             return _gradients(in_point), tuple(BRIDGE.out(g) for g in in_cotangents)
 
     @cached_property
-    def pulled_twice(self) -> "Repeated":
-        def gradient(xs: Any, us: Any) -> Any:
-            return jax.vjp(self.f, *xs)[1](us)
-
-        return self._repeated(lambda xs, us, ws: jax.vjp(gradient, xs, us)[1](ws))
+    def pulled_twice(self) -> Callable[..., Any]:
+        return self._made(lambda xs, us, ws: jax.vjp(self._pulled, xs, us)[1](ws))
 
     def batched(self, point: Arrays, cotangents: Arrays) -> Arrays:
         """The VJP of a batch of cotangents, by `vmap`.

@@ -132,6 +132,60 @@ def test_a_wrong_one_does_not_in_jax(name: str) -> None:
     assert result.verdict is Verdict.FAIL
 
 
+def jax_cell(wrong: float) -> Any:
+    """A cell that computes in float32 whatever it is given, with a tangent that may be wrong."""
+
+    @jax.custom_jvp
+    def squashed(z: Any) -> Any:
+        return jnp.tanh(z)
+
+    @squashed.defjvp
+    def _(primals: Any, tangents: Any) -> Any:
+        (z,), (v,) = primals, tangents
+        y = squashed(z)
+        return y, (1 - y * y + wrong * z) * v
+
+    def cell(x: Any, w: Any) -> Any:
+        return squashed(x.astype(jnp.float32) @ w.astype(jnp.float32))
+
+    return cell
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("check", ["vjp", "jvp", "second_order"])
+def test_every_derivative_is_taken_in_float64(check: str, dtype: Any) -> None:
+    rng = np.random.default_rng(0)
+    x, w = (rng.standard_normal(shape).astype(dtype) for shape in ((3, 12), (12, 9)))
+
+    right = gradcheck.check(jax_cell(0.0), x, w, checks=check)
+
+    assert right.passed, str(right)
+    if check != "second_order":  # it asks about the derivative of the gradient, which is wrong too
+        assert gradcheck.check(jax_cell(1e-2), x, w, checks=check).verdict == "fail"
+
+
+def test_a_wrong_second_derivative_is_seen_in_float64() -> None:
+    @jax.custom_vjp
+    def slope(z: Any) -> Any:
+        return 1 - jnp.tanh(z) ** 2
+
+    slope.defvjp(lambda z: (slope(z), z), lambda z, u: (-1.9 * u * jnp.tanh(z) * slope(z),))
+
+    @jax.custom_jvp
+    def squashed(z: Any) -> Any:
+        return jnp.tanh(z)
+
+    squashed.defjvp(lambda p, t: (squashed(*p), slope(*p) * t[0]))
+
+    def layer(x: Any) -> Any:
+        return squashed(x.astype(jnp.float32))
+
+    x = np.random.default_rng(0).standard_normal((3, 4))
+
+    assert gradcheck.check(layer, x).passed
+    assert gradcheck.check(layer, x, checks="second_order").verdict == "fail"
+
+
 def test_a_custom_rule_in_jax_is_held_to_its_value() -> None:
     @jax.custom_vjp
     def rule(x: Any) -> Any:
