@@ -5,6 +5,7 @@ leaves its parameters unchecked. 64-bit inputs run under a scoped `jax.enable_x6
 global configuration is not touched.
 """
 
+import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -59,7 +60,8 @@ def problem_of_jax(
     """Return the problem of `target` at `inputs`.
 
     Leaves are the floating and complex arrays of a callable module (`params`) and of the inputs;
-    integers, booleans and PRNG keys are constants.
+    integers, booleans and PRNG keys are constants, and so are the variables of a Flax NNX module
+    that are no `Param`: running statistics, caches.
 
     Raises:
         InputError: nothing to differentiate, or no output that could be.
@@ -68,8 +70,8 @@ def problem_of_jax(
     flat, structure = tree_flatten_with_path((module, inputs))
     chosen = {
         k: _path(keys)
-        for k, (keys, leaf) in enumerate(flat)
-        if BRIDGE.is_differentiable(leaf) and _path(keys) not in constant
+        for k, ((keys, leaf), is_kept) in enumerate(zip(flat, _kept((module, inputs)), strict=True))
+        if BRIDGE.is_differentiable(leaf) and not is_kept and _path(keys) not in constant
     }
     if not chosen:
         raise InputError(
@@ -404,6 +406,19 @@ def _compiled(target: Any, structure: Any, chosen: tuple[int, ...]) -> Any:
         return outputs, pullback(us)
 
     return jax.jit(run)
+
+
+def _kept(tree: Any) -> list[bool]:
+    """Of each leaf, whether it belongs to a variable of Flax NNX that is not trained."""
+    nnx = sys.modules.get("flax.nnx")  # what is not imported made no variable
+    if nnx is None:
+        return [False] * len(jax.tree.leaves(tree))
+    found = jax.tree.leaves(tree, is_leaf=lambda node: isinstance(node, nnx.Variable))
+    return [
+        isinstance(node, nnx.Variable) and not isinstance(node, nnx.Param)
+        for node in found
+        for _ in jax.tree.leaves(node)
+    ]
 
 
 def _has_arrays(target: Any) -> bool:
