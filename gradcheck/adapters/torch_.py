@@ -218,7 +218,8 @@ class Posed:
     is_random: bool = False  # whether it was seen to draw numbers, from whatever generator
     writes: bool = True  # whether the target may write into its leaves: they are copied for a run
     keeps_attributes: bool = True
-    draws: dict[str, bool] = field(default_factory=dict)  # part of a run -> whether it was seen to
+    # Part of a run -> whether it was seen to draw; whether a "checkpoint" was seen that reenters.
+    draws: dict[str, bool] = field(default_factory=dict)
     # What the target is given in place of a copy of an input, parameter or buffer.
     given: Callable[[str, Any], Any] = lambda path, copy: copy
 
@@ -483,8 +484,12 @@ class Posed:
         if not pairs:
             return [None] * len(leaves)
         tensors, connected = zip(*pairs, strict=True)
+        is_plain = not (retain_graph or create_graph or is_grads_batched)
         # Other random numbers than the forward pass had: a rule that draws its mask again is wrong.
         with self.seeded("backward", self.seed + 1), self.standing(own), self.lifting():
+            if is_plain and self.reenters(tensors):
+                torch.autograd.backward(tensors, connected)
+                return [leaf.grad for leaf in leaves]
             return torch.autograd.grad(
                 tensors,
                 leaves,
@@ -494,6 +499,17 @@ class Posed:
                 create_graph=create_graph,
                 is_grads_batched=is_grads_batched,
             )
+
+    def reenters(self, outputs: Sequence[torch.Tensor]) -> bool:
+        """Whether the backward is one that only `backward()` runs: a reentrant checkpoint is in it.
+
+        Gradients are then accumulated in every tensor that it reaches, which must be our own.
+        """
+        if "checkpoint" not in self.draws:
+            names = (node.name() for node in _nodes(outputs))
+            is_in_it = any(name == "CheckpointFunctionBackward" for name in names)
+            self.draws["checkpoint"] = is_in_it and not out_of_reach(self.target)
+        return self.draws["checkpoint"]
 
     def _copied(self, value: Any) -> Any:
         """A tensor that the target may write into; in float64 if `wide`, constants too."""
@@ -529,16 +545,19 @@ def _arrays(gradients: Sequence[torch.Tensor | None], like: Arrays) -> Arrays:
 
 def _raises_when_differentiated(tensors: Sequence[torch.Tensor]) -> bool:
     """Whether a node that only raises lies in their graph: `grad` walks around it in silence."""
+    return any(node.name() == "torch::autograd::Error" for node in _nodes(tensors))
+
+
+def _nodes(tensors: Sequence[torch.Tensor]) -> Iterator[Any]:
+    """Yield the nodes of the graph that `tensors` come from."""
     seen, ahead = set(), [tensor.grad_fn for tensor in tensors]
     while ahead:
         node = ahead.pop()
         if node is None or node in seen:
             continue
-        if node.name() == "torch::autograd::Error":
-            return True
+        yield node
         seen.add(node)
         ahead += [below for below, _ in node.next_functions]
-    return False
 
 
 @contextmanager

@@ -95,6 +95,8 @@ def _call(posed: Posed, manner: Manner, point: Arrays) -> Call:
         ]
         outputs, us = [y for y, _ in pairs], [u for _, u in pairs]
         chosen = [leaves[k] for k in asked]
+        if len(chosen) < count and posed.reenters(outputs):
+            raise Unsupported("a reentrant checkpoint wants an input that requires a gradient")
         with _refusals("a second backward"):
             gradients = posed.pulled_back(outputs, chosen, us, own, retain_graph=manner.is_retained)
         placed = dict(zip(asked, gradients, strict=True))

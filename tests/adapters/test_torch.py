@@ -687,3 +687,43 @@ def test_what_is_compiled_is_compared_with_eager(backend: Any, passes: bool) -> 
     assert result.passed == passes, result
     wrong = {f.check for f in result.findings if f.verdict is Verdict.FAIL}
     assert wrong == (set() if passes else {"determinism"})
+
+
+class Checkpointed(nn.Module):
+    """tanh of a product, in a checkpoint that reenters autograd; its gradient may be cut off."""
+
+    def __init__(self, is_right: bool = True) -> None:
+        super().__init__()
+        self.w = nn.Parameter(tensor(3, 3))
+        self.is_right = is_right
+
+    def forward(self, x: torch.Tensor) -> Any:
+        def body(x: torch.Tensor) -> torch.Tensor:
+            w = self.w if self.is_right else torch.cat([self.w[:1].detach(), self.w[1:]])
+            return torch.tanh(x @ w)
+
+        return checkpoint(body, x, use_reentrant=True)
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
+def test_a_checkpoint_that_reenters_is_pulled_back_as_it_can_be() -> None:
+    layer = Checkpointed()
+
+    right = gradcheck.check(layer, tensor(2, 3), checks="all")
+    wrong = gradcheck.check(Checkpointed(is_right=False), tensor(2, 3))
+
+    assert right.passed, right
+    assert {f.leaf for f in right.findings if f.check == "vjp"} == {"params.w", "input[0]"}
+    assert any("second_order: a second derivative is not" in line for line in right.not_checked)
+    assert layer.w.grad is None
+    assert {f.leaf for f in wrong.findings if f.verdict is Verdict.FAIL} == {"params.w"}
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
+def test_gradients_are_not_accumulated_in_what_the_target_finds_by_itself() -> None:
+    layer = Checkpointed()
+
+    result = gradcheck.check(lambda x: layer(x), tensor(2, 3))
+
+    assert result.verdict is Verdict.ERROR
+    assert layer.w.grad is None
