@@ -104,7 +104,8 @@ def check_fixed_point(
         rtol, seed, name, budget_s: as in `check`.
 
     Raises:
-        InputError: an argument cannot be used; the message names it.
+        InputError: an argument cannot be used, or `step` does not take what the layer returns; the
+            message names it.
 
     Sources:
         Almeida, IEEE First Int. Conf. on Neural Networks (1987), vol. II, 609-618.

@@ -69,8 +69,9 @@ def check_sequence(
     of all outputs jointly; "output", of each output and state alone; "lag", of the blocks
     ∂y_t/∂x_s, with the first lag that is wrong; "memory", the VJP and the blocks at weights whose
     gain is near one a step, where long lags are too small to be seen at the given ones; "chunk",
-    whether two parts, the state handed over, are the whole; "length", of the lengths 1, 2, and
-    those next to `chunk` and twice as many.
+    whether two parts, the state handed over, are the whole (of a target that neither looks ahead
+    nor draws random numbers); "length", of the lengths 1, 2, and those next to `chunk` and twice as
+    many. What cannot be asked is said under `not_checked`.
 
     Args:
         target: a layer `layer(x, *states)` that returns outputs with an axis of time, and its new
@@ -276,13 +277,13 @@ class Asked:
         plain = self.plain()
         if whole.session is not None and is_random(plain):
             raise Unsupported("the target draws random numbers, others for parts: say eval()")
-        replies, refusals = [], []
+        questions, replies, refusals = self.besides(plain), [], []
         for borders in self.borders():
             cuts = borders[1:-1]
             try:
                 if any(self.looks_ahead(plain, cut) for cut in cuts):
                     continue
-                replies += [self.in_parts(question, borders) for question in self.besides(plain)]
+                replies += [self.in_parts(question, borders) for question in questions]
             except GradcheckError:
                 raise
             except Exception as error:  # whatever the target raises
@@ -296,8 +297,8 @@ class Asked:
         if values and form.is_guessed:
             places = " and ".join(whole.leaves[leaf].path for leaf, _ in form.states)
             raise Unsupported(
-                f"{places}: an initial state by shape, but run in parts the values differ; say "
-                "state= if it is one, state=() if not"
+                f"{places} looks like an initial state by its shape, but run in parts the values "
+                f"differ; say state= if it is one, state=() if not; {CAUSES}"
             )
         open_ = tuple(left_open("chunk", refusal) for refusal in refusals)
         if values:  # and so the gradients do, being those of another function
@@ -408,9 +409,7 @@ class Asked:
         return np.random.default_rng([self.settings.seed, *question.encode()])
 
 
-CAUSES = (
-    "if they may, is there a mask, a position or a random number that does not go with the steps?"
-)
+CAUSES = "or is there a mask, a position or a random number that is not cut with the steps?"
 
 
 def _next_to(chunk: int) -> set[int]:

@@ -228,11 +228,11 @@ PARTLESS: dict[str, tuple[Callable[[], CheckResult], str]] = {
     "attention that pools": (lambda: check_sequence(Pooled(), X, QUERY), "later steps"),
     "a bias": (
         lambda: check_sequence(lambda x, b: (x.cumsum(0) + b, b * x.sum(0)), X, QUERY),
-        "input[1]: an initial state by shape",
+        "input[1] looks like an initial state by its shape",
     ),
     "a bias of zero": (
         lambda: check_sequence(lambda x, b: (x + b, b * x.sum(0)), X, QUERY * 0),
-        "input[1]: an initial state by shape",
+        "input[1] looks like an initial state by its shape",
     ),
     "nothing with time": (
         lambda: check_sequence(lambda x, b: x.sum(0).tanh() * b, X, QUERY),
@@ -264,9 +264,12 @@ PARTLESS: dict[str, tuple[Callable[[], CheckResult], str]] = {
     ),
     "a mask in a closure": (
         lambda: check_sequence(lambda x, h: CELL(x * MASK[: len(x)], h), X, H),
-        "input[1]: an initial state by shape",
+        "input[1] looks like an initial state by its shape",
     ),
-    "places": (lambda: check_sequence(Placed(), X, H[None]), "input[1]: an initial state by shape"),
+    "places": (
+        lambda: check_sequence(Placed(), X, H[None]),
+        "input[1] looks like an initial state by its shape",
+    ),
     "a mask beside": (
         lambda: check_sequence(lambda x, h, m: CELL(x * m, h), X, H, MASK > 0),
         "the target raised RuntimeError: The size of tensor a",
