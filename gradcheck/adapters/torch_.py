@@ -156,7 +156,8 @@ def _depends_on_recording(posed: "Posed", outputs: Sequence[tuple[str, torch.Ten
         return False
     halves = [torch.finfo(y.dtype).eps ** 0.5 for _, y in outputs]
     return any(
-        a.shape == b.shape and not np.allclose(a, b, half, half * norm(b), equal_nan=True)
+        a.shape == b.shape
+        and not np.allclose(a, b, half, half * norm(np.where(np.isfinite(b), b, 0)), equal_nan=True)
         for (a, b), half in zip(pairs, halves, strict=True)
     )
 
