@@ -9,6 +9,13 @@ from gradcheck.problem import EPSILON, Array, Leaf
 __all__ = ["Bridge"]
 
 
+def _numpy(array: Array, dtype: str, _: Any) -> Array:
+    try:
+        return array.astype(dtype)
+    except TypeError:  # NumPy has a bfloat16 only beside JAX
+        return array
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bridge:
     """The crossing for one framework.
@@ -25,7 +32,7 @@ class Bridge:
     out: Callable[[Any], Array]
     into: Callable[[Array, Any], Any]
     wide: Callable[[Array, Any], Any]
-    native: Callable[[Array, str, Any], Any] = lambda array, dtype, beside: array.astype(dtype)
+    native: Callable[[Array, str, Any], Any] = _numpy
 
     def is_differentiable(self, value: Any) -> bool:
         return self.is_array(value) and self.dtype_of(value) in EPSILON
