@@ -1,0 +1,134 @@
+"""Layers whose backward is written by hand, as they are in the wild: right ones and wrong twins."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from gradcheck import Verdict, check_fixed_point, check_sequence
+
+RNG = np.random.default_rng(11)
+
+
+def drawn(*shape: int) -> Tensor:
+    return torch.from_numpy(RNG.standard_normal(shape))
+
+
+class Gated(torch.autograd.Function):
+    """A GRU over time; `every` steps the carry of the backward is lost, if that is not zero."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, h: Tensor, wi: Tensor, wh: Tensor, every: int
+    ) -> tuple[Tensor, Tensor]:
+        kept, outputs = [], []
+        for now in x:
+            (ir, iz, new), (hr, hz, old) = (now @ wi.T).chunk(3, -1), (h @ wh.T).chunk(3, -1)
+            r, z = torch.sigmoid(ir + hr), torch.sigmoid(iz + hz)
+            n = torch.tanh(new + r * old)
+            kept.append((h, r, z, n, old))
+            h = (1 - z) * n + z * h
+            outputs.append(h)
+        ctx.every = every
+        ctx.save_for_backward(x, wi, wh, *map(torch.stack, zip(*kept, strict=True)))
+        return torch.stack(outputs), h.clone()
+
+    @staticmethod
+    def backward(ctx: Any, u: Tensor, carry: Tensor) -> tuple[Tensor | None, ...]:
+        x, wi, wh, *kept = ctx.saved_tensors
+        x_bar, wi_bar, wh_bar = map(torch.zeros_like, (x, wi, wh))
+        for t in reversed(range(len(x))):
+            h, r, z, n, old = (array[t] for array in kept)
+            g = u[t] + carry
+            dz, dn = g * (h - n) * z * (1 - z), g * (1 - z) * (1 - n**2)
+            dr = dn * old * r * (1 - r)
+            inward, onward = torch.cat([dr, dz, dn], -1), torch.cat([dr, dz, dn * r], -1)
+            x_bar[t] = inward @ wi
+            wi_bar, wh_bar = wi_bar + inward.T @ x[t], wh_bar + onward.T @ h
+            carry = g * z + onward @ wh
+            if ctx.every and t and t % ctx.every == 0:
+                carry = torch.zeros_like(carry)
+        return x_bar, carry, wi_bar, wh_bar, None
+
+
+class Layer(nn.Module):
+    def __init__(self, every: int) -> None:
+        super().__init__()
+        self.every = every
+        self.wi, self.wh = nn.Parameter(drawn(12, 3) / 2), nn.Parameter(drawn(12, 4) / 2)
+
+    def forward(self, x: Tensor, h: Tensor) -> Any:
+        return Gated.apply(x, h, self.wi, self.wh, self.every)  # type: ignore[no-untyped-call]
+
+
+def test_a_gru_whose_carry_is_lost_every_four_steps() -> None:
+    x, h = drawn(10, 2, 3), drawn(2, 4)
+
+    right = check_sequence(Layer(0), x, h)
+    wrong = check_sequence(Layer(4), x, h)
+    declared = check_sequence(Layer(4), x, h, truncation=4)
+
+    assert right.passed, right
+    assert {"chunk", "lag"} <= {f.check for f in right.findings}
+    (lag,) = [f for f in wrong.findings if f.check == "lag"]
+    assert lag.diagnosis == "truncated: in blocks of 4"
+    assert "chunk" in {f.check for f in wrong.findings if f.verdict is Verdict.FAIL}
+    assert declared.passed, declared
+
+
+def relaxed(step: Callable[[Any], Any], z: Any, tolerance: float) -> Any:
+    def moves(carry: Any) -> Any:
+        z, old = carry
+        return jnp.linalg.norm(z - old) > tolerance * jnp.linalg.norm(z)
+
+    return jax.lax.while_loop(moves, lambda carry: (step(carry[0]), carry[0]), (step(z), z))[0]
+
+
+def step(z: Any, params: Any, x: Any) -> Any:
+    return jnp.tanh(z @ params["w"] + x @ params["u"])
+
+
+def layer_of(is_transposed: bool, tolerance: float) -> Any:
+    """Forward and adjoint stop at a tolerance; the adjoint with Jᵀ, or with J in its place."""
+
+    @jax.custom_vjp
+    def layer(params: Any, x: Any) -> Any:
+        z = jnp.zeros((len(x), len(params["w"])))
+        return relaxed(lambda z: step(z, params, x), z, tolerance)
+
+    def forward(params: Any, x: Any) -> Any:
+        z = layer(params, x)
+        return z, (z, params, x)
+
+    def backward(kept: Any, u: Any) -> Any:
+        z, params, x = kept
+        _, pulled = jax.vjp(step, z, params, x)
+        pushed = jax.linearize(lambda z: step(z, params, x), z)[1]  # type: ignore[no-untyped-call]
+        times = pushed if is_transposed else lambda w: pulled(w)[0]
+        return pulled(relaxed(lambda w: u + times(w), u, tolerance))[1:]
+
+    layer.defvjp(forward, backward)
+    return layer
+
+
+W, U = RNG.standard_normal((5, 5)), RNG.standard_normal((3, 5))
+PARAMS = {"w": 0.7 * W / np.linalg.norm(W, 2), "u": U}
+
+
+@pytest.mark.parametrize("tolerance", [1e-5, 1e-13])
+def test_an_equilibrium_whose_adjoint_takes_the_jacobian_for_its_transpose(
+    tolerance: float,
+) -> None:
+    x = RNG.standard_normal((2, 3))
+
+    right = check_fixed_point(layer_of(False, tolerance), PARAMS, x, step=step)
+    wrong = check_fixed_point(layer_of(True, tolerance), PARAMS, x, step=step)
+
+    assert right.passed, right
+    found = {f.diagnosis for f in wrong.findings if f.check == "implicit"}
+    assert found == {"transposed"}
