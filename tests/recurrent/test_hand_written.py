@@ -108,7 +108,7 @@ def layer_of(is_transposed: bool, tolerance: float) -> Any:
     def backward(kept: Any, u: Any) -> Any:
         z, params, x = kept
         _, pulled = jax.vjp(step, z, params, x)
-        pushed = jax.linearize(lambda z: step(z, params, x), z)[1]  # type: ignore[no-untyped-call]
+        pushed: Any = jax.linearize(lambda z: step(z, params, x), z)[1]
         times = pushed if is_transposed else lambda w: pulled(w)[0]
         return pulled(relaxed(lambda w: u + times(w), u, tolerance))[1:]
 
