@@ -10,11 +10,12 @@ import numpy as np
 from gradcheck import api
 from gradcheck.adapters.reference_ import parameter_names, problem_of_layer
 from gradcheck.adapters.select import constants_of, problem_of
-from gradcheck.conventions import Convention, convention_of
+from gradcheck.conventions import Convention, attended, convention_of
 from gradcheck.errors import GradcheckError, InputError
 from gradcheck.inquiry import compare_problems, unposed
 from gradcheck.names import assigned, found
 from gradcheck.problem import Array, Problem, label
+from gradcheck.reference.attention import MultiHeadAttention
 from gradcheck.reference.layer import Layer
 from gradcheck.reference.recurrent import Recurrent
 from gradcheck.results import CheckResult, Finding, Verdict
@@ -40,6 +41,7 @@ def against_reference(
     reference: Layer,
     *inputs: Any,
     weights: str | Mapping[str, Expression] | None = None,
+    like: str | None = None,
     arguments: Sequence[Expression] | None = None,
     outputs: Sequence[Expression | None] | None = None,
     declared: Mapping[str, str] | None = None,
@@ -63,11 +65,13 @@ def against_reference(
         weights: name of a parameter of the reference -> how it is made of the layer's leaves: a
             name, or functions of `gradcheck.weights` on names, `transposed("kernel")`. A name is a
             path or the end of one; one `*` in the key stands for the same as in its names. What is
-            not mentioned has the same name in the layer. Or a convention, "torch.nn.LSTM",
-            "flax.linen.Dense": see `gradcheck.conventions.CONVENTIONS`.
+            not mentioned has the same name in the layer; a number stands for itself, 0.0 for a bias
+            that the layer does not have. Or a convention, "torch.nn.LSTM", "flax.linen.Dense": see
+            `gradcheck.conventions.CONVENTIONS`.
+        like: a convention, for what `weights`, `arguments` and `outputs` leave open.
         arguments: how each input of the reference is made of the layer's; by default, they are the
-            arrays among those that are no weights, in order, and states of zero for a recurrent
-            layer that gets none.
+            arrays among those that are no weights, in order, states of zero for a recurrent layer
+            that gets none, and a single input three times for attention.
         outputs: for each array that the layer returns, how it is made of the outputs of the
             reference, `output[0]`, ...; None, or nothing for the last: not compared.
         declared: leaf path or pattern -> why it has no counterpart. Those leaves stand still.
@@ -94,10 +98,14 @@ def against_reference(
     except Exception as error:  # whatever the layer raises is a finding about the layer
         return unposed(called, error, settings)
     api.require_known(settings, mine)
-    convention, said = PLAINLY, weights or {}
-    if isinstance(said, str):
-        convention = convention_of(said, reference)
-        said = convention.weights(reference)
+    if isinstance(weights, str):
+        if like is not None:
+            raise InputError(
+                f"expected weights= to be a mapping beside like={like!r}, or a convention without "
+                f"it; got weights={weights!r}"
+            )
+        weights, like = None, weights
+    convention = PLAINLY if like is None else convention_of(like, reference)
     matched = _Match(
         mine=narrowed(
             mine, leaves=[x.path for x in mine.leaves if settings.reason(x.path) is None]
@@ -105,7 +113,7 @@ def against_reference(
         constants=constants_of(layer, given, mine) | _declared(mine, settings),
         reference=reference,
     )
-    made = matched.weights(said)
+    made = matched.weights(weights or {}, convention)
     taken = matched.arguments(arguments, made, convention)
     theirs = matched.posed(taken)
     reads = made | {f"input[{k}]": x for k, x in enumerate(taken)}
@@ -130,10 +138,24 @@ def against_reference(
     )
 
 
-PLAINLY = Convention(kinds=())  # the names, inputs and outputs of the reference itself
+def _plainly(reference: Layer, arrays: Sequence[str]) -> Sequence[Expression]:
+    if isinstance(reference, MultiHeadAttention):
+        return attended(reference, arrays)
+    return list(arrays)
+
+
+# The names, inputs and outputs of the reference itself.
+PLAINLY = Convention(kinds=(), arguments=_plainly)
+
+HOW_MADE = (
+    "Say what it is made of, weights={{{0!r}: ...}}; a bias that the layer does not have is 0.0."
+)
 
 UNDECIDED = "two sides, and no third to decide"
-ANOTHER = "the values differ, so that it is another function: is each weight in its place?"
+ANOTHER = (
+    "the values differ, so that it is another function: is each weight in its place? And each "
+    "input, output and constant, such as epsilon?"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,12 +171,19 @@ class _Match:
         leaves = zip(self.mine.leaves, self.mine.point, strict=True)
         return {**self.constants, **{leaf.path: x for leaf, x in leaves}}
 
-    def weights(self, given: Mapping[str, Expression]) -> dict[str, Expression]:
+    def weights(
+        self, given: Mapping[str, Expression], convention: Convention
+    ) -> dict[str, Expression]:
         """Return how each parameter of the reference is made, by its path."""
         wanted = parameter_names(self.reference)
-        said = assigned(given, wanted, option="weights", owner=repr(self.reference))
+        owner = repr(self.reference)
+        usual = assigned(convention.weights(self.reference), wanted, option="like", owner=owner)
+        said = {name: usual.get(name, name) for name in wanted}
+        said |= assigned(given, wanted, option="weights", owner=owner)
         return {
-            f"params.{name}": self._resolved(said.get(name, name), f"weights[{name!r}]")
+            f"params.{name}": self._resolved(
+                said[name], f"weights[{name!r}]", HOW_MADE.format(name)
+            )
             for name in wanted
         }
 
@@ -171,7 +200,7 @@ class _Match:
             given = convention.arguments(
                 self.reference, [path for path in self._in_order(own) if path not in weights]
             )
-        taken = [self._resolved(x, f"arguments[{k}]") for k, x in enumerate(given)]
+        taken = [self._resolved(x, f"arguments[{k}]", "") for k, x in enumerate(given)]
         missing = isinstance(self.reference, Recurrent) and len(taken) == 1 + self.reference.masked
         return taken[:1] + self._zero_states(taken[0]) + taken[1:] if missing else taken
 
@@ -184,7 +213,8 @@ class _Match:
         except Exception as error:
             raise InputError(
                 f"{self.reference} does not take arguments of shapes {[x.shape for x in arrays]}: "
-                f"{error} Say with arguments= how they are made of {sorted(self.arrays)}."
+                f"{_sentence(error)} Say with arguments= how they are made of "
+                f"{sorted(self.arrays)}."
             ) from error
 
     def expected(
@@ -206,10 +236,21 @@ class _Match:
                 f"the layer returns {mine} and {self.reference} returns {paths}. Say with outputs= "
                 "how each is made; None: it is not compared."
             )
+
         return [
-            None if x is None else renamed(x, lambda name: found(name, paths, where="outputs"))
-            for x in (paths if given is None else given)
+            None if x is None else self._returned(x, paths, f"outputs[{k}]")
+            for k, x in enumerate(paths if given is None else given)
         ]
+
+    def _returned(self, expression: Expression, paths: Sequence[str], where: str) -> Expression:
+        """Return `expression`, of the outputs of the reference, with their paths."""
+
+        def path(name: str) -> str:
+            if name == "output" and len(paths) == 1:  # as a layer's own is called
+                return paths[0]
+            return found(name, paths, where=where, hint=f"Those are of {self.reference}.")
+
+        return renamed(expression, path)
 
     def problems(
         self, theirs: Problem, reads: Mapping[str, Expression], returned: Mapping[str, Expression]
@@ -235,7 +276,7 @@ class _Match:
                 raise InputError(
                     f"expected {own.path} of the layer to have the shape {other.shape} of "
                     f"{spelled(returned[own.path])} of {self.reference}; got {own.shape}. "
-                    "Say with arguments= and outputs= what is laid out otherwise."
+                    "Say with arguments= and outputs=, or like=, what is laid out otherwise."
                 )
         # Both are held to what the layer's dtype can do.
         return {"reference": replace(view, outputs=mine.outputs), "layer": mine}
@@ -249,12 +290,15 @@ class _Match:
                 f"a place in weights= or arguments=, or say why not with declared={{{path!r}: ...}}"
             )
 
-    def _resolved(self, expression: Expression, where: str) -> Expression:
+    def _resolved(self, expression: Expression, where: str, hint: str) -> Expression:
         arrays = self.arrays
         if not is_expression(expression):
             raise InputError(f"expected {where} to be {EXPRESSIONS}; got {expression!r}")
-        resolved = renamed(expression, lambda name: found(name, arrays, where=where))
-        evaluated(resolved, arrays)
+        resolved = renamed(expression, lambda name: found(name, arrays, where=where, hint=hint))
+        try:
+            evaluated(resolved, arrays)
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from error
         return resolved
 
     def _in_order(self, paths: Sequence[str]) -> list[str]:
@@ -274,6 +318,11 @@ class _Match:
 def _declared(problem: Problem, settings: Settings) -> dict[str, Array]:
     pairs = zip(problem.leaves, problem.point, strict=True)
     return {leaf.path: x for leaf, x in pairs if settings.reason(leaf.path) is not None}
+
+
+def _sentence(error: Exception) -> str:
+    text = str(error)
+    return text if text.endswith((".", "?")) else f"{text}."
 
 
 def _wide(array: Array) -> Array:

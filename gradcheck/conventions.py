@@ -7,6 +7,7 @@ are made of the reference's.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import partial
 from typing import Any
 
@@ -30,7 +31,7 @@ from gradcheck.weights import (
     without_axis,
 )
 
-__all__ = ["CONVENTIONS", "Convention", "convention_of"]
+__all__ = ["CONVENTIONS", "Convention", "attended", "convention_of"]
 
 Weights = Mapping[str, Expression]
 
@@ -58,14 +59,29 @@ def convention_of(name: str, layer: Layer) -> Convention:
         InputError: there is none, or it is one for another kind of layer.
     """
     if name not in CONVENTIONS:
-        raise InputError(f"weights={name!r} is no convention; there are {sorted(CONVENTIONS)}")
+        near = get_close_matches(name, CONVENTIONS, 3)
+        raise InputError(
+            f"{name!r} is no convention; "
+            + (f"is it one of {near}? " if near else "")
+            + f"There are {sorted(CONVENTIONS)}"
+        )
     found = CONVENTIONS[name]
     cell = getattr(layer, "cell", None)
     if not isinstance(layer, found.kinds) or (found.cell and not isinstance(cell, found.cell)):
         wanted = " or ".join(kind.__name__ for kind in found.kinds)
         wanted += f" of {found.cell.__name__}" if found.cell else ""
-        raise InputError(f"weights={name!r} is for the reference layer {wanted}; got {layer}")
+        raise InputError(
+            f"the convention {name!r} is for the reference layer {wanted}; got {layer}"
+        )
     return found
+
+
+def attended(layer: MultiHeadAttention, arrays: Sequence[str]) -> list[Expression]:
+    """Queries without keys attend to themselves; keys without values are those too."""
+    own = len(arrays) - layer.masked
+    query, *rest = arrays[:own] if own else arrays
+    key, *rest = rest or [query]
+    return [query, key, *(rest or [key]), *arrays[max(own, 1) :]]
 
 
 def _batch_first(layer: Layer, arrays: Sequence[str]) -> list[Expression]:
@@ -106,14 +122,6 @@ def _statistics(layer: BatchNorm, arrays: Sequence[str]) -> list[Expression]:
 def _channels_first(layer: Convolution, arrays: Sequence[str]) -> list[Expression]:
     axes = range(1, 1 + len(layer.kernel))
     return [transposed(name, 0, axes.stop, *axes) for name in arrays]
-
-
-def _attended(layer: Layer, arrays: Sequence[str]) -> list[Expression]:
-    """Flax: without keys, the queries attend to themselves; without values, the keys are those."""
-    count = 3 + getattr(layer, "masked", False)
-    query, *rest = arrays
-    key, *rest = rest if len(arrays) > 1 else (query,)
-    return [query, key, *(rest if len(arrays) > 2 else (key,))][:count]
 
 
 def _cell(layer: Recurrent) -> Weights:
@@ -307,7 +315,7 @@ def _flax(home: str) -> dict[str, Convention]:
             outputs=_channels_last,
         ),
         f"{home}.{'MultiHeadAttention' if is_nnx else 'MultiHeadDotProductAttention'}": Convention(
-            kinds=(MultiHeadAttention,), weights=_flax_attention, arguments=_attended
+            kinds=(MultiHeadAttention,), weights=_flax_attention, arguments=attended
         ),
     }
 

@@ -9,7 +9,7 @@ from gradcheck.weights import Expression, renamed, spelled
 __all__ = ["assigned", "found"]
 
 
-def found(name: str, paths: Collection[str], *, where: str) -> str:
+def found(name: str, paths: Collection[str], *, where: str, hint: str = "") -> str:
     """Return the one of `paths` that `name` means.
 
     That is the path itself, or the only one that ends with it: "kernel" and "dense.kernel" are
@@ -17,9 +17,9 @@ def found(name: str, paths: Collection[str], *, where: str) -> str:
     `params.norm.weight`. The `.value` that Flax NNX puts behind a parameter need not be written.
 
     Raises:
-        InputError: none does, or several.
+        InputError: several do, or none; then `hint` says what to do.
     """
-    ending = "." + _dotted(name)
+    ending = "." + _dotted(name).removeprefix(".")
     matching = (
         [path for path in paths if path == name]
         or [path for path in paths if ("." + _dotted(path)).endswith(ending)]
@@ -28,8 +28,11 @@ def found(name: str, paths: Collection[str], *, where: str) -> str:
     nearest = [path for path in matching if _without_value(path) == f"params{ending}"] or matching
     if len(nearest) == 1:
         return nearest[0]
-    what = f"means several: {nearest}" if nearest else f"is none of {sorted(paths)}"
-    raise InputError(f"{where}: the name {name!r} {what}. Write more of the path.")
+    if nearest:
+        raise InputError(
+            f"{where}: the name {name!r} means several: {nearest}. Write more of the path."
+        )
+    raise InputError(f"{where}: the name {name!r} is none of {sorted(paths)}. {hint}".rstrip())
 
 
 def assigned(

@@ -97,7 +97,7 @@ def part(x: Expression, start: int, stop: int | None, axis: int = 0) -> Arranged
 def block(x: Expression, k: int, of: int, axis: int = 0) -> Arranged:
     """Return block `k` of `of` equal ones along `axis`: one gate of a packed matrix."""
     text = f"block({{}}, {k}, of={of}, axis={axis})"
-    return _arranged(text, lambda a: np.split(a, of, axis)[k], x)
+    return _arranged(text, lambda a: _blocks(a, of, axis)[k], x)
 
 
 def reordered(x: Expression, order: str, wanted: str, axis: int = 0) -> Arranged:
@@ -115,7 +115,7 @@ def reordered(x: Expression, order: str, wanted: str, axis: int = 0) -> Arranged
         )
 
     def arrange(a: Array) -> Array:
-        blocks = np.split(a, len(order), axis)
+        blocks = _blocks(a, len(order), axis)
         return np.concatenate([blocks[order.index(gate)] for gate in wanted], axis)
 
     suffix = f", axis={axis}" if axis else ""
@@ -146,6 +146,19 @@ def summed(*xs: Expression) -> Summed:
 def scaled(x: Expression, factor: float) -> Summed:
     """Return factor * x: -1 for a gate that another convention takes the other way round."""
     return Summed(parts=(x,), factors=(factor,))
+
+
+def _blocks(a: Array, count: int, axis: int) -> list[Array]:
+    """Return equal blocks.
+
+    Raises:
+        ValueError: there are none; the message says along which axis there are.
+    """
+    if a.shape[axis] % count == 0:
+        return np.split(a, count, axis)
+    others = [k for k, size in enumerate(a.shape) if size % count == 0]
+    hint = f"; axis={others[0]} does" if others else ""
+    raise ValueError(f"axis={axis} does not fall into {count} equal blocks{hint}")
 
 
 def _arranged(text: str, arrange: Callable[[Array], Array], x: Expression) -> Arranged:
@@ -258,5 +271,5 @@ def _put_together(expression: Arranged | Summed, parts: list[Array]) -> Array:
         return expression.arrange(parts)
     except (ValueError, IndexError) as error:  # NumPy's, of shapes that do not suit
         raise InputError(
-            f"{spelled(expression)} cannot be had of arrays of shapes {shapes}: {error}"
+            f"{spelled(expression)} cannot be made of arrays of shapes {shapes}: {error}"
         ) from error

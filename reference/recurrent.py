@@ -148,7 +148,20 @@ class Recurrent:
                 f"expected {self.cell.states} initial state(s)"
                 f"{' and lengths' if self.masked else ''} after x, got {len(rest)} array(s)"
             )
+        if x.ndim != 3 or x.shape[2] != self.inputs:
+            raise ValueError(
+                f"expected x of shape (time, batch, {self.inputs}); got {x.shape}. One step is a "
+                "sequence of length one"
+            )
         steps, batch, _ = x.shape
+        rows = (self.layers * self.directions, batch, self.hidden)
+        shapes = [state.shape for state in rest[: self.cell.states]]
+        if any(shape != rows for shape in shapes):
+            raise ValueError(
+                f"expected initial states of shape {rows}, (layers * directions, batch, hidden), "
+                f"for x of shape {x.shape}; got {shapes}. One layer has its axis "
+                "too, and the batch comes second"
+            )
         if not self.masked:
             return rest, np.ones((steps, batch, 1), bool)
         *first, lengths = rest
