@@ -1,4 +1,4 @@
-"""A problem seen through linear maps: its values, its gradient by the chain rule, what it misses."""
+"""A problem seen through linear maps: its values, its gradient by the chain rule, what is left."""
 
 import numpy as np
 import pytest
