@@ -1,6 +1,7 @@
 """Each convention for PyTorch against PyTorch's own layer: the same values, the same gradients."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from gradcheck.reference import (
     Recurrent,
     RMSNorm,
 )
+from gradcheck.weights import spelled
 from tests.matching import Pair, drawn, require_the_same, sizes
 
 Rng = np.random.Generator
@@ -212,3 +214,36 @@ def test_a_layer_of_torch_is_what_its_convention_says(
 
 def test_every_convention_of_torch_is_verified_here() -> None:
     assert {name for name in CONVENTIONS if name.startswith("torch.")} == set(TORCH)
+
+
+SMALL: dict[type, Any] = {
+    Dense: Dense(inputs=2, outputs=3),
+    LayerNorm: LayerNorm(shape=(3,)),
+    RMSNorm: RMSNorm(shape=(3,)),
+    BatchNorm: BatchNorm(features=3),
+    Embedding: Embedding(vocabulary=2, features=3),
+    Convolution: Convolution(inputs=2, outputs=7, kernel=(2, 2)),
+    MultiHeadAttention: MultiHeadAttention(features=7),
+}
+
+
+HALVES = "an array of shape (14,)"  # of r and z, which have no bias on that side
+
+
+def written(name: str) -> str:
+    """How the reference's parameters are made, as the page of conventions has it."""
+    convention = CONVENTIONS[name]
+    if convention.cell is not None:
+        layer: Any = Recurrent(cell=convention.cell(), inputs=2, hidden=7)
+    else:
+        layer = SMALL[convention.kinds[0]]
+    made = {key: spelled(x) for key, x in convention.weights(layer).items()}
+    changed = {key: text.replace(HALVES, "zeros").replace("7", "n") for key, text in made.items()}
+    return "; ".join(f"`{key}`: `{text}`" for key, text in changed.items()) or "the same names"
+
+
+def test_the_page_of_conventions_has_every_one() -> None:
+    page = Path(__file__).parents[1].joinpath("docs", "conventions.md").read_text("utf-8")
+    rows = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("| `")]
+
+    assert {row[0].strip("`"): row[3] for row in rows} == {n: written(n) for n in CONVENTIONS}
