@@ -1,6 +1,7 @@
 """A layer of one's own against the reference layer of the same kind, weights matched by name."""
 
 import re
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,10 +11,10 @@ import numpy as np
 from gradcheck import api
 from gradcheck.adapters.reference_ import parameter_names, problem_of_layer
 from gradcheck.adapters.select import constants_of, problem_of
-from gradcheck.conventions import Convention, attended, convention_of
+from gradcheck.conventions import CONVENTIONS, Convention, attended, convention_of, typed
 from gradcheck.errors import GradcheckError, InputError
 from gradcheck.inquiry import compare_problems, unposed
-from gradcheck.names import assigned, found
+from gradcheck.names import assigned, found, listed, matching
 from gradcheck.problem import Array, Problem, label
 from gradcheck.reference.attention import MultiHeadAttention
 from gradcheck.reference.layer import Layer
@@ -21,7 +22,7 @@ from gradcheck.reference.recurrent import Recurrent
 from gradcheck.results import CheckResult, Finding, Verdict
 from gradcheck.settings import Settings
 from gradcheck.trees import Keywords
-from gradcheck.views import narrowed, seen, untouched
+from gradcheck.views import narrowed, relaid, seen, untouched
 from gradcheck.weights import (
     Expression,
     evaluated,
@@ -81,11 +82,8 @@ def against_reference(
         InputError: a name means nothing or several leaves; a shape does not fit; a leaf has no
             counterpart; the reference does not take the inputs.
     """
-    if not isinstance(reference, Layer):
-        raise InputError(
-            f"expected reference to be a layer of gradcheck.reference; "
-            f"got {type(reference).__name__}"
-        )
+    _require_reference(reference)
+    _require_containers(weights, arguments, outputs)
     settings = api.settled(seed=seed, rtol=rtol, declared=declared)
     for listener in api.LISTENERS:
         listener(layer)
@@ -112,6 +110,7 @@ def against_reference(
         ),
         constants=constants_of(layer, given, mine) | _declared(mine, settings),
         reference=reference,
+        like=like,
     )
     made = matched.weights(weights or {}, convention)
     taken = matched.arguments(arguments, made, convention)
@@ -150,6 +149,7 @@ PLAINLY = Convention(kinds=(), arguments=_plainly)
 HOW_MADE = (
     "Say what it is made of, weights={{{0!r}: ...}}; a bias that the layer does not have is 0.0."
 )
+SHOWN = 4  # names in a sentence; the rest are counted
 
 UNDECIDED = "two sides, and no third to decide"
 ANOTHER = (
@@ -165,6 +165,11 @@ class _Match:
     mine: Problem
     constants: Mapping[str, Array]
     reference: Layer
+    like: str | None  # the convention
+
+    @property
+    def owner(self) -> str:
+        return typed(self.reference)
 
     @property
     def arrays(self) -> dict[str, Array]:
@@ -176,9 +181,11 @@ class _Match:
     ) -> dict[str, Expression]:
         """Return how each parameter of the reference is made, by its path."""
         wanted = parameter_names(self.reference)
-        owner = repr(self.reference)
+        owner = self.owner
         usual = assigned(convention.weights(self.reference), wanted, option="like", owner=owner)
         said = {name: usual.get(name, name) for name in wanted}
+        if self.like is not None and not given:
+            self._require_convention(self.like, said)
         said |= assigned(given, wanted, option="weights", owner=owner)
         return {
             f"params.{name}": self._resolved(
@@ -186,6 +193,22 @@ class _Match:
             )
             for name in wanted
         }
+
+    def _require_convention(self, like: str, said: Mapping[str, Expression]) -> None:
+        used = dict.fromkeys(name for expression in said.values() for name in names(expression))
+        absent = [name for name in used if not matching(name, self.arrays)]
+        if not absent:
+            return
+        special = [
+            f"{name!r}: {spelled(x)}" for name, x in said.items() if spelled(x) != f"{name!r}"
+        ]
+        meant = f"{{{', '.join(special)}}}" if special else "the names of the reference"
+        raise InputError(
+            f"weights={like!r} stands for {meant}; the layer has no {_some(absent)}, it has "
+            f"{listed(self.arrays)}. Say weights={{parameter of the reference: name in the "
+            f"layer}}, with like={like!r} for the layout of inputs and outputs; a bias that the "
+            "layer does not have is 0.0."
+        )
 
     def arguments(
         self,
@@ -209,13 +232,15 @@ class _Match:
         arrays = [_wide(evaluated(expression, self.arrays)) for expression in taken]
         params = self.reference.parameters(np.random.default_rng(0), np.float64)
         try:
-            return problem_of_layer(self.reference, tuple(arrays), params=params)
+            posed = problem_of_layer(self.reference, tuple(arrays), params=params)
         except Exception as error:
+            given = [f"{spelled(e)} {x.shape}" for e, x in zip(taken, arrays, strict=True)]
             raise InputError(
-                f"{self.reference} does not take arguments of shapes {[x.shape for x in arrays]}: "
+                f"{self.owner} does not take the arguments {', '.join(given)}: "
                 f"{_sentence(error)} Say with arguments= how they are made of "
-                f"{sorted(self.arrays)}."
+                f"{listed(self.arrays)}."
             ) from error
+        return replace(posed, target=self.owner)
 
     def expected(
         self,
@@ -233,7 +258,7 @@ class _Match:
             given = convention.outputs(self.reference)
         elif len(mine) > len(paths):
             raise InputError(
-                f"the layer returns {mine} and {self.reference} returns {paths}. Say with outputs= "
+                f"the layer returns {mine} and {self.owner} returns {paths}. Say with outputs= "
                 "how each is made; None: it is not compared."
             )
 
@@ -248,8 +273,10 @@ class _Match:
         def path(name: str) -> str:
             if name == "output" and len(paths) == 1:  # as a layer's own is called
                 return paths[0]
-            return found(name, paths, where=where, hint=f"Those are of {self.reference}.")
+            return found(name, paths, where=where, hint=f"Those are of {self.owner}.")
 
+        if not is_expression(expression):
+            raise InputError(f"expected {where} to be {EXPRESSIONS}; got {_brief(expression)}")
         return renamed(expression, path)
 
     def problems(
@@ -275,8 +302,9 @@ class _Match:
             if own.shape != other.shape:
                 raise InputError(
                     f"expected {own.path} of the layer to have the shape {other.shape} of "
-                    f"{spelled(returned[own.path])} of {self.reference}; got {own.shape}. "
-                    "Say with arguments= and outputs=, or like=, what is laid out otherwise."
+                    f"{spelled(returned[own.path])} of {self.owner}; got {own.shape}. "
+                    "Say with arguments= and outputs=, or like=, what is laid out otherwise"
+                    f"{relaid(returned[own.path], other.shape, own.shape)}{self._sibling()}"
                 )
         # Both are held to what the layer's dtype can do.
         return {"reference": replace(view, outputs=mine.outputs), "layer": mine}
@@ -286,20 +314,25 @@ class _Match:
         for path, mask in missed.items():
             what = path if mask.all() else f"{int(mask.sum())} of {mask.size} entries of {path}"
             raise InputError(
-                f"{what} (shape {mask.shape}): nothing in {self.reference} is made of it. Give it "
-                f"a place in weights= or arguments=, or say why not with declared={{{path!r}: ...}}"
+                f"{what} (shape {mask.shape}): nothing in {self.owner} is made of it. Give it a "
+                "place in weights= or arguments=, choose a reference that has it, or say why not "
+                f"with declared={{{path!r}: ...}}"
             )
 
     def _resolved(self, expression: Expression, where: str, hint: str) -> Expression:
         arrays = self.arrays
         if not is_expression(expression):
-            raise InputError(f"expected {where} to be {EXPRESSIONS}; got {expression!r}")
+            raise InputError(f"expected {where} to be {EXPRESSIONS}; got {_brief(expression)}")
         resolved = renamed(expression, lambda name: found(name, arrays, where=where, hint=hint))
         try:
             evaluated(resolved, arrays)
         except InputError as error:
             raise InputError(f"{where}: {error}") from error
         return resolved
+
+    def _sibling(self) -> str:
+        other = f"{self.like}, batch_first=True"
+        return f". Or is it {other!r}?" if other in CONVENTIONS else ""
 
     def _in_order(self, paths: Sequence[str]) -> list[str]:
         """Return the paths of inputs by the position of the argument, else as they came."""
@@ -313,6 +346,46 @@ class _Match:
             return []
         rows = self.reference.layers * self.reference.directions
         return [np.zeros((rows, shape[1], self.reference.hidden))] * self.reference.cell.states
+
+
+def _require_reference(reference: Any) -> None:
+    wanted = "expected reference to be a layer of gradcheck.reference"
+    if isinstance(reference, type):
+        name = reference.__name__
+        raise InputError(f"{wanted}; got the class {name}. Make one: {name}(...)")
+    if isinstance(reference, str):
+        raise InputError(f"{wanted}; got {reference!r}. Conventions are for weights=")
+    if not isinstance(reference, Layer):
+        raise InputError(
+            f"{wanted}; got {type(reference).__name__} of {type(reference).__module__}. "
+            "gradcheck.compare takes any two functions"
+        )
+
+
+def _require_containers(weights: Any, arguments: Any, outputs: Any) -> None:
+    if not (weights is None or isinstance(weights, (str, Mapping))):
+        raise InputError(
+            "expected weights= to be a mapping, name of a parameter of the reference -> how it is "
+            f"made, or the name of a convention; got {_brief(weights)}"
+        )
+    for option, given in (("arguments", arguments), ("outputs", outputs)):
+        if isinstance(given, str) or not (given is None or isinstance(given, Sequence)):
+            raise InputError(
+                f"expected {option}= to be a list, one expression for each of them; "
+                f"got {_brief(given)}"
+            )
+
+
+def _brief(value: Any) -> str:
+    shape = getattr(value, "shape", None)
+    if shape is not None:
+        return f"a {type(value).__name__} of shape {tuple(shape)}. Write its name"
+    return reprlib.repr(value)
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(map(repr, names[:SHOWN])) + more
 
 
 def _declared(problem: Problem, settings: Settings) -> dict[str, Array]:

@@ -6,7 +6,7 @@ are made of the reference's.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from difflib import get_close_matches
 from functools import partial
 from typing import Any
@@ -31,7 +31,7 @@ from gradcheck.weights import (
     without_axis,
 )
 
-__all__ = ["CONVENTIONS", "Convention", "attended", "convention_of"]
+__all__ = ["CONVENTIONS", "Convention", "attended", "convention_of", "typed"]
 
 Weights = Mapping[str, Expression]
 
@@ -58,22 +58,43 @@ def convention_of(name: str, layer: Layer) -> Convention:
     Raises:
         InputError: there is none, or it is one for another kind of layer.
     """
+    fitting = [name for name, convention in CONVENTIONS.items() if _fits(convention, layer)]
+    there_are = (
+        f"For {typed(layer)} there are {fitting}"
+        if fitting
+        else f"There is none for {typed(layer)}: say of each parameter what it is made of"
+    )
     if name not in CONVENTIONS:
-        near = get_close_matches(name, CONVENTIONS, 3)
+        near = get_close_matches(name, fitting, 3)
         raise InputError(
-            f"{name!r} is no convention; "
-            + (f"is it one of {near}? " if near else "")
-            + f"There are {sorted(CONVENTIONS)}"
+            f"{name!r} is no convention; {f'is it one of {near}? ' if near else ''}{there_are}"
         )
     found = CONVENTIONS[name]
-    cell = getattr(layer, "cell", None)
-    if not isinstance(layer, found.kinds) or (found.cell and not isinstance(cell, found.cell)):
+    if name not in fitting:
         wanted = " or ".join(kind.__name__ for kind in found.kinds)
         wanted += f" of {found.cell.__name__}" if found.cell else ""
         raise InputError(
-            f"the convention {name!r} is for the reference layer {wanted}; got {layer}"
+            f"the convention {name!r} is for the reference layer {wanted}. {there_are}"
         )
     return found
+
+
+def typed(layer: Layer) -> str:
+    """Return `layer` as it would be typed, without what is as it is by default."""
+    if not is_dataclass(layer):
+        return repr(layer)
+    said = [
+        f"{field.name}={value!r}"
+        for field in fields(layer)
+        if (value := getattr(layer, field.name)) is not field.default and value != field.default
+    ]
+    return f"{type(layer).__name__}({', '.join(said)})"
+
+
+def _fits(convention: Convention, layer: Layer) -> bool:
+    is_kind = isinstance(layer, convention.kinds)
+    cell = convention.cell
+    return is_kind and (cell is None or isinstance(getattr(layer, "cell", None), cell))
 
 
 def attended(layer: MultiHeadAttention, arrays: Sequence[str]) -> list[Expression]:

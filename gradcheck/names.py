@@ -3,36 +3,51 @@
 import re
 from collections.abc import Collection, Mapping
 
+import numpy as np
+
 from gradcheck.errors import InputError
 from gradcheck.weights import Expression, renamed, spelled
 
-__all__ = ["assigned", "found"]
+__all__ = ["assigned", "found", "listed", "matching"]
 
 
 def found(name: str, paths: Collection[str], *, where: str, hint: str = "") -> str:
     """Return the one of `paths` that `name` means.
 
-    That is the path itself, or the only one that ends with it: "kernel" and "dense.kernel" are
-    both `input[0]['dense']['kernel']`, and "weight" is `params.weight` before any
-    `params.norm.weight`. The `.value` that Flax NNX puts behind a parameter need not be written.
-
     Raises:
         InputError: several do, or none; then `hint` says what to do.
     """
-    ending = "." + _dotted(name).removeprefix(".")
-    matching = (
-        [path for path in paths if path == name]
-        or [path for path in paths if ("." + _dotted(path)).endswith(ending)]
-        or [path for path in paths if ("." + _without_value(path)).endswith(ending)]
-    )
-    nearest = [path for path in matching if _without_value(path) == f"params{ending}"] or matching
+    nearest = matching(name, paths)
     if len(nearest) == 1:
         return nearest[0]
     if nearest:
         raise InputError(
             f"{where}: the name {name!r} means several: {nearest}. Write more of the path."
         )
-    raise InputError(f"{where}: the name {name!r} is none of {sorted(paths)}. {hint}".rstrip())
+    raise InputError(f"{where}: the name {name!r} is none of {listed(paths)}. {hint}".rstrip())
+
+
+def matching(name: str, paths: Collection[str]) -> list[str]:
+    """Return those of `paths` that `name` may mean.
+
+    That is the path itself, or those that end with it: "kernel" and "dense.kernel" are both
+    `input[0]['dense']['kernel']`, and "weight" is `params.weight` before any `params.norm.weight`.
+    The `.value` that Flax NNX puts behind a parameter need not be written.
+    """
+    ending = "." + _dotted(name).removeprefix(".")
+    ending_so = (
+        [path for path in paths if path == name]
+        or [path for path in paths if ("." + _dotted(path)).endswith(ending)]
+        or [path for path in paths if ("." + _without_value(path)).endswith(ending)]
+    )
+    return [path for path in ending_so if _without_value(path) == f"params{ending}"] or ending_so
+
+
+def listed(paths: Collection[str]) -> str:
+    """Return the names, with their shapes where arrays come with them."""
+    if not isinstance(paths, Mapping):
+        return ", ".join(paths)
+    return ", ".join(f"{path} {np.shape(array)}" for path, array in paths.items())
 
 
 def assigned(

@@ -7,6 +7,7 @@ follows: q̄ = Aᵀ p̄,  p̄ the VJP of f at A q with the cotangent Bᵀ u.
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import permutations
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from gradcheck.errors import InputError
 from gradcheck.problem import Array, Arrays, Leaf, Problem
 from gradcheck.weights import Expression, Pull, adjoint, evaluated, is_number, spelled
 
-__all__ = ["narrowed", "seen", "untouched"]
+__all__ = ["narrowed", "relaid", "seen", "untouched"]
 
 
 def seen(
@@ -187,9 +188,36 @@ def _require_fit(
 ) -> None:
     if shape == leaf.shape or is_number(expression):
         return
-    is_turned = shape == leaf.shape[::-1]
-    hint = f". Is it transposed? transposed({spelled(expression)})" if is_turned else ""
     raise InputError(
         f"expected {leaf.path} of {problem.target} to have shape {leaf.shape}; "
-        f"{spelled(expression)} has shape {shape}{hint}"
+        f"{spelled(expression)} has shape {shape}{relaid(expression, shape, leaf.shape)}"
     )
+
+
+def relaid(expression: Expression, shape: tuple[int, ...], wanted: tuple[int, ...]) -> str:
+    """Return a hint at what makes `wanted` of the `shape` of `expression`; "" if there is none."""
+    text = spelled(expression)
+    if len(shape) == len(wanted) and len(shape) <= AXES:
+        orders = [
+            axes
+            for axes in permutations(range(len(shape)))
+            if tuple(shape[axis] for axis in axes) == wanted
+        ]
+        ways = [
+            f"transposed({', '.join([text, *(map(str, axes) if len(axes) > 2 else ())])})"
+            for axes in orders
+        ]
+        return f". Is it transposed? {' or '.join(ways[:3])}" if ways else ""
+    longer = max(shape, wanted, key=len)
+    axis = next((k for k, n in enumerate(longer) if n == 1 and _cut(longer, k) == wanted), None)
+    if longer is shape and axis is not None:
+        return f". Is an axis of size one too many? without_axis({text}, {axis})"
+    axis = next((k for k, n in enumerate(longer) if n == 1 and _cut(longer, k) == shape), None)
+    return f". Is an axis missing? with_axis({text}, {axis})" if axis is not None else ""
+
+
+AXES = 5  # 120 orders are quickly tried; no layer here has more axes
+
+
+def _cut(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
+    return shape[:axis] + shape[axis + 1 :]

@@ -75,6 +75,11 @@ class Convolution:
         return params
 
     def forward(self, params: Params, x: Array) -> tuple[Outputs, tuple[Array, tuple[int, ...]]]:
+        if x.ndim != 2 + len(self.kernel) or x.shape[1] != self.inputs:
+            raise ValueError(
+                f"expected x of shape (batch, {self.inputs}, *size) with {len(self.kernel)} axes "
+                f"of size; got {x.shape}"
+            )
         batch, size = x.shape[0], x.shape[2:]
         positions = self.windows.positions(size)
         columns = self._by_group(self.windows.gather(x), batch, self._fan_in)

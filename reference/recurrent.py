@@ -143,15 +143,15 @@ class Recurrent:
 
     def _states_and_life(self, x: Array, rest: tuple[Array, ...]) -> tuple[State, Array]:
         """Return s_0, and which steps of which sequence are alive: (T, B, 1)."""
-        if len(rest) != self.cell.states + self.masked:
-            raise ValueError(
-                f"expected {self.cell.states} initial state(s)"
-                f"{' and lengths' if self.masked else ''} after x, got {len(rest)} array(s)"
-            )
         if x.ndim != 3 or x.shape[2] != self.inputs:
             raise ValueError(
                 f"expected x of shape (time, batch, {self.inputs}); got {x.shape}. One step is a "
                 "sequence of length one"
+            )
+        if len(rest) != self.cell.states + self.masked:
+            raise ValueError(
+                f"expected {self.cell.states} initial state(s)"
+                f"{' and lengths' if self.masked else ''} after x, got {len(rest)} array(s)"
             )
         steps, batch, _ = x.shape
         rows = (self.layers * self.directions, batch, self.hidden)

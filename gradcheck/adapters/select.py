@@ -52,10 +52,15 @@ def problem_of(
     if isinstance(target, Rule):
         bridge = _bridge(framework_of(None, inputs) or "numpy")
         return problem_of_rule(target, tuple(inputs), bridge, name=name)
-    if isinstance(target, Layer):
+    if isinstance(target, Layer) and not isinstance(target, type):
         from gradcheck.adapters.reference_ import problem_of_layer
 
         return problem_of_layer(target, tuple(inputs), params=params, name=name, seed=seed)
+    if _is_layer_class(target):
+        raise InputError(
+            f"expected target to be a layer; got the class {target.__name__}. "
+            f"Make one: {target.__name__}(...)"
+        )
     if params is not None:
         raise InputError(
             f"params= is for layers of gradcheck.reference; got a {type(target).__name__}. "
@@ -79,6 +84,15 @@ def problem_of(
             return jax_.problem_of_jax(target, tuple(inputs), name=name, constant=constant)
         case _:
             return _of_plain_inputs(target, tuple(inputs), name=name, seed=seed, constant=constant)
+
+
+def _is_layer_class(target: Any) -> bool:
+    from gradcheck.reference.layer import Layer
+
+    torch = sys.modules.get("torch")
+    if not isinstance(target, type):
+        return False
+    return isinstance(target, Layer) or (torch is not None and issubclass(target, torch.nn.Module))
 
 
 def constants_of(target: Any, inputs: Sequence[Any], problem: Problem) -> dict[str, Array]:
