@@ -1,6 +1,5 @@
-"""Layers as their authors write them, names and layouts their own, and their wrong twins."""
+"""More layers as their authors write them, wrong twins of one, and what misuse is told."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +17,6 @@ from gradcheck.reference import (
     GRUCell,
     LayerNorm,
     LSTMCell,
-    MultiHeadAttention,
     Recurrent,
     RMSNorm,
 )
@@ -33,20 +31,13 @@ from gradcheck.weights import (
     with_axis,
     without_axis,
 )
+from tests.own_layers import NormOfTwoVectors, conv_nhwc, parameter, tensor
 
 Tensor = torch.Tensor
 
 
 def array(*shape: int, seed: int = 0) -> Any:
     return np.random.default_rng(seed).standard_normal(shape)
-
-
-def tensor(*shape: int, seed: int = 0) -> Tensor:
-    return torch.from_numpy(array(*shape, seed=seed))
-
-
-def parameter(*shape: int, seed: int) -> nn.Parameter:
-    return nn.Parameter(0.5 * tensor(*shape, seed=seed))
 
 
 class GateByGate(nn.Module):
@@ -133,24 +124,6 @@ def original_gru(params: Any, x: Any) -> Any:
     return jax.lax.scan(step, jnp.zeros((x.shape[1], 4), x.dtype), x)[1]
 
 
-def nhwc(params: Any, x: Any) -> Any:
-    y = jax.lax.conv_general_dilated(
-        x, params["w"], (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
-    return y + params["b"]
-
-
-class GammaBeta(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.gamma, self.beta = parameter(4, seed=1), parameter(4, seed=2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        centred = x - x.mean(-1, keepdim=True)
-        scale = (centred.square().mean(-1, keepdim=True) + 1e-5).rsqrt()
-        return self.gamma * centred * scale + self.beta
-
-
 class GainMinusOne(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -158,19 +131,6 @@ class GainMinusOne(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x * (x.square().mean(-1, keepdim=True) + 1e-6).rsqrt() * (1 + self.weight)
-
-
-class Packed(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.qkv, self.proj = nn.Linear(4, 12).double(), nn.Linear(4, 4).double()
-
-    def forward(self, x: Tensor) -> Tensor:
-        batch, time, _ = x.shape
-        q, k, v = self.qkv(x).reshape(batch, time, 3, 2, 2).permute(2, 0, 3, 1, 4)
-        attended = (q @ k.transpose(-1, -2) / math.sqrt(2)).softmax(-1) @ v
-        found: Tensor = self.proj(attended.transpose(1, 2).reshape(batch, time, 4))
-        return found
 
 
 class BothWays(nn.Module):
@@ -274,33 +234,11 @@ RIGHT: dict[str, tuple[Any, Any, tuple[Any, ...], dict[str, Any]]] = {
             }
         },
     ),
-    "HWIO in JAX": (
-        nhwc,
-        Convolution(inputs=2, outputs=4, kernel=(3, 2)),
-        ({"w": array(3, 2, 2, 4), "b": array(4)}, array(2, 6, 5, 2)),
-        {
-            "weights": {"weight": transposed("w", 3, 2, 0, 1), "bias": "b"},
-            "arguments": [transposed("input[1]", 0, 3, 1, 2)],
-            "outputs": [transposed("output[0]", 0, 2, 3, 1)],
-        },
-    ),
-    "gamma and beta": (
-        GammaBeta(),
-        LayerNorm(shape=(4,)),
-        (tensor(3, 4),),
-        {"weights": {"weight": "gamma", "bias": "beta"}},
-    ),
     "a gain stored as γ - 1": (
         GainMinusOne(),
         RMSNorm(shape=(4,), epsilon=1e-6),
         (tensor(3, 4),),
         {"weights": {"weight": summed("weight", 1.0)}},
-    ),
-    "q, k, v packed, of one input": (
-        Packed(),
-        MultiHeadAttention(features=4, heads=2),
-        (tensor(2, 3, 4),),
-        {"weights": {"in_proj_*": "qkv.*", "out_proj.*": "proj.*"}},
     ),
     "two cells, one backwards": (
         BothWays(),
@@ -394,7 +332,7 @@ def test_a_wrong_twin_fails_at_the_leaf(layer: nn.Module, leaves: set[str], colu
 
 MISUSE: dict[str, tuple[Any, Any, tuple[Any, ...], dict[str, Any], str]] = {
     "a convention for names that the layer does not have": (
-        GammaBeta(),
+        NormOfTwoVectors(4),
         LayerNorm(shape=(4,)),
         (tensor(3, 4),),
         {"weights": "torch.nn.LayerNorm"},
@@ -402,7 +340,7 @@ MISUSE: dict[str, tuple[Any, Any, tuple[Any, ...], dict[str, Any], str]] = {
         r"it has params.gamma \(4,\), params.beta \(4,\)",
     ),
     "another convention for such names": (
-        nhwc,
+        conv_nhwc,
         Convolution(inputs=2, outputs=4, kernel=(3, 2)),
         ({"w": array(3, 2, 2, 4), "b": array(4)}, array(2, 6, 5, 2)),
         {"weights": "flax.linen.Conv"},
@@ -431,10 +369,10 @@ MISUSE: dict[str, tuple[Any, Any, tuple[Any, ...], dict[str, Any], str]] = {
         r"transposed\('output\[0\]', 1, 0, 2\)",
     ),
     "a weight in another order": (
-        nhwc,
+        conv_nhwc,
         Convolution(inputs=2, outputs=4, kernel=(3, 2)),
         ({"w": array(3, 2, 2, 4), "b": array(4)}, array(2, 6, 5, 2)),
-        RIGHT["HWIO in JAX"][3] | {"weights": {"weight": "w", "bias": "b"}},
+        {"weights": {"weight": "w", "bias": "b"}, "like": "flax.linen.Conv"},
         "3, 1, 0, 2.* or transposed.*3, 2, 0, 1",
     ),
     "an axis too many": (
@@ -473,7 +411,7 @@ MISUSE: dict[str, tuple[Any, Any, tuple[Any, ...], dict[str, Any], str]] = {
         "Or is it 'torch.nn.LSTM, batch_first=True'",
     ),
     "channels last": (
-        nhwc,
+        conv_nhwc,
         Convolution(inputs=2, outputs=4, kernel=(3, 2)),
         ({"w": array(3, 2, 2, 4), "b": array(4)}, array(2, 6, 5, 2)),
         {"weights": {"weight": transposed("w", 3, 2, 0, 1), "bias": "b"}},
@@ -516,7 +454,7 @@ MISUSE: dict[str, tuple[Any, Any, tuple[Any, ...], dict[str, Any], str]] = {
         r"outputs\[0\]: the name 'y' is none of output\[0\]",
     ),
     "blocks of unequal size": (
-        GammaBeta(),
+        NormOfTwoVectors(4),
         LayerNorm(shape=(4,)),
         (tensor(3, 4),),
         {"weights": {"weight": block("gamma", 0, of=3), "bias": "beta"}},
