@@ -1,6 +1,7 @@
 """Each convention for PyTorch against PyTorch's own layer: the same values, the same gradients."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -207,6 +208,73 @@ def test_a_layer_of_torch_is_what_its_convention_says(
 ) -> None:
     rng = np.random.default_rng(seed)
     pair = TORCH[convention](rng, bias)
+    filled(pair.layer, rng)
+
+    require_the_same(pair, convention)
+
+
+def deep(rng: Rng) -> Pair:
+    """Three layers, no state given."""
+    return Pair(
+        layer=nn.LSTM(3, 4, num_layers=3),
+        reference=Recurrent(cell=LSTMCell(), inputs=3, hidden=4, layers=3),
+        inputs=(tensor(rng, 5, 2, 3),),
+    )
+
+
+def rectified(rng: Rng) -> Pair:
+    return Pair(
+        layer=nn.RNN(3, 4, nonlinearity="relu"),
+        reference=Recurrent(cell=ElmanCell(nonlinearity="relu"), inputs=3, hidden=4),
+        inputs=(tensor(rng, 5, 2, 3), tensor(rng, 1, 2, 4)),
+    )
+
+
+def step_without_state(rng: Rng) -> Pair:
+    return Pair(
+        layer=nn.GRUCell(3, 4),
+        reference=Recurrent(cell=GRUCell(), inputs=3, hidden=4),
+        inputs=(tensor(rng, 2, 3),),
+    )
+
+
+def with_a_row_for_padding(rng: Rng) -> Pair:
+    return Pair(
+        layer=nn.Embedding(5, 3, padding_idx=1),
+        reference=Embedding(vocabulary=5, features=3, padding_index=1),
+        inputs=(torch.tensor([[1, 4], [0, 1]]),),
+    )
+
+
+def with_padding_of_keys(*, batch_first: bool) -> Callable[[Rng], Pair]:
+    def build(rng: Rng) -> Pair:
+        pair = attention(batch_first=batch_first)(rng, True)
+        key = pair.inputs[1]
+        batch, keys = key.shape[:2] if batch_first else (key.shape[1], key.shape[0])
+        padding = torch.arange(keys) >= torch.arange(1, batch + 1)[:, None]  # never all of them
+        return replace(
+            pair,
+            reference=replace(pair.reference, masked=True),  # type: ignore[type-var]
+            inputs=(*pair.inputs, padding),
+        )
+
+    return build
+
+
+OPTIONS: list[tuple[str, Callable[[Rng], Pair]]] = [
+    ("torch.nn.LSTM", deep),
+    ("torch.nn.RNN", rectified),
+    ("torch.nn.GRUCell", step_without_state),
+    ("torch.nn.Embedding", with_a_row_for_padding),
+    ("torch.nn.MultiheadAttention", with_padding_of_keys(batch_first=False)),
+    ("torch.nn.MultiheadAttention, batch_first=True", with_padding_of_keys(batch_first=True)),
+]
+
+
+@pytest.mark.parametrize(("convention", "build"), OPTIONS)
+def test_so_it_is_with_other_options(convention: str, build: Callable[[Rng], Pair]) -> None:
+    rng = np.random.default_rng(0)
+    pair = build(rng)
     filled(pair.layer, rng)
 
     require_the_same(pair, convention)
