@@ -227,16 +227,34 @@ def qualified(target: Any) -> str:
 def _place(target: Any) -> str:
     source = inspect.unwrap(getattr(target, "_init_fn", target))
     try:
-        file = inspect.getsourcefile(source) or ""
         if isinstance(source, type):
-            line = _class_lines(file)[source.__qualname__]
+            file, line = _place_of_class(source)
         else:
-            _, line = inspect.getsourcelines(source)
-    except (OSError, TypeError, SyntaxError, ValueError, KeyError):
+            file, (_, line) = inspect.getsourcefile(source) or "", inspect.getsourcelines(source)
+    except (OSError, TypeError, SyntaxError, ValueError, LookupError):
         return ""
     path = Path(file)
     here = Path.cwd()
     return f"{path.relative_to(here) if path.is_relative_to(here) else path}:{line}"
+
+
+def _place_of_class(source: type) -> tuple[str, int]:
+    """Return file and line; a package may say of a class that it is its own, to hide a module.
+
+    Raises:
+        LookupError: it is not in the text of its module, nor in that of one within.
+    """
+    within, name = f"{source.__module__}.", source.__qualname__
+    homes = [sys.modules[source.__module__]]
+    homes += [
+        module
+        for key, module in sorted(sys.modules.items())
+        if key.startswith(within) and vars(module).get(name) is source
+    ]
+    for file in filter(None, map(inspect.getsourcefile, homes)):
+        if (line := _class_lines(file).get(name)) is not None:
+            return file, line
+    raise LookupError(name)
 
 
 @lru_cache(maxsize=64)  # `inspect` reads and parses the whole file again for each class of it

@@ -152,6 +152,17 @@ def test_scan_says_where_it_is_defined(package: str) -> None:
     assert place("deep.nets.Net") == line_of(package, "deep/nets.py", "class Net(torch.nn.Module):")
 
 
+def test_scan_finds_the_place_of_a_class_whose_module_is_hidden(package: str) -> None:
+    text = (
+        "import torch\nclass Hidden(torch.nn.Module):\n    pass\nHidden.__module__ = 'NAME.deep'\n"
+    )
+    Path(package, "deep", "inner.py").write_text(text.replace("NAME", package))
+    found = rows(scan(package))
+
+    place = line_of(package, "deep/inner.py", "class Hidden(torch.nn.Module):")
+    assert found["deep.Hidden"][1] == place
+
+
 def test_scan_of_one_module_lists_that(package: str) -> None:
     assert set(rows(scan(f"{package}.deep"))) == {
         "deep.nets.Net",
