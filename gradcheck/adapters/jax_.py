@@ -193,7 +193,8 @@ class Posed:
         if self.jaxpr is None:
             return self.f
         # A loop that is lifted is a new one at every call, and compiled again.
-        return jax.jit(digits.lifted(self.jaxpr)) if self.lifts else jaxpr_as_fun(self.jaxpr)
+        run = digits.lifted(self.jaxpr) if self.lifts else jaxpr_as_fun(self.jaxpr)
+        return jax.jit(run) if self.lifts or digits.is_long(self.jaxpr) else run
 
     def value(self, point: Arrays) -> Arrays:
         with precision(self.x64):
@@ -218,14 +219,13 @@ class Posed:
     def _made(self, run: Callable[..., Any]) -> Callable[..., Any]:
         """`run`, a derivative of the target at (leaves, cotangents, ...), as it is to be computed.
 
-        It is compiled when it pays; not where the target could not be traced. One operation at a
-        time, a loop is compiled at every call.
+        It is compiled when it pays; not where the target could not be traced.
         """
         if self.lifts:
             return jax.jit(partial(self._lifted, run))
         if self.jaxpr is None:
             return Repeated(run, patience=None)
-        return Repeated(run, patience=0 if digits.loops(self.jaxpr) else PATIENCE)
+        return Repeated(run, patience=0 if digits.is_long(self.jaxpr) else PATIENCE)
 
     def _lifted(self, run: Callable[..., Any], xs: Any, us: Any, *rest: Any) -> Any:
         """`run` in float64, by the rules that the target has: its jaxpr has resolved them."""

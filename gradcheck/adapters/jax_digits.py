@@ -6,6 +6,7 @@ equation with every narrow array cast to float64, a jaxpr is the formula that it
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial, reduce
+from math import inf
 from typing import Any
 
 import jax
@@ -16,7 +17,7 @@ from jax.extend.core import Literal
 from gradcheck.errors import Unsupported
 from gradcheck.problem import EPSILON, WIDER
 
-__all__ = ["inside", "lifted", "loops"]
+__all__ = ["inside", "is_long", "lifted"]
 
 NARROW = tuple(WIDER)
 
@@ -102,12 +103,23 @@ def _floats(variable: Any) -> bool:
     return _dtype(variable) in EPSILON
 
 
-def loops(closed: Any) -> bool:
-    """Return whether there is a loop or a branch in `closed`, or in what it calls."""
-    return any(
-        equation.primitive.name in ("scan", "while", "cond") or any(map(loops, _inner(equation)))
-        for equation in getattr(closed, "jaxpr", closed).eqns
+def is_long(closed: Any) -> bool:
+    """Return whether `closed` is compiled in less time than its operations are one by one."""
+    return _length(getattr(closed, "jaxpr", closed)) > FEW
+
+
+def _length(jaxpr: Any) -> float:
+    """How many operations there are in it; a loop or a branch is compiled at every call."""
+    return sum(
+        inf
+        if equation.primitive.name in ("scan", "while", "cond")
+        else sum(map(_length, _inner(equation))) or 1
+        for equation in jaxpr.eqns
     )
+
+
+# Operations up to which those of small functions, compiled once for all checks, are faster.
+FEW = 4
 
 
 def lifted(closed: Any) -> Callable[..., list[Any]]:
