@@ -13,12 +13,13 @@ from itertools import combinations
 
 import numpy as np
 
+from gradcheck.answers import answers_of
 from gradcheck.errors import InputError
 from gradcheck.oracles import ladder
 from gradcheck.probes import Line, cotangent, disturbed, nudged, scale
-from gradcheck.problem import Array, Arrays, Leaf, Problem, inner, norm
+from gradcheck.problem import EPSILON, Array, Arrays, Leaf, Problem, inner, is_same, norm
 from gradcheck.results import Entry, Finding, Verdict
-from gradcheck.rounding import natural, restless
+from gradcheck.rounding import natural, restless, rounded
 from gradcheck.settings import SIGNIFICANCE, Settings
 
 __all__ = ["Difference", "Triangulation", "triangulate"]
@@ -77,6 +78,9 @@ def triangulate(
     """
     _corresponding(problems)
     first = next(iter(problems.values()))
+    if (wide := _in_float64(problems)) is not None:
+        formula = triangulate(wide, settings, rng, alone=alone, arbitrate=arbitrate)
+        return _also_narrow(formula, problems, settings, rng) if _passes(formula) else formula
     u = cotangent(rng, first.outputs)
     found = _at(problems, first.point, u, settings, rng, arbitrate)
     if any("kink" in finding.message for finding in found.findings):
@@ -93,6 +97,57 @@ def triangulate(
         if not _passes(found):
             found = _noted(found, f"with the cotangent of {output.path} alone")
     return found
+
+
+def _in_float64(problems: Mapping[str, Problem]) -> Mapping[str, Problem] | None:
+    """The same implementations in float64: half precision would hide any error but a gross one.
+
+    None where they have more digits, or one of them does not run in float64 or is another there.
+    """
+    arrays = [array for p in problems.values() for array in (*p.leaves, *p.outputs)]
+    if max(array.epsilon for array in arrays) < EPSILON["float16"]:
+        return None
+    wide = {}
+    for key, problem in problems.items():
+        if not problem.is_narrow:
+            wide[key] = problem
+            continue
+        answers = answers_of(problem, 0)
+        formula = answers.in_float64
+        if formula is None or not is_same(problem, answers.value, formula.value):
+            return None
+        wide[key] = formula.problem
+    return wide
+
+
+def _also_narrow(
+    formula: Triangulation,
+    problems: Mapping[str, Problem],
+    settings: Settings,
+    rng: np.random.Generator,
+) -> Triangulation:
+    """What was found in float64, unless an implementation's own gradient is not that, rounded."""
+    findings = list(formula.findings)
+    guilty = []
+    for key, problem in problems.items():
+        answers = answers_of(problem, settings.seed)
+        wide = answers.in_float64
+        if wide is None:
+            continue
+        claims, truths = answers.gradients(0), wide.gradients(0)
+        for k, leaf in enumerate(problem.leaves):
+            position = len(problem.outputs) + k
+            finding = replace(formula.findings[position], tolerance=settings.tolerance(leaf.digits))
+            draws, pair = [answers.cotangents(0)], ([claims[k]], [truths[k]])
+            judged = rounded(finding, problem, k, draws, *pair, rng)
+            if judged.verdict is Verdict.FAIL:
+                message = f"{key} differs from itself in float64: {judged.message}"
+                findings[position] = replace(judged, message=message)
+                guilty.append(key)
+            elif findings[position].verdict is Verdict.PASS:
+                findings[position] = judged
+    odd = guilty[0] if len(set(guilty)) == 1 else None
+    return replace(formula, findings=tuple(findings), odd_one_out=odd)
 
 
 def _passes(found: Triangulation) -> bool:
@@ -225,17 +280,24 @@ def _finding(
     label: Leaf, arrays: Mapping[str, Array], bar: Array, wrong: Array, tolerance: float
 ) -> Finding:
     size = max(norm(np.where(np.isfinite(array), array, 0)) for array in arrays.values())
-    kinked = size > 0 and norm(bar) > np.sqrt(label.epsilon) * size
+    resolution = SIGNIFICANCE * norm(bar) / size if size else 0.0
+    is_half = label.epsilon >= EPSILON["float16"]
+    verdict, message = Verdict.FAIL if np.any(wrong) else Verdict.PASS, ""
+    if is_half and resolution > tolerance and verdict is Verdict.PASS:
+        verdict = Verdict.INCONCLUSIVE
+        message = f"rounding hides errors below {resolution:.0e}: compare in float32 or float64"
+    elif not is_half and size > 0 and norm(bar) > np.sqrt(label.epsilon) * size:
+        message = "the point lies on a kink; compared beside it too"
     differences = [difference.relative for difference in _differences(arrays, bar, label.path)]
     return Finding(
         check="agreement",
         leaf=label.path,
-        verdict=Verdict.FAIL if np.any(wrong) else Verdict.PASS,
+        verdict=verdict,
         mismatch=max(differences),
-        resolution=SIGNIFICANCE * norm(bar) / size if size else 0.0,
+        resolution=resolution,
         tolerance=tolerance,
         oracle=", ".join(arrays),
-        message="the point lies on a kink; compared beside it too" if kinked else "",
+        message=message,
     )
 
 

@@ -292,3 +292,66 @@ def test_differences_are_told_for_every_pair_and_array() -> None:
     assert len(told) == 6
     assert told[("a", "b"), "input[0]"] == pytest.approx(0.2)
     assert told[("a", "c"), "input[0]"] == told[("a", "b"), "output"] == 0.0
+
+
+class Scaled(torch.autograd.Function):
+    """The identity, with a gradient `factor` times too large; in half precision only, if asked."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, factor: float, only_half: bool) -> torch.Tensor:
+        ctx.factor = 1.0 if only_half and x.dtype is torch.float64 else factor
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, u: torch.Tensor) -> Any:
+        return u * ctx.factor, None, None
+
+
+HALVES = (torch.bfloat16, torch.float16)
+
+
+def _attentions(dtype: torch.dtype, factor: float, only_half: bool = False) -> Any:
+    torch.manual_seed(0)
+    x, w, b = (torch.randn(shape).to(dtype) for shape in ((5, 8), (24, 8), (24,)))
+
+    def attention(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        q, k, v = torch.nn.functional.linear(x, 0.5 * w, b).chunk(3, -1)
+        return torch.softmax(q @ k.T / 8**0.5, -1) @ v
+
+    def mine(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor) -> Any:
+        scaled = Scaled.apply(w, factor, only_half)  # type: ignore[no-untyped-call]
+        return attention(x, scaled, b)
+
+    return gradcheck.compare({"theirs": attention, "mine": mine}, x, w, b)
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_right_implementations_agree_in_half_precision(dtype: torch.dtype) -> None:
+    result = _attentions(dtype, 1.0)
+
+    assert result.passed, str(result)
+    assert max(finding.resolution for finding in result.findings) < 0.1
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize(
+    ("factor", "only_half"), [(1.1, False), (0.9, False), (-1.0, False), (2.0, True), (-1.0, True)]
+)
+def test_a_wrong_gradient_is_named_in_half_precision(
+    dtype: torch.dtype, factor: float, only_half: bool
+) -> None:
+    result = _attentions(dtype, factor, only_half)
+
+    assert result.verdict is Verdict.FAIL
+    assert result.odd_one_out == "mine"
+    assert {f.leaf for f in result.findings if f.verdict is Verdict.FAIL} == {"input[1]"}
+
+
+def test_half_precision_that_does_not_run_in_float64_leaves_it_open() -> None:
+    def kernel(x: torch.Tensor) -> torch.Tensor:
+        assert x.dtype is torch.bfloat16
+        return torch.tanh(x)
+
+    x = torch.linspace(-1, 1, 8).to(torch.bfloat16)
+
+    assert gradcheck.compare({"one": kernel, "two": torch.tanh}, x).verdict == "inconclusive"
