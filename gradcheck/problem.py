@@ -30,7 +30,6 @@ __all__ = [
     "Leaf",
     "Manner",
     "Problem",
-    "in_float64",
     "inner",
     "is_same",
     "is_same_entrywise",
@@ -159,25 +158,12 @@ class Problem:
         return any(leaf.digits in WIDER for leaf in (*self.leaves, *self.outputs))
 
 
-def in_float64(problem: Problem) -> tuple[Problem, Arrays] | None:
-    """Return a narrow `problem` computed in float64 at the same point, and its value there.
+def posed_in_float64(problem: Problem) -> Problem | None:
+    """Return a narrow `problem` computed in float64 at the same point; it may not run there.
 
     A point of a narrow dtype is exact in a wide one, so both are the same function up to the
-    rounding of one of them, and a difference of the wide one has 1e-9 of its noise. None where
-    the target does not run in float64: a kernel that takes float32 only.
+    rounding of one of them, and a difference of the wide one has 1e-9 of its noise.
     """
-    if (wide := posed_in_float64(problem)) is None:
-        return None
-    try:
-        values = wide.value(wide.point)
-        wide.vjp(wide.point, tuple(np.zeros_like(value) for value in values))
-    except Exception:  # whatever it raises, an attribute that stayed narrow for one
-        return None
-    return wide, values
-
-
-def posed_in_float64(problem: Problem) -> Problem | None:
-    """Return what `in_float64` does, before it is known whether that runs."""
     if problem.in_float64 is None or not problem.is_narrow:
         return None
     try:

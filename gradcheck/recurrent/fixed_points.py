@@ -23,7 +23,7 @@ from gradcheck.errors import GradcheckError, InputError, Unsupported
 from gradcheck.inquiry import Question, conducted, left_open, of_checks, unposed
 from gradcheck.meter import Meter
 from gradcheck.probes import cotangent
-from gradcheck.problem import Array, Arrays, Problem, in_float64, label, norm
+from gradcheck.problem import Array, Arrays, Problem, label, norm
 from gradcheck.recurrent.arguments import a_count
 from gradcheck.recurrent.correspondence import corresponding, pairs, state_of, states_of
 from gradcheck.recurrent.equilibria import Adjoint, Equilibrium
@@ -183,18 +183,21 @@ class Asked:
 
     @cached_property
     def layer(self) -> Problem:
-        found = in_float64(self.narrow)
-        return found[0] if found else self.narrow
+        return self.widest(self.narrow)
+
+    def widest(self, problem: Problem) -> Problem:
+        """The problem in float64, if it runs there."""
+        answers = answers_of(problem, self.settings.seed)
+        return (answers.in_float64 or answers).problem
 
     @cached_property
     def rest(self) -> Equilibrium:
         """The map at the state that the layer returns."""
-        found = in_float64(self.map)
-        problem = found[0] if found else self.map
+        problem = self.widest(self.map)
         point = list(problem.point)
         states = states_of(problem)
         for (leaf, _), z in zip(states, self.layer.value(self.layer.point), strict=True):
-            point[leaf] = z
+            point[leaf] = problem.leaves[leaf].rounded(z)
         return Equilibrium(problem=problem, states=states, point=tuple(point))
 
     @cached_property

@@ -14,9 +14,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from gradcheck.answers import Answers
 from gradcheck.inquiry import check_problem
 from gradcheck.probes import cotangent, direction, scale
-from gradcheck.problem import Array, Problem, in_float64, inner, norm
+from gradcheck.problem import Array, Problem, inner, norm
 from gradcheck.recurrent.slices import Part, seen, step
 from gradcheck.results import Entry, Finding, Verdict
 from gradcheck.settings import SIGNIFICANCE, Settings
@@ -116,7 +117,7 @@ def moments(steps: int, size: int, near: Sequence[int] = ()) -> list[int]:
 
 
 def screened(
-    problem: Problem,
+    answers: Answers,
     rng: np.random.Generator,
     *,
     x: int,
@@ -131,8 +132,8 @@ def screened(
         x: the leaf that is the sequence; time is its `axis`.
         out_axis: the axis of time of the output.
     """
-    found = in_float64(problem)
-    wide, centre = found or (problem, problem.value(problem.point))
+    answers = answers.in_float64 or answers
+    wide, centre = answers.problem, answers.value
     (u,) = cotangent(rng, (wide.outputs[output],))
     v = direction(rng, wide.leaves[x])
     claims = [_claimed(wide, step(output, out_axis, t), u, x) for t in times]

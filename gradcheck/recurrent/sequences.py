@@ -220,9 +220,10 @@ class Asked:
             raise Unsupported("the sequence or an output is empty")
         borders = [b for b in (self.chunk, self.truncation) if b is not None]
         times = moments(form.steps, size, borders)
+        answers = answers_of(problem or form.whole, self.settings.seed)
         return [
             screened(
-                problem or form.whole,
+                answers,
                 self.rng("lag"),
                 x=x,
                 axis=axis,
@@ -409,7 +410,7 @@ class Asked:
         return np.random.default_rng([self.settings.seed, *question.encode()])
 
 
-CAUSES = "or is there a mask, a position or a random number that is not cut with the steps?"
+CAUSES = "is there a mask, a position or a random number that is not cut with the steps?"
 
 
 def _next_to(chunk: int) -> set[int]:

@@ -133,6 +133,32 @@ def test_in_float32() -> None:
     assert found(asked(wrong, X.float()), "implicit")[0].diagnosis == "one step"
 
 
+def test_a_layer_that_runs_in_float32_only_beside_a_map_that_runs_in_float64() -> None:
+    class Only(Equilibrium):
+        def forward(self, x: Tensor) -> Tensor:
+            if x.dtype != torch.float32:
+                raise TypeError("float32 only")
+            z: Tensor = super().forward(x)
+            return z
+
+    right, wrong = Only(settled).float(), Only(None).float()
+
+    assert asked(right, X.float()).passed, asked(right, X.float())
+    assert found(asked(wrong, X.float()), "implicit")[0].diagnosis == "one step"
+
+
+def test_an_adjoint_that_cannot_be_solved_for_nothing_is_asked_in_float64_too() -> None:
+    def divided(pull: Callable[[Tensor], Tensor], u: Tensor) -> Tensor:
+        if not u.any():
+            raise ValueError("nothing to solve for")
+        return settled(pull, u)
+
+    result = asked(Equilibrium(divided).float(), X.float())
+
+    assert result.passed, result
+    assert found(result, "residual")[0].mismatch < 1e-12
+
+
 WRONG = {
     "one step": None,
     "3 steps": stopped,
