@@ -87,7 +87,7 @@ def problem_of_jax(
     posed = Posed(target=target, structure=structure, values=values, chosen=chosen, x64=wide)
     with precision(wide):
         called = partial(trees.called, target if module is None else module)
-        outputs = _floating(jax.eval_shape(called, inputs) if posed.is_compiled else called(inputs))
+        outputs = _floating(jax.eval_shape(called, inputs)) if posed.is_compiled else posed.answer
         if not outputs:
             raise InputError("expected the target to return at least one floating or complex array")
         described = tuple(BRIDGE.leaf(path, leaf) for path, leaf in outputs)
@@ -166,35 +166,43 @@ class Posed:
 
     def f(self, *leaves: Any) -> list[Any]:
         """The floating outputs at `leaves`."""
+        return [leaf for _, leaf in self.named(leaves)]
+
+    def named(self, leaves: Sequence[Any]) -> list[tuple[str, Any]]:
+        """The floating outputs at `leaves`, each with its path."""
         filled = list(self.values)
         for k, leaf in zip(self.chosen, leaves, strict=True):
             filled[k] = leaf
         module, arguments = tree_unflatten(self.structure, filled)
-        outputs = trees.called(self.target if module is None else module, arguments)
-        return [leaf for _, leaf in _floating(outputs)]
+        return _floating(trees.called(self.target if module is None else module, arguments))
+
+    @cached_property
+    def answer(self) -> list[tuple[str, Any]]:
+        """The floating outputs at the point, as the target gives them when it is run."""
+        with precision(self.x64):
+            return self.named(self.arrays(self.point))
 
     def arrays(self, point: Arrays) -> list[Any]:
         cross = BRIDGE.wide if self.wide else BRIDGE.into
         return [cross(x, self.values[k]) for x, k in zip(point, self.chosen, strict=True)]
 
     @cached_property
-    def jaxpr(self) -> Any | None:
+    def program(self) -> "Program | None":
         """What the target computes; None where it cannot be traced."""
         with precision(self.x64):
-            return _traced(self.f, self.arrays(self.point))
+            return _traced(self)
 
     @property
     def inside(self) -> dict[int, str]:
         """Leaf -> a narrower dtype that lies between it and the outputs."""
-        return {} if self.jaxpr is None else digits.inside(self.jaxpr)
+        return {} if self.program is None else digits.inside(self.program.jaxpr)
 
     @cached_property
     def traced(self) -> Any:
-        if self.jaxpr is None:
+        if self.program is None:
             return self.f
         # A loop that is lifted is a new one at every call, and compiled again.
-        run = digits.lifted(self.jaxpr) if self.lifts else jaxpr_as_fun(self.jaxpr)
-        return jax.jit(run) if self.lifts or digits.is_long(self.jaxpr) else run
+        return jax.jit(digits.lifted(self.program.jaxpr)) if self.lifts else self.program.run
 
     def value(self, point: Arrays) -> Arrays:
         with precision(self.x64):
@@ -223,9 +231,9 @@ class Posed:
         """
         if self.lifts:
             return jax.jit(partial(self._lifted, run))
-        if self.jaxpr is None:
+        if self.program is None:
             return Repeated(run, patience=None)
-        return Repeated(run, patience=0 if digits.is_long(self.jaxpr) else PATIENCE)
+        return Repeated(run, patience=0 if digits.is_long(self.program.jaxpr) else PATIENCE)
 
     def _lifted(self, run: Callable[..., Any], xs: Any, us: Any, *rest: Any) -> Any:
         """`run` in float64, by the rules that the target has: its jaxpr has resolved them."""
@@ -369,19 +377,29 @@ REFUSALS = (
 )
 
 
-def _traced(f: Any, xs: list[Any]) -> Any | None:
-    """The jaxpr of `f`, run in its place: a scan inside is not compiled again at every call.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Program:
+    """A target, traced: its jaxpr, and what runs it."""
+
+    jaxpr: Any
+    run: Callable[..., Any]
+
+
+def _traced(posed: Posed) -> Program | None:
+    """What is run in the place of the target: a scan inside is not compiled again at every call.
 
     A function that branches on values, or is not the same twice, cannot be traced and stays as
     it is.
     """
     try:
-        closed = jax.make_jaxpr(f)(*xs)
-        pairs = zip(f(*xs), jaxpr_as_fun(closed)(*xs), strict=True)
-        same = all(_agree(np.asarray(a), np.asarray(b)) for a, b in pairs)
+        xs, ys = posed.arrays(posed.point), [leaf for _, leaf in posed.answer]
+        closed = jax.make_jaxpr(posed.f)(*xs)
+        run = jaxpr_as_fun(closed)
+        run = jax.jit(run) if digits.is_long(closed) else run
+        same = all(_agree(np.asarray(a), np.asarray(b)) for a, b in zip(ys, run(*xs), strict=True))
     except Exception:  # a tracer's error, or the target's own, which then shows in the value
         return None
-    return closed if same else None
+    return Program(jaxpr=closed, run=run) if same else None
 
 
 def _agree(a: Array, b: Array) -> bool:

@@ -216,6 +216,19 @@ def test_keyword_arguments_are_not_for_rules() -> None:
         gradcheck.check(rule, np.ones(3), kwargs={"power": 2})
 
 
+def test_a_target_is_run_once_and_traced_once() -> None:
+    runs: list[bool] = []
+
+    def layer(x: Any) -> Any:
+        runs.append(isinstance(x, jax.core.Tracer))
+        return jnp.tanh(x) * x
+
+    problem = problem_of(layer, (jnp.ones(3),))
+    problem.value(problem.point)
+
+    assert runs == [False, True]
+
+
 def test_a_loop_is_traced_and_compiled_once() -> None:
     bodies = []
 
