@@ -171,7 +171,7 @@ def unposed(name: str, error: Exception, settings: Settings, *, hint: str = "") 
     """Return the result of a target that raised before it could be made a problem."""
     finding = raised("value", error)
     if hint:
-        finding = replace(finding, message=f"{finding.message}\n{hint}")
+        finding = replace(finding, message=f"{finding.message}; {hint}")
     return _result(name, name, settings, (finding,), NOTHING, perf_counter())
 
 

@@ -1,6 +1,6 @@
 """Which arguments of a call are the sequences, where their time is, and which are the states."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -38,13 +38,23 @@ def sequences(inputs: Sequence[Any], chosen: Index, time_axis: int) -> dict[int,
     return axes
 
 
-def states(inputs: Sequence[Any], chosen: Index | None) -> tuple[int, ...] | None:
+def states(
+    inputs: Sequence[Any], chosen: Index | None, sequences: Collection[int]
+) -> tuple[int, ...] | None:
     """Return the positions of the initial states; () if there is none, None if nobody said.
 
     Raises:
-        InputError: there is no such argument.
+        InputError: there is no such argument, or it is a sequence.
     """
-    return None if chosen is None else _positions("state", chosen, len(inputs))
+    if chosen is None:
+        return None
+    positions = _positions("state", chosen, len(inputs))
+    for k in positions:
+        if k in sequences:
+            raise InputError(
+                f"state={chosen!r}: input[{k}] is a sequence; say which is by sequence="
+            )
+    return positions
 
 
 def a_count(option: str, given: Any, of: str) -> None:

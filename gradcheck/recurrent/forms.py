@@ -50,7 +50,8 @@ def form_of(
     Raises:
         InputError: the sequence or the state is not what it is said to be.
     """
-    first, axis = next(iter(sequences.items()))
+    first = min(sequences)
+    axis = sequences[first]
     steps = int(inputs[first].shape[axis])
     one = pose(0) if cell else pose(slice(0, steps))
     found = {
@@ -66,10 +67,10 @@ def form_of(
         states = _states(one, [state], times, first=min(state, default=first) < first)
         _require_states(one, inputs, state, states)
     elif times or cell:
-        after = max(sequences) + 1
-        states = _states(one, [(after,), (after, after + 1)], times, first=False)
+        after = [k for k in range(first, len(inputs)) if k not in sequences]
+        states = _states(one, [tuple(after[:1]), tuple(after[:2])], times, first=False)
     if cell and not states:
-        raise InputError(f"expected a cell to have a state. {_wanted_state(one, state)}")
+        raise InputError(_wanted_state(one, state, of="cell"))
     posed = {steps: one} | ({steps - 1: shorter} if shorter else {})
 
     def part(start: int, stop: int) -> Problem:
@@ -153,15 +154,15 @@ def _require_states(
                 f"{_unlike(inputs[k], k)}"
             )
     if state and not found:
-        raise InputError(_wanted_state(one, state))
+        raise InputError(_wanted_state(one, state, of="target"))
 
 
-def _wanted_state(one: Problem, state: tuple[int, ...] | None) -> str:
+def _wanted_state(one: Problem, state: tuple[int, ...] | None, *, of: str) -> str:
     returned = [f"{output.path} {output.shape}" for output in one.outputs]
     given = state if state is None or len(state) != 1 else state[0]
     return (
-        "expected the target to return new states of the shapes of the argument that is its "
-        f"state; got state={given!r}, and it returns {returned}. Say which argument by state="
+        f"expected the {of} to return new states of the shapes of the argument that is its state; "
+        f"got state={given!r}, and it returns {returned}. Say which argument by state="
     )
 
 

@@ -104,7 +104,7 @@ def check_sequence(
     a_count("chunk", chunk, "steps")
     a_count("truncation", truncation, "steps")
     axes = sequences(inputs, sequence, time_axis)
-    initial = states(inputs, state)
+    initial = states(inputs, state, axes)
     given = (*inputs, Keywords(kwargs)) if kwargs else inputs
     meter = Meter()
 
@@ -119,21 +119,22 @@ def check_sequence(
     except GradcheckError:
         raise
     except Exception as error:  # whatever the target raises is a finding about the target
-        hint = "" if cell or not _runs(pose) else "it runs on one step: did you mean cell=True?"
-        return unposed(label(target, name), error, settings, hint=hint)
+        return unposed(label(target, name), error, settings, hint=_hint(pose, cell=cell))
     asked = Asked(form=form, settings=settings, chunk=chunk, truncation=truncation)
     questions = asked.questions()
     result = conducted(form.whole, settings, questions, meter, asked={"vjp", *asked.own()})
     return _but_open(result)
 
 
-def _runs(pose: Callable[[int], Problem]) -> bool:
-    """Whether the target takes one step without the axis of time."""
+def _hint(pose: Callable[[slice | int], Problem], *, cell: bool) -> str:
+    """What to say of a target that raised, if it runs on one step and not on all, or on all."""
     try:
-        pose(0)
+        pose(slice(None) if cell else 0)
     except Exception:  # whatever it raises
-        return False
-    return True
+        return ""
+    if cell:
+        return "it runs on the whole sequence: did you mean cell=False?"
+    return "it runs on one step: did you mean cell=True?"
 
 
 @dataclass(frozen=True, kw_only=True)

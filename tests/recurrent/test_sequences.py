@@ -1,5 +1,6 @@
 """Sequence layers and cells: right ones pass, and of wrong ones the lag is named."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -317,6 +318,14 @@ def test_sequences_side_by_side_are_cut_together() -> None:
     assert found(whole, "chunk")
 
 
+@pytest.mark.parametrize("sequence", [(0, 2), (2, 0)])
+def test_a_state_between_two_sequences_is_found(sequence: tuple[int, int]) -> None:
+    result = check_sequence(lambda x, h, m: CELL(x * m, h), X, H, MASK > 0, sequence=sequence)
+
+    assert result.passed, result
+    assert found(result, "chunk")
+
+
 def test_a_length_that_nobody_declared_may_be_refused() -> None:
     def fixed(x: Tensor) -> Tensor:
         return x.reshape(STEPS, BATCH, INPUTS).cumsum(0)
@@ -478,7 +487,9 @@ MISUSE = [
     ({"time_axis": 5}, "axis 5 of time"),
     ({"chunk": 0}, "chunk to be a number of steps"),
     ({"truncation": 1.5}, "truncation to be a number of steps"),
-    ({"state": 0}, "got state=0"),
+    ({"state": 0}, "state=0: input[0] is a sequence"),
+    ({"state": (0, 1)}, "state=(0, 1): input[0] is a sequence"),
+    ({"sequence": 1, "state": 0}, "got state=0, and it returns"),
     ({"state": 9}, "state=9: there are 2"),
     ({"state": True}, "state to be the position of an argument; got True"),
     ({"sequence": ()}, "sequence to name an argument"),
@@ -491,7 +502,7 @@ MISUSE = [
 
 @pytest.mark.parametrize(("options", "message"), MISUSE)
 def test_misuse_is_refused_by_name(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(InputError, match=message.replace("(", r"\(")):
+    with pytest.raises(InputError, match=re.escape(message)):
         check_sequence(Elman(), X, H, **options)
 
 
@@ -519,7 +530,18 @@ def test_a_cell_that_is_not_said_to_be_one_is_asked_about(x: Tensor) -> None:
     result = check_sequence(nn.GRUCell(INPUTS, HIDDEN).double(), x, h)
 
     assert result.verdict is Verdict.ERROR
-    assert "did you mean cell=True?" in str(result)
+    assert "; it runs on one step: did you mean cell=True?" in " ".join(str(result).split())
+
+
+def test_a_layer_that_is_said_to_be_a_cell_is_asked_about() -> None:
+    result = check_sequence(
+        nn.LSTM(INPUTS, HIDDEN).double(), X, (H[None], H[None].clone()), cell=True
+    )
+
+    assert result.verdict is Verdict.ERROR
+    assert "it runs on the whole sequence: did you mean cell=False?" in " ".join(
+        str(result).split()
+    )
 
 
 def test_a_packed_sequence_is_to_be_packed_inside() -> None:
