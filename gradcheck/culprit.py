@@ -6,13 +6,14 @@ substitution: with its derivative replaced by that of its values, the check of t
 passes.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import partial
 from types import ModuleType
 from typing import Any
 
-from gradcheck.adapters.parts import Part
+from gradcheck.adapters.parts import Call, Part
 from gradcheck.adapters.select import problem_of
 from gradcheck.api import check
 from gradcheck.errors import InputError
@@ -67,6 +68,7 @@ def find_culprit(
     seed: int = 0,
     rtol: float | None = None,
     kwargs: Mapping[str, Any] | None = None,
+    declared: Mapping[str, str] | None = None,
 ) -> Blame:
     """Return which part of `target` has the wrong derivative.
 
@@ -74,59 +76,151 @@ def find_culprit(
         target: a PyTorch module or function, or a JAX function.
         inputs: its positional arguments.
         seed, rtol, kwargs: as in `check`.
+        declared: as in `check`, of the network: what it cuts off on purpose is no part's fault.
 
     Raises:
         InputError: the target is of no framework with parts.
     """
-
-    def asked(of: Any, given: Sequence[Any]) -> CheckResult:
-        return check(of, *given, checks="vjp", seed=seed, rtol=rtol)
-
     if kwargs:
         inputs = (*inputs, Keywords(kwargs))
-    result = asked(target, inputs)
     framework = _adapter(target, inputs)
+    asked = partial(check, checks="vjp", seed=seed, rtol=rtol)
+    result = asked(target, *inputs, declared=declared)
+    if result.verdict is Verdict.ERROR:  # no reverse mode, through a JAX loop for one
+        forward = partial(asked, checks="jvp")
+        other = forward(target, *inputs, declared=declared)
+        if other.verdict in (Verdict.PASS, Verdict.FAIL):
+            asked, result = forward, other
     parts = framework.recorded(target, inputs, seed)
-    wrong: list[tuple[Part, Suspect]] = []
-    for part in parts:  # the innermost first
-        if any(_is_inside(other.path, part.path) for other, _ in wrong):
-            continue
-        alone = asked(part.target, part.inputs)
-        if alone.verdict is Verdict.FAIL:
-            suspect = Suspect(path=part.path, kind=part.kind, result=alone)
-            wrong.append((part, suspect))
-    if result.verdict is Verdict.FAIL:
-        wrong = _proved(wrong, framework, lambda of: asked(of, inputs), target)
-    suspects = sorted((s for _, s in wrong), key=lambda s: (not s.proved, -_size(s.result)))
+    alone = Looks(asked)
+    accused = _accused(parts, alone.at_first)
+    if result.verdict in WRONG:
+
+        def repairs(guilty: Sequence[Accused]) -> bool | None:
+            ways = framework.repairs(target, [part for one in guilty for part in one.parts])
+            passed = (_passes(way, result, again) for way in ways)
+            return any(passed) if ways else None
+
+        def again(network: Any) -> CheckResult:
+            return asked(network, *inputs, declared=declared)
+
+        accused = _proved(accused, repairs)
+        # Nobody yet: one is wrong around those, at a later call, or for what came back to it.
+        for look in (alone.at_first, alone.at_every_call):
+            if not any(one.proved for one in accused):
+                known = {part.path for one in accused for part in one.parts}
+                rest = [part for part in parts if part.path not in known]
+                accused = _proved([*accused, *_accused(rest, look)], repairs)
+    suspects = sorted((one.suspect() for one in accused if _is_first(one, accused)), key=_rank)
     return Blame(result=result, suspects=tuple(suspects), checked=len(parts))
 
 
+WRONG = (Verdict.FAIL, Verdict.ERROR)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accused:
+    """A piece of code whose derivative is wrong by itself, in one place or several."""
+
+    parts: tuple[Part, ...]
+    result: CheckResult
+    proved: bool | None = None
+
+    def suspect(self) -> Suspect:
+        first = self.parts[0]
+        return Suspect(path=first.path, kind=first.kind, result=self.result, proved=self.proved)
+
+
+class Looks:
+    """Ways to look at a part by itself; what was seen is not looked for again."""
+
+    def __init__(self, asked: Callable[..., CheckResult]) -> None:
+        self._asked = asked
+        self._seen: dict[str, CheckResult | None] = {}
+
+    def at_first(self, part: Part) -> CheckResult | None:
+        """What is said of a part at its first call; None where nothing can be."""
+        if part.path not in self._seen:
+            self._seen[part.path] = self._at(part, part.target, part.calls[0])
+        return self._seen[part.path]
+
+    def at_every_call(self, part: Part) -> CheckResult | None:
+        """What is said of a part at the first call where it is wrong."""
+        wrong = (result for result in self._at_calls(part) if _is_wrong(result))
+        return next(wrong, None)
+
+    def _at_calls(self, part: Part) -> Iterator[CheckResult | None]:
+        yield self.at_first(part)
+        for call in part.calls[1:]:
+            yield self._at(part, part.target, call)
+        for call in part.calls:
+            if (paired := part.paired(call)) is not None:
+                yield self._at(part, paired, call)
+
+    def _at(self, part: Part, target: Any, call: Call) -> CheckResult | None:
+        try:
+            return self._asked(target, *call.inputs, wrt=part.wrt, name=part.name)
+        except InputError:  # nothing of it can be differentiated
+            return None
+
+
+def _is_wrong(result: CheckResult | None) -> bool:
+    return result is not None and result.verdict is Verdict.FAIL
+
+
+def _accused(parts: Sequence[Part], look: Callable[[Part], CheckResult | None]) -> list[Accused]:
+    """Those that are wrong while none inside them is; one piece of code is accused once."""
+    found: dict[Hashable, Accused] = {}
+    for part in parts:  # the innermost first
+        inner = (other for one in found.values() for other in one.parts)
+        if any(part.path in other.within for other in inner):
+            continue
+        result = look(part)
+        if result is None or not _is_wrong(result):
+            continue
+        before = found.get(part.same, Accused(parts=(), result=result))
+        found[part.same] = replace(before, parts=(*before.parts, part))
+    return list(found.values())
+
+
+def _is_first(one: Accused, accused: Sequence[Accused]) -> bool:
+    """Whether it is proved, or no other inside it is accused."""
+    inside = {path for other in accused for part in other.parts for path in part.within}
+    return bool(one.proved) or not any(part.path in inside for part in one.parts)
+
+
 def _proved(
-    wrong: list[tuple[Part, Suspect]],
-    framework: ModuleType,
-    asked: Callable[[Any], CheckResult],
-    target: Any,
-) -> list[tuple[Part, Suspect]]:
-    """The suspects, each with whether the network passes once its derivative is replaced."""
-
-    def passes(guilty: Sequence[Part]) -> bool:
-        repaired: AbstractContextManager[Any] = framework.repaired(target, guilty)
-        with repaired as network:
-            return asked(network).verdict is not Verdict.FAIL
-
-    small = [(part, suspect) for part, suspect in wrong if framework.is_small(part)]
-    judged = {part.path: passes([part]) for part, _ in small}
-    if len(small) > 1 and not any(judged.values()):  # several culprits: all of them together
-        judged = dict.fromkeys(judged, passes([part for part, _ in small]))
-    return [(part, replace(s, proved=judged.get(part.path))) for part, s in wrong]
+    accused: Sequence[Accused], repairs: Callable[[Sequence[Accused]], bool | None]
+) -> list[Accused]:
+    """The accused, each with whether the network passes once its derivative is replaced."""
+    judged = [
+        one if one.proved is not None else replace(one, proved=repairs([one])) for one in accused
+    ]
+    guilty = [one for one in judged if one.proved is not None]
+    if len(guilty) < 2 or any(one.proved for one in guilty) or not repairs(guilty):
+        return judged
+    for one in list(guilty):  # several culprits: all of whom are needed
+        fewer = [other for other in guilty if other is not one]
+        if repairs(fewer):
+            guilty = fewer
+    return [replace(one, proved=True) if one in guilty else one for one in judged]
 
 
-def _is_inside(path: str, outer: str) -> bool:
-    return path.startswith((f"{outer}.", f"{outer}/"))
+def _passes(
+    way: AbstractContextManager[Any], before: CheckResult, asked: Callable[[Any], CheckResult]
+) -> bool:
+    """Whether what was wrong with a network is right in one that was repaired."""
+    with way as network:
+        after = asked(network)
+    wrong = {finding.leaf for finding in before.findings if finding.verdict in WRONG}
+    return after.verdict not in WRONG and all(
+        finding.verdict is Verdict.PASS for finding in after.findings if finding.leaf in wrong
+    )
 
 
-def _size(result: CheckResult) -> float:
-    return max((finding.mismatch for finding in result.findings), default=0.0)
+def _rank(suspect: Suspect) -> tuple[bool, float]:
+    size = max((finding.mismatch for finding in suspect.result.findings), default=0.0)
+    return not suspect.proved, -size
 
 
 def _adapter(target: Any, inputs: Sequence[Any]) -> ModuleType:

@@ -259,8 +259,7 @@ class Posed:
         with precision(self.x64), _refusals("forward mode"):
             xs = self.arrays(point)
             vs = [BRIDGE.into(v, x) for v, x in zip(tangents, xs, strict=True)]
-            pushed = self.pushed(xs, [], vs) if self.lifts else self._pushed(xs, [], vs)
-            return tuple(BRIDGE.out(tangent) for tangent in pushed)
+            return tuple(BRIDGE.out(tangent) for tangent in self.pushed(xs, [], vs))
 
     @cached_property
     def pushed(self) -> Callable[..., Any]:

@@ -1,208 +1,245 @@
 """The parts of a PyTorch target: its submodules and custom functions, at the values that flowed.
 
-One run records what every submodule and every `autograd.Function` was given. A part is then a
-target of its own, and the target can be run again with the derivative of some parts replaced by
-differences.
+One run, forward and backward, records what every submodule and every `autograd.Function` was
+given, and what came back to it. A part is then a target of its own, and the target can be run
+again with the derivative of some parts replaced by differences.
 """
 
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+import re
+from collections import deque
+from collections.abc import Callable, Collection, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch.autograd import Function
 
 from gradcheck import trees
-from gradcheck.adapters.parts import Part
-from gradcheck.adapters.randomness import same_randomness
-from gradcheck.adapters.torch_modules import module_of, rooms_of
+from gradcheck.adapters.parts import CALLS, Call, Part
+from gradcheck.adapters.torch_ import problem_of_torch
+from gradcheck.adapters.torch_modules import module_of
+from gradcheck.adapters.torch_substitutes import differenced, through_forward
 
-__all__ = ["recorded", "repaired"]
+__all__ = ["recorded", "repairs"]
 
 ENTRIES = 4096  # of all inputs of a part, beyond which differences of it take too long
 
+# (part, its call, arguments, keyword arguments) -> outputs: what becomes of a part that is met.
+Meet = Callable[[Any, Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
+# (part, its call, arguments) -> outputs, with a derivative of their own.
+Replacement = Callable[[Any, Callable[..., Any], tuple[Any, ...]], Any]
+
 
 def recorded(target: Any, inputs: tuple[Any, ...], seed: int) -> list[Part]:
-    """Return the parts that ran, the innermost first; the target itself is none of them."""
-    parts: dict[str, Part] = {}
-    stack: list[str] = []
-
-    def note(path: str, kind: str, made: Callable[..., Any], arguments: Any) -> None:
-        if path not in parts:  # a part that is applied again is known
-            kept = trees.rebuild(arguments, lambda _, leaf: _kept(leaf))
-            parts[path] = Part(path=path, kind=kind, target=made, inputs=kept)
-
-    with ExitStack() as undo:
-        undo.enter_context(torch.no_grad())
-        undo.enter_context(same_randomness(seed, []))
-        undo.enter_context(
-            _applications(
-                lambda rule, arguments: note(
-                    ".".join([*stack[-1:], rule.__name__]), "autograd.Function", rule, arguments
-                )
-            )
-        )
-        if (root := module_of(target)) is not None:
-            for path, module in root.named_modules():
-                if path:
-                    undo.enter_context(_followed(path, module, stack, note))
-        _called(target, inputs)
-    return sorted(parts.values(), key=lambda part: -part.path.count("."))
+    """Return the parts that ran and are differentiated, the innermost first."""
+    problem = problem_of_torch(target, inputs, name=None, seed=seed)
+    rng = np.random.default_rng(seed)
+    cotangents = tuple(rng.standard_normal(leaf.shape) for leaf in problem.outputs)
+    recorder = Recorder(module_of(target))
+    # What the target raises is said by its check; what ran until then is known.
+    with _met(recorder.meet), suppress(Exception):
+        problem.vjp(problem.point, cotangents)
+    return recorder.parts()
 
 
-@contextmanager
-def repaired(target: Any, guilty: Collection[Part]) -> Iterator[Any]:
-    """Run `target` with the derivatives of `guilty` parts taken by differences of their values."""
-    rules = {part.target for part in guilty if part.kind == "autograd.Function"}
-    with ExitStack() as undo:
-        undo.enter_context(_replaced(rules))
-        if (root := module_of(target)) is not None:
-            modules = dict(root.named_modules())
-            for part in guilty:
-                if part.kind == "module":
-                    undo.enter_context(_differenced(modules[part.path]))
-        yield target
+def repairs(target: Any, guilty: Collection[Part]) -> list[AbstractContextManager[Any]]:
+    """Ways to run `target` with other derivatives of `guilty` parts, which may be too large.
+
+    Differences of a part's values; or, of a custom function, what autograd makes of its forward.
+    """
+    places = {part.place for part in guilty}
+    ways: list[AbstractContextManager[Any]] = []
+    if all(map(_is_small, guilty)):
+        ways.append(_repaired(target, places, differenced))
+    if all(isinstance(part.target, type) for part in guilty):
+        ways.append(_repaired(target, places, through_forward))
+    return ways
 
 
-def is_small(part: Part) -> bool:
+def _paired(part: Any, call: Call) -> Any | None:
+    came = any(u is not None for u in call.cotangents)
+    return Paired(part, call.cotangents) if came else None
+
+
+class Paired(torch.nn.Module):
+    """The sum of the products of a part's outputs with the cotangents that came back to them."""
+
+    def __init__(self, part: Any, cotangents: tuple[Any, ...]) -> None:
+        super().__init__()
+        self.part, self.cotangents = part, cotangents
+
+    def forward(self, *given: Any, **named: Any) -> Any:
+        run = self.part.apply if isinstance(self.part, type) else self.part  # type: ignore[attr-defined]
+        outputs = _floating(run(*given, **named))
+        pairs = zip(outputs, self.cotangents, strict=True)
+        return sum((y * u.conj().to(y.dtype)).sum() for y, u in pairs if u is not None)
+
+
+def _is_small(part: Part) -> bool:
     """Whether differences of a part are taken in reasonable time."""
-    leaves = [leaf for _, leaf in trees.leaves(part.inputs)]
+    inputs = [leaf for _, leaf in trees.leaves(part.calls[0].inputs)]
     own = list(part.target.parameters()) if isinstance(part.target, torch.nn.Module) else []
-    return sum(x.numel() for x in [*leaves, *own] if isinstance(x, torch.Tensor)) <= ENTRIES
+    moving = [x for x in [*inputs, *own] if isinstance(x, torch.Tensor) and x.requires_grad]
+    return sum(x.numel() for x in moving) <= ENTRIES
 
 
-def _called(target: Any, inputs: Sequence[Any]) -> Any:
-    given = trees.rebuild(tuple(inputs), lambda _, leaf: _kept(leaf))
-    return trees.called(target.apply if isinstance(target, type) else target, given)  # type: ignore[attr-defined]
+class Found:
+    """What is known of a part so far."""
+
+    def __init__(self, path: str, within: frozenset[str]) -> None:
+        self.path, self.within = path, within
+        self.first: list[tuple[Any, Returned]] = []
+        self.last: deque[tuple[Any, Returned]] = deque(maxlen=CALLS)
+
+    def note(self, inputs: Any, returned: "Returned") -> None:
+        (self.first if len(self.first) < CALLS else self.last).append((inputs, returned))
+
+
+class Returned:
+    """The cotangents of a call's outputs, as the backward pass brings them."""
+
+    def __init__(self, outputs: Any) -> None:
+        tensors = _floating(outputs)
+        self.cotangents: list[torch.Tensor | None] = [None] * len(tensors)
+        for k, y in enumerate(tensors):
+            if y.requires_grad:
+                y.register_hook(partial(self._keep, k))  # type: ignore[no-untyped-call]
+
+    def _keep(self, k: int, u: torch.Tensor) -> None:
+        self.cotangents[k] = u.detach().clone()
+
+
+class Recorder:
+    """Notes down what every module and every custom function is given."""
+
+    def __init__(self, root: torch.nn.Module | None) -> None:
+        self.root = root
+        modules = () if root is None else root.named_modules()
+        self.names: dict[Any, str] = {module: path for path, module in modules}
+        self.running: list[str] = []
+        self.found: dict[tuple[str, Any], Found] = {}
+
+    def meet(
+        self, part: Any, run: Callable[..., Any], given: tuple[Any, ...], named: dict[str, Any]
+    ) -> Any:
+        is_moved = torch.is_grad_enabled() and _requires_grad(part, (given, named))
+        if part is self.root or not is_moved:  # nothing is differentiated
+            return run(*given, **named)
+        found = self._found(part)
+        tree = (*given, trees.Keywords(named)) if named else given
+        inputs = trees.rebuild(tree, lambda _, leaf: _kept(leaf))
+        self.running.append(found.path)
+        try:
+            outputs = run(*given, **named)
+        finally:
+            self.running.pop()
+        found.note(inputs, Returned(outputs))
+        return outputs
+
+    def parts(self) -> list[Part]:
+        made = [_part(part, found) for (_, part), found in self.found.items() if found.first]
+        return sorted(made, key=lambda part: -len(part.within))
+
+    def _found(self, part: Any) -> Found:
+        above = self.running[-1] if self.running else ""
+        known = self.names.get(part)
+        key = ("" if known else above, part)
+        if key not in self.found:
+            path = known or self._fresh(".".join(filter(None, [above, _name(part)])))
+            self.found[key] = Found(path, frozenset(self.running))
+        return self.found[key]
+
+    def _fresh(self, path: str) -> str:
+        taken = {found.path for found in self.found.values()}
+        numbered = (f"{path}#{k}" for k in range(2, len(taken) + 3))
+        return next(name for name in (path, *numbered) if name not in taken)
+
+
+def _part(part: Any, found: Found) -> Part:
+    calls = [
+        Call(inputs=inputs, cotangents=tuple(r.cotangents))
+        for inputs, r in (*found.first, *found.last)
+    ]
+    given = any(_requires_grad(None, call.inputs) for call in calls)
+    return Part(
+        path=found.path,
+        name=_name(part),
+        kind=_kind(part),
+        target=part,
+        place=part,
+        same=part,
+        calls=tuple(calls),
+        within=found.within,
+        wrt=() if given else ("params.*",),
+        paired=partial(_paired, part),
+    )
+
+
+def _kind(part: Any) -> str:
+    if isinstance(part, torch.nn.Module):
+        return "module"
+    return "custom_op" if _operator(part) else "autograd.Function"
+
+
+def _name(part: Any) -> str:
+    return _operator(part) or str(getattr(part, "__name__", type(part).__name__))
+
+
+def _operator(part: Any) -> str | None:
+    """The name of the operator whose `register_autograd` made a custom function."""
+    found = re.fullmatch(r"GeneratedBackwardFor_(\w+?)_(?:default)?", getattr(part, "__name__", ""))
+    return found and found[1]
+
+
+def _requires_grad(part: Any, tree: Any) -> bool:
+    own = part.parameters() if isinstance(part, torch.nn.Module) else ()
+    given = (leaf for _, leaf in trees.leaves(tree))
+    return any(isinstance(x, torch.Tensor) and x.requires_grad for x in (*own, *given))
 
 
 def _kept(leaf: Any) -> Any:
-    return leaf.detach().clone() if isinstance(leaf, torch.Tensor) else leaf
+    if not isinstance(leaf, torch.Tensor):
+        return leaf
+    return leaf.detach().clone().requires_grad_(leaf.requires_grad)
+
+
+def _floating(outputs: Any) -> list[torch.Tensor]:
+    return [
+        leaf
+        for _, leaf in trees.leaves(outputs)
+        if isinstance(leaf, torch.Tensor) and (leaf.is_floating_point() or leaf.is_complex())
+    ]
 
 
 @contextmanager
-def _followed(
-    path: str, module: torch.nn.Module, stack: list[str], note: Callable[..., None]
-) -> Iterator[None]:
-    def enter(module: torch.nn.Module, arguments: Any, named: Any) -> None:
-        stack.append(path)
-        keywords = (trees.Keywords(named),) if named else ()
-        note(path, "module", module, (*arguments, *keywords))
+def _repaired(target: Any, guilty: Collection[Any], replacement: Replacement) -> Iterator[Any]:
+    """Run `target` with `replacement` in the place of `guilty` parts."""
 
-    def leave(*_: Any) -> None:
-        stack.pop()
+    def meet(part: Any, run: Callable[..., Any], given: Any, named: Any) -> Any:
+        tree = (*given, trees.Keywords(named)) if named else given
+        return replacement(part, run, tree) if part in guilty else run(*given, **named)
 
-    before = module.register_forward_pre_hook(enter, with_kwargs=True)
-    after = module.register_forward_hook(leave, always_call=True)
+    with _met(meet):
+        yield target
+
+
+@contextmanager
+def _met(meet: Meet) -> Iterator[None]:
+    """Hand every call of a module and every application of a custom function to `meet`."""
+    call, apply = torch.nn.Module.__call__, Function.__dict__["apply"]
+
+    def called(module: Any, /, *given: Any, **named: Any) -> Any:
+        return meet(module, partial(call, module), given, named)
+
+    def applied(rule: Any, /, *given: Any, **named: Any) -> Any:
+        return meet(rule, partial(apply.__func__, rule), given, named)
+
+    setattr(torch.nn.Module, "__call__", called)  # noqa: B010  (a method, to type checkers)
+    setattr(Function, "apply", classmethod(applied))  # noqa: B010
     try:
         yield
     finally:
-        before.remove()
-        after.remove()
-
-
-@contextmanager
-def _applications(seen: Callable[[type, Any], None]) -> Iterator[None]:
-    """Tell of every application of a custom function."""
-    original = Function.__dict__["apply"]
-
-    def apply(cls: type, *arguments: Any, **named: Any) -> Any:
-        seen(cls, arguments)
-        return original.__func__(cls, *arguments, **named)
-
-    with _patched(classmethod(apply)):
-        yield
-
-
-@contextmanager
-def _replaced(rules: Collection[type]) -> Iterator[None]:
-    original = Function.__dict__["apply"]
-
-    def apply(cls: type, *arguments: Any, **named: Any) -> Any:
-        if cls not in rules:
-            return original.__func__(cls, *arguments, **named)
-        run = lambda *given: original.__func__(cls, *given)  # noqa: E731
-        return original.__func__(Differenced, run, *arguments)
-
-    with _patched(classmethod(apply)):
-        yield
-
-
-@contextmanager
-def _patched(apply: Any) -> Iterator[None]:
-    original = Function.__dict__["apply"]
-    setattr(Function, "apply", apply)  # noqa: B010  (a method, to type checkers)
-    try:
-        yield
-    finally:
-        setattr(Function, "apply", original)  # noqa: B010
-
-
-@contextmanager
-def _differenced(module: torch.nn.Module) -> Iterator[None]:
-    """Differentiate a module by differences, in its inputs and parameters."""
-    forward = module.forward
-
-    def differenced(*given: Any, **named: Any) -> Any:
-        own = list(module.parameters())
-        tree = (*given, trees.Keywords(named))
-        made: list[Any] = []  # the outputs of the last run, as they are nested
-
-        def run(*leaves: Any) -> tuple[Any, ...]:
-            moved, rest = leaves[: len(own)], iter(leaves[len(own) :])
-            arguments = trees.rebuild(tree, lambda *_: next(rest))
-            # In the backward pass the module holds others than it did when `differenced` ran.
-            with rooms_of(module).put(dict(zip(module.parameters(), moved, strict=True))):
-                made[:] = [trees.called(forward, arguments)]
-            return tuple(leaf for _, leaf in trees.leaves(made[0]))
-
-        leaves = (leaf for _, leaf in trees.leaves(tree))
-        outputs = iter(Differenced.apply(run, *own, *leaves))  # type: ignore[no-untyped-call]
-        return trees.rebuild(made[0], lambda *_: next(outputs))
-
-    module.forward = differenced
-    try:
-        yield
-    finally:
-        del module.forward
-
-
-class Differenced(Function):
-    """A function whose VJP is taken by central differences, extrapolated once."""
-
-    @staticmethod
-    def forward(ctx: Any, run: Callable[..., Any], *arguments: Any) -> Any:
-        ctx.run, ctx.arguments = run, [_kept(x) for x in arguments]
-        outputs = run(*ctx.arguments)
-        return outputs
-
-    @staticmethod
-    def backward(ctx: Any, *cotangents: torch.Tensor | None) -> Any:
-        def value(k: int, x: torch.Tensor) -> torch.Tensor:
-            given = [*ctx.arguments[:k], x, *ctx.arguments[k + 1 :]]
-            with torch.no_grad():
-                outputs = ctx.run(*[_kept(y) for y in given])
-            found = outputs if isinstance(outputs, tuple) else (outputs,)
-            pairs = [(y, u) for y, u in zip(found, cotangents, strict=True) if u is not None]
-            return torch.stack([(y * u).sum() for y, u in pairs]).sum()
-
-        gradients: list[torch.Tensor | None] = [None]
-        for k, x in enumerate(ctx.arguments):
-            if not (isinstance(x, torch.Tensor) and x.is_floating_point()):
-                gradients.append(None)
-                continue
-            gradient = torch.zeros_like(x)
-            h = STEP * max(float(x.abs().mean()) if x.numel() else 0.0, 1e-3)
-            for j in range(x.numel()):
-                slopes = []
-                for step in (h, h / 2):
-                    e = torch.zeros(x.numel(), dtype=x.dtype, device=x.device)
-                    e[j] = step
-                    e = e.view_as(x)
-                    slopes.append((value(k, x + e) - value(k, x - e)) / (2 * step))
-                gradient.view(-1)[j] = (4 * slopes[1] - slopes[0]) / 3
-            gradients.append(gradient)
-        return tuple(gradients)
-
-
-STEP = 2.0**-9  # of the argument's size: an error of 2⁻³⁶ after one extrapolation
+        setattr(torch.nn.Module, "__call__", call)  # noqa: B010
+        setattr(Function, "apply", apply)  # noqa: B010

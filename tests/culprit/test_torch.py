@@ -1,174 +1,146 @@
-"""One wrong layer is planted in a PyTorch network: it is named, and nobody else."""
+"""One layer of a PyTorch network is wrong: it is named and proved, and nobody else is."""
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gradcheck.culprit import find_culprit
+from tests.culprit.torch_layers import Applied, Frozen, RootMean, dense, dense_layer, swish, wave
+from tests.culprit.torch_networks import NETWORKS, Build, batch, linears, random_and_counting
 
-D = torch.float64
-
-
-def _rule(factor: float) -> Any:
-    class Wave(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
-            ctx.save_for_backward(x)
-            return x.sin() + x
-
-        @staticmethod
-        def backward(ctx: Any, u: torch.Tensor) -> Any:
-            (x,) = ctx.saved_tensors
-            return factor * u * (x.cos() + 1)
-
-    return Wave
+pytestmark = pytest.mark.usefixtures("_double")
+NAMES = [build.__name__ for build in NETWORKS]
 
 
-class Wavy(nn.Module):
-    """An activation by a rule of its own."""
-
-    def __init__(self, factor: float) -> None:
-        super().__init__()
-        self.rule = _rule(factor)
-
-    def forward(self, x: torch.Tensor) -> Any:
-        return self.rule.apply(x)
-
-
-class Scaled(nn.Module):
-    """A layer that is wrong without a rule: it cuts a path off."""
-
-    def __init__(self, is_wrong: bool) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.linspace(0.5, 1.5, 4, dtype=D))
-        self.is_wrong = is_wrong
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        size = (x * x).mean(-1, keepdim=True)
-        return self.weight * x / (1 + (size.detach() if self.is_wrong else size))
-
-
-class Residual(nn.Module):
-    def __init__(self, *layers: nn.Module) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(*layers)
-
-    def forward(self, x: torch.Tensor) -> Any:
-        return x + self.layers(x)
-
-
-class Branches(nn.Module):
-    def __init__(self, left: nn.Module, right: nn.Module) -> None:
-        super().__init__()
-        self.left, self.right = left, right
-
-    def forward(self, x: torch.Tensor) -> Any:
-        return {"sum": self.left(x) + self.right(x), "left": self.left(x)}
-
-
-class Unrolled(nn.Module):
-    def __init__(self, act: nn.Module) -> None:
-        super().__init__()
-        self.cell, self.act = nn.Linear(4, 4).double(), act
-
-    def forward(self, x: torch.Tensor) -> Any:
-        h = x[0] * 0
-        for x_t in x:
-            h = self.act(self.cell(h) + x_t)
-        return h
-
-
-def _linear() -> nn.Module:
-    return nn.Linear(4, 4).double()
-
-
-def _chain(bad: nn.Module, at: int) -> nn.Module:
-    layers: list[nn.Module] = [_linear(), nn.Tanh(), _linear(), nn.SiLU(), _linear(), nn.Tanh()]
-    layers.insert(at, bad)
-    return nn.Sequential(*layers)
-
-
-Build = Callable[[nn.Module], tuple[nn.Module, str]]  # the part to plant -> network, its path
-NETWORKS: dict[str, Build] = {
-    "first": lambda bad: (_chain(bad, 0), "0"),
-    "third": lambda bad: (_chain(bad, 2), "2"),
-    "last": lambda bad: (_chain(bad, 6), "6"),
-    "residual": lambda bad: (
-        nn.Sequential(_linear(), Residual(_linear(), bad, _linear()), nn.Tanh(), _linear()),
-        "1.layers.1",
-    ),
-    "branch": lambda bad: (
-        Branches(nn.Sequential(_linear(), nn.Tanh()), nn.Sequential(_linear(), bad, _linear())),
-        "right.1",
-    ),
-    "recurrent": lambda bad: (Unrolled(bad), "act"),
-    "nested": lambda bad: (
-        nn.Sequential(
-            _linear(), nn.Sequential(nn.Tanh(), nn.Sequential(_linear(), bad)), _linear()
-        ),
-        "1.1.1",
-    ),
-    "normalized": lambda bad: (
-        nn.Sequential(_linear(), nn.LayerNorm(4).double(), bad, nn.GELU(), _linear(), nn.Tanh()),
-        "2",
-    ),
-}
-BAD: dict[str, tuple[Callable[[], nn.Module], Callable[[], nn.Module]]] = {
-    "rule doubled": (lambda: Wavy(2.0), lambda: Wavy(1.0)),
-    "path cut off": (lambda: Scaled(True), lambda: Scaled(False)),
-}
-
-
-@pytest.mark.parametrize("network", NETWORKS)
-@pytest.mark.parametrize("bad", BAD)
-def test_the_culprit_is_named_and_proved(network: str, bad: str) -> None:
+@pytest.fixture
+def _double() -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
     torch.manual_seed(1)
-    model, path = NETWORKS[network](BAD[bad][0]())
-    x = torch.randn(3, 4, dtype=D)
+    yield
+    torch.set_default_dtype(before)
 
-    blame = find_culprit(model, x)
 
-    wanted = path + (".Wave" if bad == "rule doubled" else "")
-    assert [suspect.path for suspect in blame.culprits] == [wanted], blame
+@pytest.mark.parametrize(("build", "planted"), NETWORKS.items(), ids=NAMES)
+def test_the_culprit_is_named_and_proved(build: Build, planted: str) -> None:
+    model, inputs = build(True)
+
+    blame = find_culprit(model, *inputs)
+
+    assert [suspect.path for suspect in blame.culprits] == [planted], blame
     assert len(blame.suspects) == 1
 
 
-@pytest.mark.parametrize("network", NETWORKS)
-@pytest.mark.parametrize("bad", BAD)
-def test_nobody_is_accused_in_a_healthy_network(network: str, bad: str) -> None:
-    torch.manual_seed(1)
-    model, _ = NETWORKS[network](BAD[bad][1]())
+@pytest.mark.parametrize("build", NETWORKS, ids=NAMES)
+def test_nobody_is_accused_in_its_right_twin(build: Build) -> None:
+    model, inputs = build(False)
 
-    blame = find_culprit(model, torch.randn(3, 4, dtype=D))
+    blame = find_culprit(model, *inputs)
 
     assert blame.result.passed
     assert blame.suspects == ()
+
+
+def test_two_culprits_are_proved_together_and_an_innocent_is_not() -> None:
+    unused = Applied(wave(2.0))
+
+    class Network(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = nn.Sequential(RootMean(True), *linears(2), dense_layer("bias"))
+            self.unused = unused
+
+        def forward(self, x: Tensor) -> Any:
+            return self.body(x) + 0 * self.unused(x)
+
+    blame = find_culprit(Network(), *batch())
+
+    assert [suspect.path for suspect in blame.culprits] == ["body.0", "body.5.Dense"], blame
+    assert [s.path for s in blame.suspects if not s.proved] == ["unused.Wave"]
 
 
 def test_what_is_wrong_between_the_parts_is_said() -> None:
     class Cut(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.one, self.two = _linear(), _linear()
+            self.one, self.two = nn.Linear(3, 3), nn.Linear(3, 3)
 
-        def forward(self, x: torch.Tensor) -> Any:
+        def forward(self, x: Tensor) -> Any:
             return self.two(torch.tanh(self.one(x)).detach() + x)
 
-    blame = find_culprit(Cut(), torch.randn(3, 4, dtype=D))
+    blame = find_culprit(Cut(), *batch())
 
     assert blame.suspects == ()
     assert "no part is wrong by itself" in str(blame)
 
 
+def test_a_culprit_is_proved_beside_what_is_cut_off_on_purpose() -> None:
+    class Student(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.teacher = nn.Sequential(*linears(1), RootMean(True)), nn.Linear(3, 3)
+
+        def forward(self, x: Tensor) -> Any:
+            return self.body(x) - self.teacher(x).detach()
+
+    purpose = {"params.teacher.*": "the teacher is data", "input[0]": "and so is what it says"}
+
+    alone = find_culprit(Student(), *batch())
+    told = find_culprit(Student(), *batch(), declared=purpose)
+
+    assert [(s.path, s.proved) for s in alone.suspects] == [("body.2", False)]
+    assert [(s.path, s.proved) for s in told.suspects] == [("body.2", True)]
+
+
+def test_a_rule_that_is_too_large_for_differences_is_proved_by_its_forward() -> None:
+    class Wide(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.narrow, self.wide = nn.Linear(2, 70, bias=False), nn.Linear(70, 1, bias=False)
+            self.rule, self.weight = dense("bias"), torch.eye(70)
+
+        def forward(self, x: Tensor) -> Any:
+            y = self.rule.apply(
+                self.narrow(x).tanh(), self.weight.clone().requires_grad_(), x.sum()
+            )
+            return self.wide(y)
+
+    blame = find_culprit(Wide(), *batch(3, 2))
+
+    assert [suspect.path for suspect in blame.culprits] == ["Dense"], blame
+
+
+def test_a_module_that_is_too_large_for_differences_is_a_suspect() -> None:
+    model = nn.Sequential(nn.Linear(2, 70), Frozen(True, 70, 70), nn.Linear(70, 1))
+
+    blame = find_culprit(model, *batch(1, 2))
+
+    assert [(s.path, s.proved) for s in blame.suspects] == [("1", None)]
+    assert "suspect, not proved: 1 (module)" in str(blame)
+
+
+def test_modules_that_a_function_finds_by_itself_are_parts() -> None:
+    inner = nn.Sequential(nn.Linear(3, 3), Applied(swish(True)), nn.Linear(3, 3))
+
+    blame = find_culprit(lambda x: inner(x).tanh(), *batch())
+
+    assert [s.path for s in blame.culprits] == ["Sequential.Applied.Swish"], blame
+
+
 def test_a_run_leaves_everything_as_it_was() -> None:
-    model = _chain(Wavy(2.0), 2)
-    apply, before = torch.autograd.Function.apply, [p.clone() for p in model.parameters()]
+    model, inputs = random_and_counting(True)
+    call, apply = nn.Module.__call__, torch.autograd.Function.apply
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    randomness = torch.get_rng_state()
 
-    find_culprit(model, torch.randn(3, 4, dtype=D))
+    find_culprit(model, *inputs)
 
+    assert nn.Module.__call__ is call
     assert torch.autograd.Function.apply == apply
-    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+    assert all(torch.equal(before[name], now) for name, now in model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), randomness)
     assert all(not m._forward_hooks and "forward" not in vars(m) for m in model.modules())
+    assert all(p.grad is None for p in model.parameters())
