@@ -52,7 +52,7 @@ ASTRAY = 0.1
 # the spectral radius, which is how far that of the last step alone is off, it is still told apart.
 NEAR = 0.1
 
-UNROLLED = 400  # steps at most of an unrolled relaxation: a radius of 0.95 settles to 1e-9
+UNROLLED = 400  # steps at most of an unrolled relaxation: a radius of 0.95 settles to 1e-9 in them
 DEEP = 1e-9  # how far it is followed
 
 UNMATCHED = "the map has no such leaf; give step the module, or the arguments, that it belongs to"
@@ -146,7 +146,9 @@ def _map_of(
     pairs = zip(values, layer.outputs, strict=True)
     z = state_of(layer.outputs, [native(y, output.dtype, inputs) for y, output in pairs])
     try:
-        return problem_of(step, (z, *inputs), seed=seed, every=True)
+        map = problem_of(step, (z, *inputs), seed=seed, every=True)
+        map.vjp(map.point, tuple(np.ones(output.shape) for output in map.outputs))
+        return map
     except GradcheckError:
         raise
     except Exception as error:  # whatever it raises
@@ -154,7 +156,7 @@ def _map_of(
         count = 1 + len(inputs)
         raise InputError(
             "expected step to be a map step(z, *inputs), with z all that the layer returns; called "
-            f"with {count} arguments ({returned} and the inputs), it raised "
+            f"with {count} arguments ({returned} and the inputs) and differentiated, it raised "
             f"{type(error).__name__}: {first_line(error)}"
         ) from error
 
@@ -217,6 +219,8 @@ class Asked:
     @cached_property
     def draws(self) -> list[tuple[Arrays, Krylov]]:
         """Cotangents, and the Krylov space of the adjoint of each."""
+        if not any(z.size for z in self.rest.z):
+            raise Unsupported("the state is empty")
         rng = self.rng("implicit")
         us = [cotangent(rng, self.layer.outputs) for _ in range(DRAWS)]
         return [(u, self.rest.space(u)) for u in us]
@@ -355,7 +359,9 @@ class Asked:
         radius, rest = self.radius, self.rest
         if not radius < 1:
             raise Unsupported(f"the map does not contract at the fixed point: radius {radius:.3g}")
-        steps = min(ceil(log(DEEP) / log(max(radius, 1e-3))) + 2, UNROLLED)
+        steps = ceil(log(DEEP) / log(max(radius, 1e-3))) + 2
+        if steps > UNROLLED:
+            raise Unsupported(f"of spectral radius {radius:.4g}, the map settles in {steps} steps")
         path = relaxed(rest, steps)
         last = replace(rest, point=path[-1])
         gone = norm(_joined(last.z) - _joined(rest.z)) / max(norm(_joined(rest.z)), 1e-300)
@@ -366,13 +372,13 @@ class Asked:
         kept = list(self.pairs.values()) or range(len(rest.problem.leaves))
         wanted = _joined([true[k] for k in kept])
         half, whole = (
-            norm(_joined([through(rest, path[:n], u)[k] for k in kept]) - wanted) / norm(wanted)
+            _relative(wanted, _joined([through(rest, path[:n], u)[k] for k in kept]))
             for n in (steps // 2, steps)
         )
         floor = rest.residual / (1 - radius)  # where the layer's state is not at rest
         allowed = max(SIGNIFICANCE * (DEEP + floor), radius ** (steps / 2))
         message = f"through {steps} steps from zero, within {whole:.0e} of it"
-        if whole > SIGNIFICANCE * floor:
+        if whole > SIGNIFICANCE * floor and half:
             rate = (whole / half) ** (2 / steps)
             message += (
                 f"; it falls like {rate:.2g} to the power of the steps, and the spectral radius is "

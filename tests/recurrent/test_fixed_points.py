@@ -159,6 +159,55 @@ def test_an_adjoint_that_cannot_be_solved_for_nothing_is_asked_in_float64_too() 
     assert found(result, "residual")[0].mismatch < 1e-12
 
 
+def test_of_an_empty_batch_nothing_is_said() -> None:
+    result = asked(Equilibrium(settled), X[:0])
+
+    assert result.passed, result
+    assert {
+        f"{check}: the state is empty" for check in ("residual", "implicit", "unrolled")
+    } <= set(result.not_checked)
+
+
+def solved(x: Tensor, w: Tensor) -> Tensor:
+    """The fixed point of z ↦ z w + x, by a solver."""
+    z: Tensor = torch.linalg.solve(torch.eye(len(w), dtype=w.dtype) - w.T, x.T)
+    return z.T
+
+
+def test_a_fixed_point_at_zero_has_no_gradient_to_fall_short_of() -> None:
+    w = 0.5 * torch.eye(INPUTS, dtype=X.dtype)
+
+    result = check_fixed_point(lambda x, w: 0 * solved(x, w), X, w, step=lambda z, x, w: z @ w)
+
+    assert result.passed, result
+
+
+def test_a_map_that_settles_slowly_is_not_unrolled() -> None:
+    w = torch.diag(torch.tensor([0.999, -0.5, 0.9], dtype=X.dtype))
+
+    right = check_fixed_point(solved, X, w, step=lambda z, x, w: z @ w + x)
+    wrong = check_fixed_point(
+        lambda x, w: solved(x, w.detach()) + 0 * w.sum(), X, w, step=lambda z, x, w: z @ w + x
+    )
+
+    assert right.passed, right
+    assert any("unrolled: of spectral radius 0.999" in line for line in right.not_checked)
+    assert [f.leaf for f in found(wrong, "implicit") if f.verdict is Verdict.FAIL] == ["input[1]"]
+
+
+def test_a_step_that_cannot_be_differentiated_is_told_from_the_layer() -> None:
+    layer = Equilibrium(settled)
+
+    def step(z: Tensor, x: Tensor) -> Tensor:
+        y = torch.tanh(z)
+        kept: Tensor = layer.cell(z, x) + y**2
+        y.mul_(0)  # what the backward needs is overwritten
+        return kept
+
+    with pytest.raises(InputError, match=r"step to be a map .* differentiated, it raised Runtime"):
+        check_fixed_point(layer, X, step=step)
+
+
 WRONG = {
     "one step": None,
     "3 steps": stopped,
