@@ -5,8 +5,10 @@ leaves its parameters unchecked. 64-bit inputs run under a scoped `jax.enable_x6
 global configuration is not touched.
 """
 
+import contextlib
+import gc
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
@@ -78,20 +80,38 @@ def problem_of_jax(
             f"expected a floating or complex array to differentiate; got inputs "
             f"{[type(value).__name__ for value in inputs]}"
         )
-    wide = any(BRIDGE.dtype_of(flat[k][1]) in ("float64", "complex128") for k in chosen)
-    with precision(wide):  # integers as JAX holds them: NumPy's have 64 bits where JAX has 32
+    x64 = needs_x64(BRIDGE.dtype_of(flat[k][1]) for k in chosen)
+    with jax.enable_x64(x64):  # integers as JAX holds them: NumPy's have 64 bits where JAX has 32
         values = tuple(
             jax.numpy.asarray(leaf) if isinstance(leaf, np.ndarray) and k not in chosen else leaf
             for k, (_, leaf) in enumerate(flat)
         )
-    posed = Posed(target=target, structure=structure, values=values, chosen=chosen, x64=wide)
-    with precision(wide):
-        called = partial(trees.called, target if module is None else module)
-        outputs = _floating(jax.eval_shape(called, inputs)) if posed.is_compiled else posed.answer
-        if not outputs:
-            raise InputError("expected the target to return at least one floating or complex array")
-        described = tuple(BRIDGE.leaf(path, leaf) for path, leaf in outputs)
-    return _problem(posed, described, name)
+    posed = Posed(target=target, structure=structure, values=values, chosen=chosen, x64=x64)
+    outputs = afresh(lambda: posed.answer)
+    if not outputs:
+        raise InputError("expected the target to return at least one floating or complex array")
+    return _problem(posed, tuple(BRIDGE.leaf(path, leaf) for path, leaf in outputs), name)
+
+
+def afresh(call: Callable[[], Any]) -> Any:
+    """Return `call()`; of a NumPy constant that is stale, once more without what JAX has kept.
+
+    Of a NumPy array that a live trace holds as a constant, JAX (0.10) keeps the dtype that it had
+    there, whether x64 is on or off now, and runs programs on buffers of another size
+    (docs/findings.md).
+    """
+    try:
+        return call()
+    except Exception as error:
+        if not any(words in str(error) for words in STALE):
+            raise
+    _compiled.cache_clear()
+    gc.collect()  # our own traces, which are cycles
+    jax.clear_caches()  # type: ignore[no-untyped-call]
+    return call()
+
+
+STALE = ("RuntimeProgramInputMismatch", "verifier errors", "arguments to have the same dtypes")
 
 
 def _problem(posed: "Posed", outputs: tuple[Leaf, ...], name: str | None) -> Problem:
@@ -100,10 +120,8 @@ def _problem(posed: "Posed", outputs: tuple[Leaf, ...], name: str | None) -> Pro
     called = label(posed.target, name)
 
     def in_float64() -> Problem:
-        wide = replace(posed, x64=True, wide=True)
-        if wide.inside:  # not all of it: some is cast to a narrow dtype inside
-            wide = replace(wide, lifts=True)
-        widened = zip(outputs, wide.value(wide.point), strict=True)
+        wide, values = _widened(posed)
+        widened = zip(outputs, values, strict=True)
         return _problem(wide, tuple(replace(y, dtype=v.dtype.name) for y, v in widened), name)
 
     inside = {} if posed.wide else posed.inside
@@ -133,6 +151,21 @@ def _problem(posed: "Posed", outputs: tuple[Leaf, ...], name: str | None) -> Pro
     )
 
 
+def _widened(posed: "Posed") -> tuple["Posed", Arrays]:
+    """`posed` in float64, and its value: what was traced is lifted; else the target is run there.
+
+    Run again it would be another function: it asks for dtypes, a NumPy constant of its own has
+    more digits, a carry of a scan another dtype. And JAX keeps of a NumPy array that it met in a
+    trace the dtype that it had there, with x64 on and off (docs/findings.md).
+    """
+    wide = replace(posed, x64=True, wide=True)
+    if posed.program is not None:
+        lifted = replace(wide, narrow=posed)
+        with contextlib.suppress(Exception):  # an equation that cannot be lifted
+            return lifted, lifted.value(lifted.point)
+    return wide, wide.value(wide.point)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Posed:
     """A target at its inputs: the leaves of a tree, those chosen by position, with their paths.
@@ -147,7 +180,7 @@ class Posed:
     chosen: Mapping[int, str]
     x64: bool  # whether 64-bit types are on
     wide: bool = False  # whether the leaves keep the dtype of the engine's arrays
-    lifts: bool = False  # whether what it casts to a narrow dtype inside stays in float64
+    narrow: "Posed | None" = None  # in whose dtypes it is traced, to be computed in float64
 
     @cached_property
     def point(self) -> Arrays:
@@ -179,7 +212,7 @@ class Posed:
     @cached_property
     def answer(self) -> list[tuple[str, Any]]:
         """The floating outputs at the point, as the target gives them when it is run."""
-        with precision(self.x64):
+        with jax.enable_x64(self.x64):
             return self.named(self.arrays(self.point))
 
     def arrays(self, point: Arrays) -> list[Any]:
@@ -189,7 +222,9 @@ class Posed:
     @cached_property
     def program(self) -> "Program | None":
         """What the target computes; None where it cannot be traced."""
-        with precision(self.x64):
+        if self.narrow is not None:
+            return self.narrow.program
+        with jax.enable_x64(self.x64):
             return _traced(self)
 
     @property
@@ -201,11 +236,10 @@ class Posed:
     def traced(self) -> Any:
         if self.program is None:
             return self.f
-        # A loop that is lifted is a new one at every call, and compiled again.
-        return jax.jit(digits.lifted(self.program.jaxpr)) if self.lifts else self.program.run
+        return self.program.run if self.narrow is None else _lifted(self.program.jaxpr)
 
     def value(self, point: Arrays) -> Arrays:
-        with precision(self.x64):
+        with jax.enable_x64(self.x64):
             xs = self.arrays(point)
             # What was traced is a function of these dtypes; a complex step has others.
             same = all(x.dtype == own.dtype for x, own in zip(point, self.point, strict=True))
@@ -214,7 +248,7 @@ class Posed:
     def vjp(self, point: Arrays, cotangents: Arrays) -> Arrays:
         if self.is_compiled and not self.wide:
             return self.both(point, cotangents)[1]
-        with precision(self.x64):
+        with jax.enable_x64(self.x64):
             return _gradients(self.pulled(self.arrays(point), self.conjugated(cotangents)))
 
     @cached_property
@@ -229,23 +263,15 @@ class Posed:
 
         It is compiled when it pays; not where the target could not be traced.
         """
-        if self.lifts:
-            return jax.jit(partial(self._lifted, run))
+        if self.narrow is not None:
+            return Lifted(run, self.narrow)
         if self.program is None:
             return Repeated(run, patience=None)
         return Repeated(run, patience=0 if digits.is_long(self.program.jaxpr) else PATIENCE)
 
-    def _lifted(self, run: Callable[..., Any], xs: Any, us: Any, *rest: Any) -> Any:
-        """`run` in float64, by the rules that the target has: its jaxpr has resolved them."""
-        outputs = jax.eval_shape(self.f, *xs)
-        narrow = [u.astype(y.dtype) for u, y in zip(us, outputs, strict=False)]
-        closed, shape = jax.make_jaxpr(run, return_shape=True)(xs, narrow, *rest)
-        leaves, structure = jax.tree.leaves((xs, us, *rest)), jax.tree.structure(shape)
-        return jax.tree.unflatten(structure, digits.lifted(closed)(*leaves))
-
     def conjugated(self, cotangents: Arrays) -> list[Any]:
         """The engine's cotangents as JAX's, in the dtypes of the outputs."""
-        if self.lifts:
+        if self.narrow is not None:
             return [jax.numpy.asarray(u.conj()) for u in cotangents]
         dtypes = zip(cotangents, self.output_dtypes, strict=True)
         return [jax.numpy.asarray(u.conj()).astype(dtype) for u, dtype in dtypes]
@@ -256,7 +282,7 @@ class Posed:
         Raises:
             Unsupported: a rule in the target is a `custom_vjp`, which has no forward mode.
         """
-        with precision(self.x64), _refusals("forward mode"):
+        with jax.enable_x64(self.x64), _refusals("forward mode"):
             xs = self.arrays(point)
             vs = [BRIDGE.into(v, x) for v, x in zip(tangents, xs, strict=True)]
             return tuple(BRIDGE.out(tangent) for tangent in self.pushed(xs, [], vs))
@@ -274,7 +300,7 @@ class Posed:
         Raises:
             Unsupported: a rule in the target cannot be differentiated again.
         """
-        with precision(self.x64), _refusals("a second derivative"):
+        with jax.enable_x64(self.x64), _refusals("a second derivative"):
             xs = self.arrays(point)
             # ⟨w, g⟩ of the engine's g = ḡ: conjugating g, w and the result leaves Σ w g as it is.
             ws = tuple(BRIDGE.into(v, x) for v, x in zip(w, xs, strict=True))
@@ -291,7 +317,7 @@ class Posed:
         Raises:
             Unsupported: something in the backward cannot be batched.
         """
-        with precision(self.x64):
+        with jax.enable_x64(self.x64):
             outputs, pullback = jax.vjp(self.f, *self.arrays(point))
             try:
                 gradients = jax.vmap(pullback)(_cotangents(cotangents, outputs))
@@ -301,7 +327,7 @@ class Posed:
             return _gradients(gradients)
 
     def both(self, point: Arrays, cotangents: Arrays) -> tuple[Arrays, Arrays]:
-        with precision(self.x64):
+        with jax.enable_x64(self.x64):
             # NumPy arrays go in as they are: an operation to convert one would be compiled too.
             xs = [x.astype(self.values[k].dtype) for x, k in zip(point, self.chosen, strict=True)]
             us = [u.conj().astype(d) for u, d in zip(cotangents, self.output_dtypes, strict=True)]
@@ -344,6 +370,38 @@ class Repeated:
             return plain(*args)
         self._run = compiled
         return found
+
+
+class Lifted:
+    """A derivative, traced in the dtypes of `narrow` and computed in float64.
+
+    By the rules that the target has: the jaxpr of its derivative has resolved them.
+    """
+
+    def __init__(self, run: Callable[..., Any], narrow: Posed) -> None:
+        self._run, self._narrow = run, narrow
+        self._computed: tuple[Callable[..., Any], Any] | None = None
+
+    def __call__(self, xs: Any, us: Any, *rest: Any) -> Any:
+        if self._computed is None:
+            self._computed = self._traced(bool(us), len(rest))
+        computed, structure = self._computed
+        return tree_unflatten(structure, computed(*jax.tree.leaves((xs, us, *rest))))
+
+    def _traced(self, has_cotangents: bool, extra: int) -> tuple[Callable[..., Any], Any]:
+        narrow = self._narrow
+        with jax.enable_x64(narrow.x64):
+            xs = narrow.arrays(narrow.point)
+            us = jax.eval_shape(narrow.f, *xs) if has_cotangents else []
+            args = (xs, us, *[tuple(xs)] * extra)
+            closed, shape = jax.make_jaxpr(self._run, return_shape=True)(*args)
+        return _lifted(closed), jax.tree.structure(shape)
+
+
+def _lifted(closed: Any) -> Callable[..., Any]:
+    lifted = digits.lifted(closed)
+    # A loop that is lifted is a new one at every call, and compiled again.
+    return jax.jit(lifted) if digits.is_long(closed) else lifted
 
 
 def _cotangents(cotangents: Arrays, outputs: Sequence[Any]) -> list[Any]:
@@ -480,10 +538,7 @@ jax.tree_util.register_pytree_with_keys(
 )
 
 
-@contextmanager
-def precision(wide: bool) -> Iterator[None]:
-    if not wide:
-        yield
-        return
-    with jax.enable_x64(True):
-        yield
+def needs_x64(dtypes: Iterable[str]) -> bool:
+    """Return whether 64-bit types are to be on: the user's setting, unless an array has them."""
+    is_on = jax.dtypes.canonicalize_dtype(np.float64) == np.float64
+    return bool(is_on) or any(dtype in ("float64", "complex128") for dtype in dtypes)

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from gradcheck.adapters.jax_ import BRIDGE, Posed, _cotangents, _gradients, precision
+from gradcheck.adapters.jax_ import BRIDGE, Posed, _cotangents, _gradients
 from gradcheck.adapters.manners import narrowed
 from gradcheck.errors import Unsupported
 from gradcheck.problem import Arrays, Audit, Call, Deed, Manner
@@ -45,19 +45,19 @@ def _call(posed: Posed, manner: Manner, point: Arrays) -> Call:
         outputs = posed.f(*arrays)
         return outputs if manner.outputs is None else [outputs[k] for k in manner.outputs]
 
-    with precision(posed.x64), _refusals():
+    with jax.enable_x64(posed.x64), _refusals():
         xs = posed.arrays(point)
         values, pullback = run(lambda moving: jax.vjp(asked, *moving))([xs[k] for k in chosen])
 
     def pull(cotangents: Arrays) -> Callable[[], Arrays]:
         outputs = range(len(cotangents)) if manner.outputs is None else manner.outputs
-        with precision(posed.x64), _refusals():
+        with jax.enable_x64(posed.x64), _refusals():
             us = _cotangents(tuple(cotangents[k] for k in outputs), values)
             found = _gradients(run(lambda back, us: back(us))(pullback, us))
         placed = dict(zip(chosen, found, strict=True))
         return lambda: tuple(placed.get(k, np.zeros_like(x)) for k, x in enumerate(point))
 
-    with precision(posed.x64):
+    with jax.enable_x64(posed.x64):
         return Call(value=tuple(map(BRIDGE.out, values)), pull=pull)
 
 
@@ -77,7 +77,7 @@ def _refusals() -> Iterator[None]:
 
 def audit(posed: Posed, point: Arrays, cotangents: Arrays) -> Audit:
     """Return which gradients are not of their leaf's dtype: JAX passes on what a rule returns."""
-    with precision(posed.x64):
+    with jax.enable_x64(posed.x64):
         values, pullback = jax.vjp(posed.f, *posed.arrays(point))
         gradients = pullback(_cotangents(cotangents, values))
         read = tuple(map(BRIDGE.out, values))

@@ -18,7 +18,7 @@ from jax.extend.core import Literal, jaxpr_as_fun
 from jax.tree_util import tree_flatten, tree_leaves, tree_unflatten
 
 from gradcheck import trees
-from gradcheck.adapters.jax_ import precision
+from gradcheck.adapters.jax_ import needs_x64
 from gradcheck.adapters.jax_substitutes import differenced, without_rules
 from gradcheck.adapters.parts import CALLS, Call, Part
 
@@ -59,8 +59,8 @@ def recorded(target: Any, inputs: tuple[Any, ...], seed: int) -> list[Part]:
         _walk(equation.params["call_jaxpr"], given, inside, meet)
         return _bound(equation, *given)
 
-    wide = any(getattr(x, "dtype", None) in ("float64", "complex128") for x in tree_leaves(inputs))
-    with precision(wide):
+    dtypes = (str(getattr(x, "dtype", "")) for x in tree_leaves(inputs))
+    with jax.enable_x64(needs_x64(dtypes)):
         with suppress(jax.errors.JAXTypeError):  # it branches on values
             _evaluated(target, inputs, meet)
         came = _came_back(target, inputs, seed) if found else {}

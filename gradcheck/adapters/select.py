@@ -180,9 +180,12 @@ def _of_plain_inputs(
     jax = sys.modules.get("jax")
     if jax:
         from gradcheck.adapters import jax_
+
+        arrays = (x for _, x in trees.leaves(inputs) if isinstance(x, np.ndarray))
+        x64 = jax_.needs_x64(x.dtype.name for x in arrays)
     try:
-        with jax.enable_x64(True) if jax else contextlib.nullcontext():
-            outputs, refusal = trees.called(target, inputs), None
+        with jax.enable_x64(x64) if jax else contextlib.nullcontext():
+            outputs, refusal = _run(target, inputs), None
     except Exception as error:  # a function of tensors refuses arrays, each in its own way
         outputs, refusal = None, error
     is_plain = refusal is None and not any(
@@ -191,8 +194,8 @@ def _of_plain_inputs(
         for _, leaf in trees.leaves(outputs)
     )
     if jax and is_plain:  # nothing but operators: of JAX's arrays it returns JAX's
-        with jax.enable_x64(True), contextlib.suppress(Exception):
-            outputs = trees.called(target, jax.tree_util.tree_map(_as_jax(jax), inputs))
+        with jax.enable_x64(x64), contextlib.suppress(Exception):
+            outputs = _run(target, jax.tree_util.tree_map(_as_jax(jax), inputs))
     if any(_is_array_of("jax", leaf) for _, leaf in trees.leaves(outputs)):
         return jax_.problem_of_jax(target, inputs, name=name, constant=constant)
     takes_tensors = any(_is_array_of("torch", leaf) for _, leaf in trees.leaves(outputs))
@@ -209,6 +212,14 @@ def _of_plain_inputs(
         f"{type(outputs).__name__} and has no derivative to check. Wrap it: "
         "gradcheck.Rule(forward, vjp)."
     )
+
+
+def _run(target: Any, inputs: tuple[Any, ...]) -> Any:
+    if "jax" not in sys.modules:
+        return trees.called(target, inputs)
+    from gradcheck.adapters import jax_
+
+    return jax_.afresh(lambda: trees.called(target, inputs))
 
 
 def _as_jax(jax: Any) -> Any:
