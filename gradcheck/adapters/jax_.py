@@ -121,8 +121,11 @@ def _problem(posed: "Posed", outputs: tuple[Leaf, ...], name: str | None) -> Pro
 
     def in_float64() -> Problem:
         wide, values = _widened(posed)
-        widened = zip(outputs, values, strict=True)
-        return _problem(wide, tuple(replace(y, dtype=v.dtype.name) for y, v in widened), name)
+        widened = tuple(
+            replace(y, dtype=v.dtype.name, shape=v.shape)
+            for y, v in zip(outputs, values, strict=True)
+        )
+        return _problem(wide, widened, name)
 
     inside = {} if posed.wide else posed.inside
     leaves = tuple(

@@ -14,7 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Literal
 
-from gradcheck.errors import Unsupported
 from gradcheck.problem import EPSILON, WIDER
 
 __all__ = ["inside", "is_long", "lifted"]
@@ -109,25 +108,22 @@ def is_long(closed: Any) -> bool:
 
 
 def _length(jaxpr: Any) -> float:
-    """How many operations there are in it; a loop or a branch is compiled at every call."""
+    """How many operations there are in it."""
     return sum(
-        inf
-        if equation.primitive.name in ("scan", "while", "cond")
-        else sum(map(_length, _inner(equation))) or 1
+        inf if equation.primitive.name in COMPILING else sum(map(_length, _inner(equation))) or 1
         for equation in jaxpr.eqns
     )
 
+
+# A loop or a branch outside of a compiled function is compiled at every call.
+COMPILING = ("scan", "while", "cond", "random_gamma")
 
 # Operations up to which those of small functions, compiled once for all checks, are faster.
 FEW = 4
 
 
 def lifted(closed: Any) -> Callable[..., list[Any]]:
-    """Return what `closed` computes, with every narrow array in float64.
-
-    Raises, when called:
-        Unsupported: an equation holds a jaxpr and is no call, loop or branch.
-    """
+    """Return what `closed` computes, with every narrow array in float64."""
     return partial(_evaluated, closed.jaxpr, closed.consts)
 
 
@@ -155,19 +151,19 @@ def _stepped(equation: Any, given: list[Any]) -> Sequence[Any]:
         index, *operands = given
         branches = [partial(_closed, branch) for branch in params["branches"]]
         return list(jax.lax.switch(index, branches, *operands))
-    if list(_inner(equation)) and name not in REDUCTIONS:
-        raise Unsupported(f"{name} holds a jaxpr")
     if name == "reduce_precision":
         return given[:1]
-    if name != "bitcast_convert_type":  # how random bits become numbers
+    if name in OF_BITS:
+        given = [_down(x, atom) for x, atom in zip(given, equation.invars, strict=True)]
+    else:
         params = {key: _wide(value) for key, value in params.items()}
     functions, params = _bind_params(equation.primitive, params)
     outputs = equation.primitive.bind(*functions, *given, **params)
     return list(outputs) if equation.primitive.multiple_results else [outputs]
 
 
-# They hold the jaxpr of what they reduce by, of scalars: it is traced for a dtype.
-REDUCTIONS = ("scatter-add", "scatter", "scatter_mul", "scatter_min", "scatter_max", "argsort")
+# What a dtype's bits are asked for stays in it: random bits that become numbers, neighbours.
+OF_BITS = ("bitcast_convert_type", "nextafter")
 
 
 def _bind_params(primitive: Any, params: Any) -> tuple[Any, Any]:
@@ -215,8 +211,29 @@ def _up(array: Any) -> Any:
     return array if wide is None else jnp.asarray(array).astype(wide)
 
 
+def _down(array: Any, atom: Any) -> Any:
+    """The array in the dtype that the equation was traced with."""
+    own = _dtype(atom)
+    return jnp.asarray(array).astype(own) if own in WIDER else array
+
+
 def _wide(value: Any) -> Any:
-    """A parameter of an equation, float64 where it asks for a narrow dtype."""
+    """A parameter of an equation, for float64: a narrow dtype it asks for, a jaxpr it holds.
+
+    Such are the operation of a reduction or a scatter, and the parts of a linear solve.
+    """
     if isinstance(value, np.dtype | type) and (wide := WIDER.get(str(np.dtype(value)))):
         return np.dtype(wide)
+    if hasattr(value, "eqns"):
+        return _retraced(value, ()).jaxpr
+    if hasattr(value, "jaxpr"):
+        return _retraced(value.jaxpr, value.consts)
+    if isinstance(value, tuple) and any(hasattr(item, "jaxpr") for item in value):
+        items = map(_wide, value)
+        return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
     return value
+
+
+def _retraced(jaxpr: Any, consts: Sequence[Any]) -> Any:
+    zeros = [jnp.zeros(v.aval.shape, WIDER.get(_dtype(v), v.aval.dtype)) for v in jaxpr.invars]
+    return jax.make_jaxpr(partial(_evaluated, jaxpr, consts))(*zeros)

@@ -188,12 +188,13 @@ def _of_plain_inputs(
             outputs, refusal = _run(target, inputs), None
     except Exception as error:  # a function of tensors refuses arrays, each in its own way
         outputs, refusal = None, error
-    is_plain = refusal is None and not any(
+    is_told = any(
         _is_array_of(framework, leaf)
         for framework in ("torch", "jax")
         for _, leaf in trees.leaves(outputs)
     )
-    if jax and is_plain:  # nothing but operators: of JAX's arrays it returns JAX's
+    # Made of operators alone, of JAX's arrays it returns JAX's; `x.at` is what only those have.
+    if jax and not is_told:
         with jax.enable_x64(x64), contextlib.suppress(Exception):
             outputs = _run(target, jax.tree_util.tree_map(_as_jax(jax), inputs))
     if any(_is_array_of("jax", leaf) for _, leaf in trees.leaves(outputs)):

@@ -7,13 +7,15 @@ difference quotient of it means anything. What can be compiled must say the same
 """
 
 from contextlib import suppress
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
 from gradcheck.answers import Answers
 from gradcheck.checks.parity import PLAIN, Question, Reply, asked, findings, first_question
 from gradcheck.errors import Unsupported
-from gradcheck.problem import Manner, norm
+from gradcheck.problem import Manner, is_same_entrywise, norm
 from gradcheck.results import Finding
 from gradcheck.settings import Settings
 
@@ -23,6 +25,11 @@ COMPLAINT = (
     "same input, different answer: a state hidden between calls, or randomness that no seed governs"
 )
 
+OTHER = (
+    "the value computed to be differentiated is another than that of a plain call: the forward of "
+    "a rule (`fwd`, the primal output of a `jvp`) does not return what the function returns"
+)
+
 
 def check_determinism(
     answers: Answers, settings: Settings, rng: np.random.Generator
@@ -30,6 +37,8 @@ def check_determinism(
     """Return one finding for each leaf, and one for each output whose value differs."""
     problem, question = answers.problem, first_question(answers, rng)
     replies = [_again(question)]
+    if _differentiates_another(answers, replies[0]):
+        replies = [replace(replies[0], manner="differentiated", complaint=OTHER)]
     if problem.session is not None:
         name, complaint = "compiled", "compiled, the target gives another answer"
         with suppress(Unsupported):  # it cannot be, or it is already
@@ -57,6 +66,16 @@ def _again(question: Question) -> Reply:
         arrays=dict(enumerate(arrays)),
         is_repeat=True,
     )
+
+
+def _differentiates_another(answers: Answers, reply: Reply) -> bool:
+    """Whether the value that is differentiated differs, where plain calls give the same twice."""
+    problem = answers.problem
+    if problem.session is None:
+        return False
+    differentiated = tuple(reply.arrays[k] for k in range(len(problem.outputs)))
+    same = partial(is_same_entrywise, problem)
+    return same(answers.again, answers.value) and not same(differentiated, answers.value)
 
 
 def _spread(reply: Reply) -> dict[str, str]:

@@ -51,6 +51,7 @@ TARGETS: list[tuple[str, Any, tuple[Any, ...], str]] = [
     ("autograd.Function", Identity, (X,), "torch"),
     ("torch function, arrays", torch.sin, (X,), "torch"),
     ("torch method, arrays", lambda x: x.detach() + x, (X,), "torch"),
+    ("JAX method, arrays", lambda x: x.at[0].set(0.0), (X,), "jax"),
     ("jnp, arrays", jnp.sin, (X,), "jax"),
     ("jit, arrays", jax.jit(lambda x: x * 2), (X,), "jax"),
     ("custom_vjp, arrays", ruled, (X,), "jax"),

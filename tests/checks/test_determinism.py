@@ -5,6 +5,7 @@ import random
 from itertools import count
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -143,3 +144,19 @@ def test_compiled_is_asked_of_what_is_not_yet() -> None:
     result = determinism(lambda x: jnp.sin(x), jnp.ones(3))
 
     assert result.findings[0].oracle == "asked again, compiled"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("factor", [1.5, 1.0])
+def test_a_forward_rule_that_returns_something_else_is_told(factor: float, dtype: str) -> None:
+    @jax.custom_vjp
+    def sine(x: Any) -> Any:
+        return jnp.sin(x)
+
+    sine.defvjp(lambda x: (factor * jnp.sin(x), x), lambda x, u: (u * jnp.cos(x),))
+
+    result = gradcheck.check(sine, array(4, 3).astype(dtype))
+
+    assert failed(result) == (["output"] if factor != 1 else [])
+    told = "the value computed to be differentiated is another"
+    assert any(told in finding.message for finding in result.findings) == (factor != 1)

@@ -1,0 +1,98 @@
+"""Narrow JAX targets are computed in float64 whatever their jaxprs hold."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+import gradcheck
+from gradcheck.adapters import problem_of
+from gradcheck.problem import posed_in_float64
+from gradcheck.results import Verdict
+
+X = np.random.default_rng(0).standard_normal((4, 6)).astype(np.float32)
+ROWS = np.array([0, 2, 2])
+
+
+def _root(x: Any) -> Any:
+    def newton(f: Any, start: Any) -> Any:
+        return lax.fori_loop(0, 30, lambda _, y: y - f(y) / (3 * y**2 + 1), start)
+
+    return lax.custom_root(
+        lambda y: y**3 + y - x, jnp.zeros_like(x), newton, lambda g, y: y / g(jnp.ones_like(y))
+    )
+
+
+def _truncated(x: Any) -> Any:
+    """x, of which the last 16 bits are zero."""
+    bits = lax.bitcast_convert_type(x, jnp.int32)
+    return lax.bitcast_convert_type(bits & -(2**16), jnp.float32)
+
+
+# Each holds a jaxpr, or asks for bits or for a dtype.
+TARGETS: dict[str, Callable[[Any], Any]] = {
+    "gather": lambda x: x[ROWS] ** 2,
+    "scatter": lambda x: x.at[ROWS].set(jnp.sin(x[:3])),
+    "scatter-sub": lambda x: x.at[ROWS].subtract(jnp.sin(x[:3])),
+    "scatter-min": lambda x: x.at[ROWS].min(0.1),
+    "scatter-mul": lambda x: x.at[np.array([0, 2])].multiply(x[1:3], unique_indices=True),
+    "sort": lambda x: jnp.sort(x, axis=1),
+    "argsort": lambda x: jnp.take_along_axis(x, jnp.argsort(x, axis=1), 1),
+    "reduce": lambda x: lax.reduce(x, 1.0, lambda a, b: a * b, (0,)),
+    "max pooling": lambda x: lax.reduce_window(x, -jnp.inf, lax.max, (2, 2), (1, 1), "VALID"),
+    "mean pooling": lambda x: lax.reduce_window(x, 0.0, lax.add, (2, 2), (1, 1), "SAME"),
+    "linear solve": lambda x: lax.custom_linear_solve(
+        lambda v: v * 2, x, lambda _, b: b / 2, symmetric=True
+    ),
+    "conjugate gradients": lambda x: jax.scipy.sparse.linalg.cg(lambda v: v * 2, x)[0],
+    "root": _root,
+    "top k": lambda x: lax.approx_max_k(x, 2)[0],
+    "associative scan": lambda x: lax.associative_scan(jnp.multiply, x),
+    "loop": lambda x: lax.fori_loop(0, 3, lambda _, y: jnp.sin(y) + x, x),
+    "branch": lambda x: lax.cond(x[0, 0] > 0, jnp.sin, jnp.cos, x),
+    "bits": lambda x: x * lax.stop_gradient(_truncated(x)),
+    "dtype": lambda x: x / (jnp.abs(x) + jnp.finfo(x.dtype).eps ** 0.5),
+    "convolution": lambda x: jnp.convolve(x[0], x[1, :3]),
+    "einsum": lambda x: jnp.einsum("ij,kj->ik", x, x, preferred_element_type=jnp.float32),
+    "random": lambda x: x * jax.random.normal(jax.random.key(0), x.shape, x.dtype),
+    "checkpoint": jax.checkpoint(lambda x: jnp.sin(jnp.sin(x))),
+    "decomposition": lambda x: jnp.linalg.solve(x[:, :4] + 4 * jnp.eye(4), x[:, 4:]),
+}
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_it_is_differenced_in_float64_and_passes(name: str) -> None:
+    result = gradcheck.check(TARGETS[name], X)
+
+    assert result.verdict is Verdict.PASS, str(result)
+    assert result.findings[0].oracle == "finite differences, float64"
+
+
+@pytest.mark.parametrize("name", [name for name in TARGETS if name not in ("bits", "top k")])
+def test_its_gradient_is_the_same_function(name: str) -> None:
+    problem = problem_of(TARGETS[name], (X,))
+    wide = posed_in_float64(problem)
+    assert wide is not None
+    u = tuple(np.ones(y.shape) for y in problem.outputs)
+
+    pairs = zip(problem.vjp(problem.point, u), wide.vjp(wide.point, u), strict=True)
+
+    for narrow, gradient in pairs:
+        assert gradient.dtype == np.float64
+        np.testing.assert_allclose(narrow, gradient, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["gather", "scatter-sub", "reduce", "root"])
+def test_a_rule_that_is_wrong_inside_is_caught(name: str) -> None:
+    @jax.custom_vjp
+    def halved(x: Any) -> Any:
+        return x
+
+    halved.defvjp(lambda x: (x, None), lambda _, u: (u * 0.99,))
+    result = gradcheck.check(lambda x: TARGETS[name](halved(x)), X)
+
+    assert result.verdict is Verdict.FAIL
