@@ -230,6 +230,10 @@ class Posed:
         with jax.enable_x64(self.x64):
             return _traced(self)
 
+    @cached_property
+    def compiles_at_once(self) -> bool:
+        return self.program is not None and digits.is_long(self.program.jaxpr)
+
     @property
     def inside(self) -> dict[int, str]:
         """Leaf -> a narrower dtype that lies between it and the outputs."""
@@ -270,7 +274,7 @@ class Posed:
             return Lifted(run, self.narrow)
         if self.program is None:
             return Repeated(run, patience=None)
-        return Repeated(run, patience=0 if digits.is_long(self.program.jaxpr) else PATIENCE)
+        return Repeated(run, patience=0 if self.compiles_at_once else PATIENCE)
 
     def conjugated(self, cotangents: Arrays) -> list[Any]:
         """The engine's cotangents as JAX's, in the dtypes of the outputs."""
