@@ -53,6 +53,12 @@ def ours(case: Case, target: Any, inputs: Any) -> tuple[str, str]:
     return str(result.verdict), str(result)
 
 
+def _gradients_alone(case: Case, target: Any, inputs: Any) -> tuple[str, str]:
+    """The question that the peers ask, without the other checks."""
+    result = gradcheck.check(target, *inputs, checks="vjp")
+    return str(result.verdict), str(result)
+
+
 def _functional(target: Any, inputs: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
     """A module as a function of its parameters too: otherwise peers would check none."""
     if not isinstance(target, torch.nn.Module):
@@ -99,6 +105,7 @@ def _jax_peer(case: Case, target: Any, inputs: Any) -> tuple[str, str]:
 
 TOOLS: dict[str, tuple[str, Callable[..., tuple[str, str]]]] = {
     "gradcheck (ours)": ("torch jax", ours),
+    "ours, vjp alone": ("torch jax", _gradients_alone),
     "torch slow": ("torch", _torch_peer(False)),
     "torch fast": ("torch", _torch_peer(True)),
     "jax check_grads": ("jax", _jax_peer),
@@ -191,9 +198,15 @@ def told(outcomes: list[Outcome], tools: list[str]) -> str:
                 lines.append(f"{name:18}" + "".join(f"{cell:>28}" for cell in cells))
     lines += ["", "cost of a check that passes, in gradients of the target: median"]
     for tool in tools:
-        passed = [o.gradients for o in outcomes if o.tool == tool and o.said == "pass"]
-        if passed:
-            lines.append(f"  {tool:20} {statistics.median(passed):8.1f}   ({len(passed)} checks)")
+        for framework in TOOLS[tool][0].split():
+            passed = [
+                o.gradients
+                for o in outcomes
+                if (o.tool, o.case.framework, o.said) == (tool, framework, "pass")
+            ]
+            if passed:
+                median = f"{statistics.median(passed):8.1f}   ({len(passed)} checks)"
+                lines.append(f"  {tool:20} {framework:6} {median}")
     return "\n".join(lines)
 
 

@@ -14,6 +14,7 @@ from gradcheck.adapters.select import constants_of, problem_of
 from gradcheck.conventions import CONVENTIONS, Convention, attended, convention_of, typed
 from gradcheck.errors import GradcheckError, InputError
 from gradcheck.inquiry import compare_problems, unposed
+from gradcheck.listeners import TARGETS, heard
 from gradcheck.names import assigned, found, listed, matching
 from gradcheck.problem import Array, Problem, label
 from gradcheck.reference.attention import MultiHeadAttention
@@ -37,6 +38,7 @@ __all__ = ["against_reference"]
 EXPRESSIONS = "a name, a number, an array, or what the functions of gradcheck.weights return"
 
 
+@heard
 def against_reference(
     layer: Any,
     reference: Layer,
@@ -85,7 +87,7 @@ def against_reference(
     _require_reference(reference)
     _require_containers(weights, arguments, outputs)
     settings = api.settled(seed=seed, rtol=rtol, declared=declared)
-    for listener in api.LISTENERS:
+    for listener in TARGETS:
         listener(layer)
     given = (*inputs, Keywords(kwargs)) if kwargs else inputs
     called = label(layer, name)

@@ -1,6 +1,6 @@
 """The public questions: `check`, `assert_gradients`, `compare`."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from math import inf
 from typing import Any
 
@@ -8,6 +8,7 @@ from gradcheck.adapters import Rule, problem_of
 from gradcheck.checks import CHECKS
 from gradcheck.errors import GradcheckError, GradientMismatch, InputError
 from gradcheck.inquiry import check_problem, compare_problems, unposed
+from gradcheck.listeners import TARGETS, heard
 from gradcheck.problem import Problem, label
 from gradcheck.results import CheckResult
 from gradcheck.settings import Settings
@@ -15,9 +16,8 @@ from gradcheck.trees import Keywords
 
 __all__ = ["Rule", "assert_gradients", "check", "compare", "settled"]
 
-LISTENERS: list[Callable[[Any], object]] = []  # each is told of every target before it is checked
 
-
+@heard
 def check(
     target: Any,
     *inputs: Any,
@@ -68,7 +68,7 @@ def check(
         budget_s=budget_s,
     )
     chosen = _checks(checks)
-    for listener in LISTENERS:
+    for listener in TARGETS:
         listener(target)
     if kwargs:
         inputs = (*inputs, Keywords(kwargs))
@@ -97,6 +97,7 @@ def assert_gradients(target: Any, *inputs: Any, **options: Any) -> CheckResult:
     return result
 
 
+@heard
 def compare(
     implementations: Mapping[str, Any],
     *inputs: Any,

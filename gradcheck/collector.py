@@ -37,7 +37,7 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """The last run of one test that used the fixture."""
+    """The last run of one test that used the fixture, or that checked something itself."""
 
     outcome: Literal["passed", "failed", "skipped"]
     results: tuple[CheckResult, ...]
@@ -60,6 +60,7 @@ class Collector:
         """Give each xdist worker what it needs; `config` itself does not travel."""
         node.workerinput["gradcheck_seed"] = self.options.seed
         node.workerinput["gradcheck_record"] = self.options.record is not None
+        node.workerinput["gradcheck_reports"] = bool(self.options.reports)
 
     def pytest_report_collectionfinish(self, items: Sequence[pytest.Item]) -> str | None:
         if self.config.get_verbosity() < 0 or not any(map(_uses_fixture, items)):

@@ -17,6 +17,7 @@ from gradcheck.adapters.parts import Call, Part
 from gradcheck.adapters.select import problem_of
 from gradcheck.api import check
 from gradcheck.errors import InputError
+from gradcheck.listeners import unheard
 from gradcheck.results import CheckResult, Verdict
 from gradcheck.text import counted
 from gradcheck.trees import Keywords
@@ -102,7 +103,8 @@ def find_culprit(
             return any(passed) if ways else None
 
         def again(network: Any) -> CheckResult:
-            return asked(network, *inputs, declared=declared)
+            with unheard():  # it is another network
+                return asked(network, *inputs, declared=declared)
 
         accused = _proved(accused, repairs)
         # Nobody yet: one is wrong around those, at a later call, or for what came back to it.

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradcheck.inquiry import check_problem
+from gradcheck.listeners import heard
 from gradcheck.probes import scale
 from gradcheck.problem import Array, Arrays, Problem, inner
 from gradcheck.results import CheckResult, Finding, Verdict
@@ -30,6 +31,7 @@ class InconclusiveWarning(UserWarning):
     """
 
 
+@heard
 def asked(problem: Problem, check: str, settings: Settings, atol: float | None) -> CheckResult:
     """Return what `check` finds about `problem`.
 

@@ -109,17 +109,24 @@ class Gradcheck:
     ) -> CheckResult:
         __tracebackhide__ = True
         from gradcheck.errors import InputError
+        from gradcheck.listeners import unheard
 
         replay = f"pytest {shlex.quote(self.test)}"
         if "seed" not in options:
             replay += f" --gradcheck-seed={self.seed}"
         try:
-            result = function(target, *inputs, **{"seed": self.seed, **options})
+            with unheard():
+                result = function(target, *inputs, **{"seed": self.seed, **options})
         except InputError as error:
             raise error.with_traceback(None) from error.__cause__  # the message says it all
         result = replace(result, name=self._name(options.get("name")), replay=replay)
         self.recorded.append(result)
         return result
+
+    def hear(self, result: CheckResult) -> None:
+        """Record the result of a function of the package that the test called itself."""
+        name, replay = self._name(result.name), f"pytest {shlex.quote(self.test)}"
+        self.recorded.append(replace(result, name=name, replay=replay))
 
     def _name(self, given: str | None) -> str:
         """Return a name that no other result of this session has."""
@@ -131,7 +138,8 @@ class Gradcheck:
 
 OPTIONS = pytest.StashKey[Options]()
 TARGETS: pytest.StashKey[Targets] = pytest.StashKey()
-FIXTURE = pytest.StashKey[Gradcheck]()  # on a test, once it has used the fixture
+FIXTURE = pytest.StashKey[Gradcheck]()  # on a test, once it has checked something
+RUNNING = pytest.StashKey[pytest.Item]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -141,8 +149,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="append",
         default=[],
         metavar="PATH",
-        help="Write every result of the fixture `gradcheck` to PATH, as .html or .json; "
-        "give it twice for both.",
+        help="Write every result, of the fixture `gradcheck` and of the package's functions, to "
+        "PATH, as .html or .json; give it twice for both.",
     )
     group.addoption(
         "--gradcheck-seed",
@@ -164,10 +172,12 @@ def pytest_configure(config: pytest.Config) -> None:
     if worker is not None:
         config.stash[OPTIONS] = Options(seed=worker["gradcheck_seed"], reports=())
         _listen(config, wanted=worker["gradcheck_record"])
+        _hear(config, wanted=worker["gradcheck_reports"])
         return
     options = Options(seed=_seed(config), reports=_reports(config), record=_record(config))
     config.stash[OPTIONS] = options
     _listen(config, wanted=options.record is not None)
+    _hear(config, wanted=bool(options.reports))
     config.pluginmanager.register(Collector(config, options), "gradcheck-collector")
 
 
@@ -212,13 +222,38 @@ def _listen(config: pytest.Config, *, wanted: bool) -> None:
     """Have every target noted that anything in this process checks, with the fixture or without."""
     if not wanted:
         return
-    from gradcheck.api import LISTENERS
+    from gradcheck import listeners
     from gradcheck.scan import Targets
 
     targets = Targets()
     config.stash[TARGETS] = targets
-    LISTENERS.append(targets.add)
-    config.add_cleanup(lambda: LISTENERS.remove(targets.add))
+    listeners.TARGETS.append(targets.add)
+    config.add_cleanup(lambda: listeners.TARGETS.remove(targets.add))
+
+
+def _hear(config: pytest.Config, *, wanted: bool) -> None:
+    """Have every result recorded that a test finds without the fixture."""
+    if not wanted:
+        return
+    from gradcheck import listeners
+
+    def hear(result: CheckResult) -> None:
+        item = config.stash.get(RUNNING, None)
+        if item is not None:
+            seed = config.stash[OPTIONS].seed
+            item.stash.setdefault(FIXTURE, Gradcheck(test=item.nodeid, seed=seed)).hear(result)
+
+    listeners.RESULTS.append(hear)
+    config.add_cleanup(lambda: listeners.RESULTS.remove(hear))
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    item.config.stash[RUNNING] = item
+    try:
+        return (yield)
+    finally:
+        del item.config.stash[RUNNING]
 
 
 @pytest.fixture
@@ -229,8 +264,8 @@ def gradcheck(request: pytest.FixtureRequest) -> Gradcheck:
     `against_reference` and `Rule`, as in the package.
     """
     test: pytest.Item = request.node
-    test.stash[FIXTURE] = Gradcheck(test=test.nodeid, seed=request.config.stash[OPTIONS].seed)
-    return test.stash[FIXTURE]
+    seed = request.config.stash[OPTIONS].seed
+    return test.stash.setdefault(FIXTURE, Gradcheck(test=test.nodeid, seed=seed))
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -22,6 +22,7 @@ PREAMBLE = """
 import numpy as np
 import torch
 import gradcheck
+import gradcheck.adapters.jax_  # it registers a class with JAX, once in a process
 from gradcheck.layers import LayerSuite, layer_suite
 from hypothesis import strategies as st
 

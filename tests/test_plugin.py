@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-import gradcheck.api  # noqa: F401 - pytester forgets modules it loads; NumPy cannot load twice
+import gradcheck.adapters.jax_  # noqa: F401 - pytester forgets what it loads; this cannot load twice
 
 pytest_plugins = ["pytester"]
 
@@ -261,6 +261,60 @@ def test_comparison_is_recorded(pytester: pytest.Pytester) -> None:
     assert result["odd_one_out"] == "odd"
 
 
+WITHOUT_THE_FIXTURE = """
+import gradcheck as package
+from gradcheck.dropin import asked
+from gradcheck.adapters import problem_of
+from gradcheck.settings import Settings
+
+def test_right_without():
+    package.assert_gradients(right(package), POINT, name="sine")
+
+def test_wrong_without():
+    assert not package.check(wrong(package), POINT).passed
+
+def test_dropin_without():
+    asked(problem_of(right(package), (POINT,)), "vjp", Settings(), None)
+
+def test_both(gradcheck):
+    gradcheck.check(right(package), POINT)
+    package.check_sequence(right(package), POINT, state=())
+"""
+
+
+@pytest.mark.parametrize("workers", [(), ("-p", "xdist", "-n", "2")])
+def test_report_holds_what_was_checked_without_the_fixture(
+    pytester: pytest.Pytester, workers: tuple[str, ...]
+) -> None:
+    make(pytester, WITHOUT_THE_FIXTURE)
+
+    result = pytester.runpytest_subprocess("--gradcheck-report=report.json", *workers)
+
+    result.assert_outcomes(passed=4)
+    result.stdout.fnmatch_lines(["5 checks in 4 tests: 1 fail, 4 pass; seed 0"])
+    verdicts = {
+        found["name"].removeprefix("test_made.py::"): found["findings"][0]["verdict"]
+        for found in results(pytester.path / "report.json")
+    }
+    assert verdicts == {
+        "test_right_without: sine": "pass",
+        "test_wrong_without: sin": "fail",
+        "test_dropin_without: sin": "pass",
+        "test_both": "pass",
+        "test_both: sin": "pass",
+    }
+
+
+def test_nothing_is_said_of_what_was_checked_without_the_fixture(pytester: pytest.Pytester) -> None:
+    make(pytester, WITHOUT_THE_FIXTURE.partition("def test_both")[0])
+
+    result = pytester.runpytest_subprocess()
+
+    result.assert_outcomes(passed=3)
+    result.stdout.no_fnmatch_line("*gradcheck: seed*")
+    result.stdout.no_fnmatch_line("*checks in*")
+
+
 def test_both_reports_are_written_when_both_are_asked_for(pytester: pytest.Pytester) -> None:
     make(pytester, PASSING)
 
@@ -461,14 +515,15 @@ def test_record_outlives_a_worker_that_crashes(pytester: pytest.Pytester) -> Non
 
 
 def test_record_ends_with_its_session(pytester: pytest.Pytester) -> None:
-    from gradcheck.api import LISTENERS
+    from gradcheck import listeners
 
     pytester.makepyfile(test_made=TARGETS)
-    before = list(LISTENERS)
+    before = [list(listeners.TARGETS), list(listeners.RESULTS)]
 
-    pytester.runpytest("--gradcheck-record=record.txt").assert_outcomes(passed=2)
+    options = ("--gradcheck-record=record.txt", "--gradcheck-report=report.json")
+    pytester.runpytest(*options).assert_outcomes(passed=2)
 
-    assert before == LISTENERS
+    assert before == [listeners.TARGETS, listeners.RESULTS]
 
 
 def test_session_without_a_record_writes_none(pytester: pytest.Pytester) -> None:

@@ -21,6 +21,7 @@ from gradcheck.checks import CHECKS
 from gradcheck.checks.parity import first_line
 from gradcheck.errors import GradcheckError, InputError, Unsupported
 from gradcheck.inquiry import Question, conducted, left_open, of_checks, unposed
+from gradcheck.listeners import heard
 from gradcheck.meter import Meter
 from gradcheck.probes import cotangent
 from gradcheck.problem import Array, Arrays, Problem, label, norm
@@ -72,6 +73,7 @@ ADVICE = {
 }
 
 
+@heard
 def check_fixed_point(
     layer: Any,
     *inputs: Any,

@@ -21,6 +21,7 @@ from gradcheck.checks.parity import Question as Plain
 from gradcheck.checks.parity import Reply, findings, first_line, is_random
 from gradcheck.errors import GradcheckError, Unsupported
 from gradcheck.inquiry import Question, conducted, left_open, of_checks, raised, unposed
+from gradcheck.listeners import heard
 from gradcheck.meter import Meter
 from gradcheck.probes import cotangent, direction, scale
 from gradcheck.problem import Problem, label, norm
@@ -48,6 +49,7 @@ SECONDARY = ("output", "memory", "chunk", "length")
 MOVED = 2.0**-8
 
 
+@heard
 def check_sequence(
     target: Any,
     *inputs: Any,
