@@ -60,6 +60,8 @@ def describe(result: CheckResult) -> str:
         lines += _wrapped("target: ", result.target, TARGET_LINES)
     if result.odd_one_out is not None:
         lines += _wrapped("odd one out: ", f"{result.odd_one_out} disagrees with all others", 1)
+    elif _may_be_a_part(result):
+        lines.append(f"{INDENT}which part: gradcheck.find_culprit, with the same arguments")
     if result.replay and not result.passed:
         lines.append(f"{INDENT}again: {plain(result.replay)}")
     return "\n".join([*lines, *_not_checked(result.not_checked)])
@@ -147,6 +149,12 @@ def _rank(verdict: Verdict) -> int:
 
 def _digits(value: float, digits: int) -> str:
     return f"{value:#.{digits}g}".removesuffix(".")
+
+
+def _may_be_a_part(result: CheckResult) -> bool:
+    """Whether a gradient is wrong of what is shown in several lines: a module with others in it."""
+    wrong = (f.check == "vjp" and f.verdict is Verdict.FAIL for f in result.findings)
+    return "\n" in result.target.strip() and any(wrong)
 
 
 def _block(result: CheckResult, finding: Finding) -> list[str]:

@@ -11,6 +11,7 @@ it; its gradient in its own dtype is then compared with that.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from enum import Enum, auto
 
 import numpy as np
 
@@ -39,6 +40,16 @@ HIDING, COTANGENTS = 1e-3, 2
 SHOWN = 8  # wrong entries in a finding: what a reader looks at; the message says how many more
 
 
+class Kink(Enum):
+    """Where the gradient lies that is given at a kink: among the subgradients, or not."""
+
+    INSIDE = auto()
+    OUTSIDE = auto()
+
+
+Kinks = Mapping[str, Kink]  # leaf -> the kink along it
+
+
 def check_vjp(
     answers: Answers, settings: Settings, rng: np.random.Generator
 ) -> tuple[Finding, ...]:
@@ -52,7 +63,7 @@ def check_vjp(
         moved = replace(problem, point=nudged(rng, problem.leaves, problem.point))
         beside, _ = _at_point(answers.of(moved), settings, rng)
         findings = tuple(
-            _joined(here, there, here.leaf in kinked)
+            _joined(here, there, kinked.get(here.leaf))
             for here, there in zip(findings, beside, strict=True)
         )
     return tuple(_strong_enough(finding, settings.min_power) for finding in findings)
@@ -60,7 +71,7 @@ def check_vjp(
 
 def _at_point(
     answers: Answers, settings: Settings, rng: np.random.Generator
-) -> tuple[tuple[Finding, ...], frozenset[str]]:
+) -> tuple[tuple[Finding, ...], Kinks]:
     """The findings at the problem's point, and the leaves along which it lies on a kink."""
     problem = answers.problem
     questions = [
@@ -75,14 +86,23 @@ def _at_point(
     ]
     if not all(np.all(np.isfinite(output)) for output in answers.value):
         message = "the value at this point is not finite: there is no derivative to check"
-        return tuple(q.answer(Verdict.INCONCLUSIVE, message) for q in questions), frozenset()
+        return tuple(q.answer(Verdict.INCONCLUSIVE, message) for q in questions), {}
     if (formula := answers.in_float64) is None:
         return _examined(questions, answers, problem, settings, rng)
     # Differences are taken in float64 where the target can be run in it: without noise, almost.
     if is_same(problem, answers.value, formula.value):
         findings, kinked = _examined(questions, formula, problem, settings, rng)
-        pairs = zip(questions, findings, strict=True)
-        return tuple(_narrowed(q, finding, answers, formula, rng) for q, finding in pairs), kinked
+        judged = [
+            _narrowed(q, finding, answers, formula, rng)
+            for q, finding in zip(questions, findings, strict=True)
+        ]
+        # At a tie the narrow rule may choose another than the wide one: it has its own subgradient.
+        for k, question in enumerate(questions):
+            if judged[k].verdict is Verdict.FAIL and question.leaf.path in kinked:
+                chosen = _as_claimed(answers, formula)
+                (other,), _ = _examined([question], chosen, problem, settings, rng)
+                judged[k] = other if other.verdict is Verdict.PASS else judged[k]
+        return tuple(judged), kinked
     findings, kinked = _examined(questions, answers, problem, settings, rng)
     if any(finding.verdict is not Verdict.PASS for finding in findings):
         others, _ = _examined(questions, formula, problem, settings, rng)
@@ -99,17 +119,19 @@ def _examined(
     problem: Problem,
     settings: Settings,
     rng: np.random.Generator,
-) -> tuple[tuple[Finding, ...], frozenset[str]]:
-    """The findings about a answers, and the leaves along which its point lies on a kink."""
-    findings, kinked = [], set()
+) -> tuple[tuple[Finding, ...], Kinks]:
+    """The findings about answers, and the leaves along which their point lies on a kink."""
+    findings: list[Finding] = []
+    kinked: dict[str, Kink] = {}
     joint = _joint(answers, questions, settings.probes, rng)
     for question in questions:
         leaf = answers.problem.leaves[question.index]
         own = replace(question, oracle=f"finite differences, {leaf.dtype}")
-        finding, is_kink = _settled(own, joint) or _alone(own, answers, problem, settings, rng)
+        finding, kink = _settled(own, joint) or _alone(own, answers, problem, settings, rng)
         findings.append(finding)
-        kinked |= {question.leaf.path} if is_kink else set()
-    return tuple(findings), frozenset(kinked)
+        if kink is not None:
+            kinked[question.leaf.path] = kink
+    return tuple(findings), kinked
 
 
 def _narrowed(
@@ -135,6 +157,17 @@ def _narrowed(
         )
         return replace(judged, verdict=Verdict.INCONCLUSIVE, message=message, entries=())
     return judged
+
+
+def _as_claimed(narrow: Answers, formula: Answers) -> Answers:
+    """The values of `formula`, with the gradients that the narrow target gave."""
+    chosen = formula.of(formula.problem)
+    chosen.found.update(
+        (k, tuple(a.astype(b.dtype) for a, b in zip(gradients, formula.found[k], strict=True)))
+        for k, gradients in narrow.found.items()
+        if k in formula.found
+    )
+    return chosen
 
 
 def _second_opinion(
@@ -191,7 +224,7 @@ def _joint(
     return tuple(probes)
 
 
-def _settled(question: Question, joint: Sequence[Probe]) -> tuple[Finding, bool] | None:
+def _settled(question: Question, joint: Sequence[Probe]) -> tuple[Finding, None] | None:
     """The finding of a leaf about which probes of all leaves say enough, or None."""
     if not joint or question.index not in joint[0].line.v:
         return None
@@ -203,7 +236,7 @@ def _settled(question: Question, joint: Sequence[Probe]) -> tuple[Finding, bool]
     best = min(views, key=lambda probe: probe.resolution)
     if best.resolution > question.tolerance:
         return None
-    return question.passed("", views), False
+    return question.passed("", views), None
 
 
 def _alone(
@@ -212,14 +245,14 @@ def _alone(
     problem: Problem,
     settings: Settings,
     rng: np.random.Generator,
-) -> tuple[Finding, bool]:
-    """The finding of one leaf, moved alone, and whether the point lies on a kink along it."""
+) -> tuple[Finding, Kink | None]:
+    """The finding of one leaf, moved alone, and the kink along it that the point lies on."""
     index, leaf = question.index, question.leaf
     own = [answers.gradients(k)[index] for k in range(settings.probes)]
     if 0 in leaf.shape:
-        return question.answer(Verdict.PASS, "the leaf is empty"), False
+        return question.answer(Verdict.PASS, "the leaf is empty"), None
     if not all(np.all(np.isfinite(gradient)) for gradient in own):
-        return _not_finite(question, own), False
+        return _not_finite(question, own), None
     probes: list[Probe] = []
     # At a kink every second direction says nothing of a gradient that is none of its subgradients.
     while len(probes) < settings.probes * (1 + any(probe.truth.kink > 0 for probe in probes)):
@@ -241,9 +274,11 @@ def _alone(
             probes = [rippled(probe, ripple) for probe in probes]
         coarsest = _coarsest(leaf, problem.outputs)
         question = replace(question, tolerance=settings.tolerance(coarsest.digits, ripple))
-    outside = any(probe.is_outside(question.tolerance) for probe in probes)
-    is_kink = any(probe.truth.kink > 0 for probe in probes) and not outside
-    return judge(question, probes, rng), is_kink
+    kink = None
+    if any(probe.truth.kink > 0 for probe in probes):
+        outside = any(probe.is_outside(question.tolerance) for probe in probes)
+        kink = Kink.OUTSIDE if outside else Kink.INSIDE
+    return judge(question, probes, rng), kink
 
 
 def _line(answers: Answers, k: int, v: Mapping[int, Array], unit: float = 1.0) -> Line:
@@ -313,14 +348,15 @@ def _not_finite(question: Question, gradients: Sequence[Array]) -> Finding:
     return replace(finding, mismatch=float("inf"))
 
 
-def _joined(here: Finding, beside: Finding, kinked: bool) -> Finding:
+def _joined(here: Finding, beside: Finding, kink: Kink | None) -> Finding:
     """One finding for a leaf that was checked at a kink and beside it.
 
     At a kink the differences leave an interval, blurred by the smallest step. A gradient inside
-    it that is right beside the kink is right.
+    it that is right beside the kink is right; one outside may be a convention, unless it is wrong
+    beside the kink too.
     """
     blurred = here.verdict is Verdict.INCONCLUSIVE and here.mismatch <= here.resolution
-    if kinked and blurred and beside.verdict is Verdict.PASS:
+    if kink is Kink.INSIDE and blurred and beside.verdict is Verdict.PASS:
         message = "the point lies on a kink or next to one; checked beside it"
         return replace(beside, message=message, mismatch=max(here.mismatch, beside.mismatch))
     verdict = worst((here.verdict, beside.verdict))

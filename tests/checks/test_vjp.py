@@ -239,6 +239,47 @@ def test_two_tied_maxima_that_both_get_the_cotangent_do_not_pass(seed: int) -> N
     assert result.verdict is not Verdict.PASS
 
 
+class LargestOf(torch.autograd.Function):
+    """The maximum; of equals the last is chosen, in float64 the first."""
+
+    factor = 1.0
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(x)
+        return x.max()
+
+    @staticmethod
+    def backward(ctx: Any, u: torch.Tensor) -> torch.Tensor:
+        (x,) = ctx.saved_tensors
+        equals = (x == x.max()).nonzero().flatten()
+        gradient = torch.zeros_like(x)
+        gradient[equals[0 if x.dtype is torch.float64 else -1]] = LargestOf.factor * u
+        return gradient
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_narrow_rule_may_choose_another_of_equals(seed: int, dtype: torch.dtype) -> None:
+    x = torch.tensor([1.0, 3.0, 2.0, 3.0, 0.5], dtype=dtype)
+
+    assert check(LargestOf, x, seed=seed).verdict is Verdict.PASS
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("factor", [1.3, 0.5, -1.0, 0.0])
+def test_a_rule_at_a_tie_that_is_wrong_beside_it_too_fails(
+    factor: float, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LargestOf, "factor", factor)
+    x = torch.tensor([1.0, 3.0, 2.0, 3.0, 0.5], dtype=dtype)
+
+    result = check(LargestOf, x)
+
+    assert result.verdict is Verdict.FAIL
+    assert result.findings[0].message.startswith("beside a kink")
+
+
 def test_a_straight_through_estimator_of_round_does_not_pass() -> None:
     rule = _rule(np.round, np.ones_like)
 
