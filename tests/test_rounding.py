@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import gradcheck
-from gradcheck.results import Finding
+from gradcheck.results import Finding, Verdict
 from gradcheck.rounding import restless
 
 DTYPES = [torch.float32, torch.bfloat16]
@@ -134,3 +134,38 @@ def test_one_bfloat16_entry_eleven_times_too_large_fails_and_is_named(size: int)
 
     assert finding.verdict == "fail"
     assert [entry.index for entry in finding.entries] == [(5,)]
+
+
+def _halting(factor: float) -> Any:
+    """tanh, whose derivative is `factor` times too large unless it is computed in float64."""
+
+    class Tanh(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+            y = x.tanh()
+            ctx.save_for_backward(y)
+            return y
+
+        @staticmethod
+        def backward(ctx: Any, u: torch.Tensor) -> torch.Tensor:
+            (y,) = ctx.saved_tensors
+            return u * (1 - y * y) * (1.0 if y.dtype is torch.float64 else factor)  # type: ignore[no-any-return]
+
+    return Tanh
+
+
+@pytest.mark.parametrize("size", [5, 50, 500])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("seed", range(3))
+def test_what_a_narrow_pass_says_it_would_have_seen_it_sees(
+    seed: int, dtype: torch.dtype, size: int
+) -> None:
+    x = torch.randn(size, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+    right = gradcheck.check(_halting(1.0), x, checks="vjp", seed=seed)
+    (least,) = (p.smallest for p in right.findings[0].power if p.fault == "leaf")
+    wrong = gradcheck.check(_halting(1 + 1.2 * least), x, checks="vjp", seed=seed)
+
+    assert right.passed
+    assert least < (0.5 if size == 5 and dtype is torch.bfloat16 else 0.06)
+    assert wrong.verdict is Verdict.FAIL

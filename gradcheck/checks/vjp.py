@@ -101,7 +101,7 @@ def _at_point(
             if judged[k].verdict is Verdict.FAIL and question.leaf.path in kinked:
                 chosen = _as_claimed(answers, formula)
                 (other,), _ = _examined([question], chosen, problem, settings, rng)
-                judged[k] = other if other.verdict is Verdict.PASS else judged[k]
+                judged[k] = judged[k] if other.verdict is Verdict.FAIL else other
         return tuple(judged), kinked
     findings, kinked = _examined(questions, answers, problem, settings, rng)
     if any(finding.verdict is not Verdict.PASS for finding in findings):

@@ -266,6 +266,31 @@ def test_a_narrow_rule_may_choose_another_of_equals(seed: int, dtype: torch.dtyp
     assert check(LargestOf, x, seed=seed).verdict is Verdict.PASS
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_rule_that_is_wrong_in_its_dtype_alone_fails_beside_a_tie(
+    seed: int, dtype: torch.dtype
+) -> None:
+    class Wrong(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+            ctx.save_for_backward(x, w)
+            return (x * w).relu()
+
+        @staticmethod
+        def backward(ctx: Any, u: torch.Tensor) -> Any:
+            x, w = ctx.saved_tensors
+            u = u * (x * w > 0)
+            return u * w * (1 if x.dtype is torch.float64 else 1.3), u * x
+
+    x = torch.tensor([1.0, 0.0, -2.0, 3.0, 0.5], dtype=dtype)
+    w = torch.tensor([1.0, 0.5, 2.0, 1.5, 1.25], dtype=dtype)
+
+    result = check(Wrong, x, w, seed=seed)
+
+    assert [f.leaf for f in result.findings if f.verdict is Verdict.FAIL] == ["input[0]"]
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("factor", [1.3, 0.5, -1.0, 0.0])
 def test_a_rule_at_a_tie_that_is_wrong_beside_it_too_fails(
