@@ -95,7 +95,8 @@ def compared(
             oracle=oracle,
             message=_hiding(resolution) if is_open else "",
         )
-    bar = ROUNDINGS * coarsest.epsilon * size
+    # Below the normal numbers of a dtype (6e-5 in float16) the spacing is all that is left.
+    bar = ROUNDINGS * coarsest.epsilon * size + coarsest.tiny
     with np.errstate(invalid="ignore"):
         real = ~(off <= tolerance * size)  # a NaN is one too
         wrong = real & ~(off <= SIGNIFICANCE * bar)

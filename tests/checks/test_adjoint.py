@@ -275,3 +275,20 @@ def test_what_rounding_leaves_of_a_norm_of_one_number_is_not_accused(seed: int) 
         return torch.nn.functional.layer_norm(x, (1,), weight, bias)
 
     assert _asked(layer, x, weight, bias).verdict is not Verdict.FAIL
+
+
+@pytest.mark.parametrize("size", [2e-7, 3e-7, 5e-7])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_subnormal_gradient_in_float16_is_linear(seed: int, size: float) -> None:
+    class Small(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+            return 0.01 * x.sum()
+
+        @staticmethod
+        def backward(ctx: Any, u: torch.Tensor) -> torch.Tensor:
+            return (u.float() * size * torch.linspace(0.3, 1, 30)).half()
+
+    result = gradcheck.check(Small, torch.linspace(-1, 1, 30).half(), checks="adjoint", seed=seed)
+
+    assert result.verdict is not Verdict.FAIL, str(result)
