@@ -316,7 +316,12 @@ class Posed:
 
     @cached_property
     def pulled_twice(self) -> Callable[..., Any]:
-        return self._made(lambda xs, us, ws: jax.vjp(self._pulled, xs, us)[1](ws))
+        return self._made(self._pulled_twice)
+
+    def _pulled_twice(self, xs: Any, us: Any, ws: Any) -> Any:
+        gradients, pullback = jax.vjp(self._pulled, xs, us)
+        # A rule may return another dtype than its input's.
+        return pullback(tuple(w.astype(g.dtype) for w, g in zip(ws, gradients, strict=True)))
 
     def batched(self, point: Arrays, cotangents: Arrays) -> Arrays:
         """The VJP of a batch of cotangents, by `vmap`.

@@ -64,3 +64,10 @@ def test_a_float32_target_is_computed_in_float64(form: str) -> None:
 def test_a_wrong_rule_is_caught(dtype: str) -> None:
     result = gradcheck.check(_ruled(1.01), X.astype(dtype))
     assert result.verdict is Verdict.FAIL
+
+
+def test_a_rule_that_returns_float64_for_float32_is_differentiated_twice() -> None:
+    with jax.enable_x64(True):  # as somebody has it who switched it on
+        result = gradcheck.check(_ruled(1.0), X.astype(np.float32), checks="all")
+
+    assert result.verdict is not Verdict.ERROR, str(result)
