@@ -144,6 +144,7 @@ class Problem:
     audit: Callable[[Arrays, Arrays], Audit] | None = None  # (point, cotangents)
     in_float64: "Callable[[], Problem] | None" = None  # the same target, computed in float64
     analytic: Callable[[Arrays], Arrays] | None = None  # the value at complex arrays
+    is_compiled: bool = False  # whether value and VJP are compiled where a session's calls are not
     is_random: bool = False  # whether it was seen to draw numbers
     notes: tuple[str, ...] = ()  # what was left out of the problem, and why
 

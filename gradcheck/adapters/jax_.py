@@ -150,6 +150,7 @@ def _problem(posed: "Posed", outputs: tuple[Leaf, ...], name: str | None) -> Pro
         session=partial(jax_manners.session, posed),
         audit=partial(jax_manners.audit, posed),
         in_float64=None if posed.wide else in_float64,
+        is_compiled=posed.compiles_at_once,
         analytic=replace(posed, x64=True, wide=True).value,
     )
 

@@ -224,10 +224,10 @@ def _wide(value: Any) -> Any:
     """
     if isinstance(value, np.dtype | type) and (wide := WIDER.get(str(np.dtype(value)))):
         return np.dtype(wide)
+    if hasattr(value, "consts"):  # a closed jaxpr, which has equations too
+        return _retraced(value.jaxpr, value.consts)
     if hasattr(value, "eqns"):
         return _retraced(value, ()).jaxpr
-    if hasattr(value, "jaxpr"):
-        return _retraced(value.jaxpr, value.consts)
     if isinstance(value, tuple) and any(hasattr(item, "jaxpr") for item in value):
         items = map(_wide, value)
         return type(value)(*items) if hasattr(value, "_fields") else tuple(items)

@@ -57,7 +57,9 @@ def _again(question: Question) -> Reply:
     problem, name = question.problem, "asked again"
     assert question.answer  # asked first
     if problem.session is not None:
-        return asked(question, PLAIN, name, COMPLAINT, is_repeat=True)
+        # Compiled, a target rounds otherwise: XLA keeps digits that a bfloat16 inside would lose.
+        is_repeat = not problem.is_compiled
+        return asked(question, PLAIN, name, COMPLAINT, is_repeat=is_repeat)
     arrays = (*problem.value(question.point), *problem.vjp(question.point, question.u))
     return Reply(
         question=question,

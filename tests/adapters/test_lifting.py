@@ -98,3 +98,21 @@ def test_a_rule_that_is_wrong_inside_is_caught(name: str) -> None:
     result = gradcheck.check(lambda x: TARGETS[name](halved(x)), X)
 
     assert result.verdict is Verdict.FAIL
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        lambda x: lax.reduce(x, np.float32(-np.inf), lambda a, b: jnp.logaddexp(a, b), (1,)),
+        lambda x: jnp.linalg.solve(x[:, :4] + 4 * jnp.eye(4, dtype=np.float32), x[:, 4:]),
+    ],
+    ids=["reduce", "solve"],
+)
+def test_it_is_lifted_and_not_run_with_x64_on(target: Any) -> None:
+    def strict(x: Any) -> Any:
+        assert x.dtype == np.float32
+        return target(x)
+
+    result = gradcheck.check(strict, X, checks="vjp")
+
+    assert result.findings[0].oracle == "finite differences, float64"

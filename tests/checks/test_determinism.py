@@ -160,3 +160,28 @@ def test_a_forward_rule_that_returns_something_else_is_told(factor: float, dtype
     assert failed(result) == (["output"] if factor != 1 else [])
     told = "the value computed to be differentiated is another"
     assert any(told in finding.message for finding in result.findings) == (factor != 1)
+
+
+@pytest.mark.parametrize("act", [jnp.tanh, jax.nn.silu, jax.nn.gelu, jax.nn.softmax])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_jax_layer_that_is_bfloat16_inside_is_not_accused(seed: int, act: Any) -> None:
+    def layer(w: Any, x: Any) -> Any:
+        w, x = w.astype(jnp.bfloat16), x.astype(jnp.bfloat16)
+        return act(x @ w + x[:, :1]).astype(jnp.float32)
+
+    rng = np.random.default_rng(seed)
+    w, x = (jnp.asarray(rng.standard_normal(s), jnp.float32) for s in ((5, 3), (8, 5)))
+
+    assert determinism(layer, w, x).verdict != "fail"
+
+
+def test_a_state_of_a_long_jax_rule_is_caught() -> None:
+    calls = count(1)
+
+    @jax.custom_vjp
+    def deep(x: Any) -> Any:
+        return jnp.tanh(jnp.sin(x) * jnp.exp(x) + jnp.cos(x) * x)
+
+    deep.defvjp(lambda x: (deep(x), x), lambda x, u: (u * jnp.cos(x) * next(calls),))
+
+    assert failed(determinism(deep, jnp.ones(3))) == ["input[0]"]
