@@ -10,6 +10,7 @@ import jax  # noqa: F401 - pytester forgets modules it loads; these cannot load 
 import pytest
 import torch  # noqa: F401
 
+import gradcheck.adapters.jax_  # noqa: F401 - it registers a class with JAX, once in a process
 from gradcheck.checks import CHECKS
 from gradcheck.errors import InputError
 from gradcheck.layers import LayerSuite, layer_suite
@@ -22,7 +23,6 @@ PREAMBLE = """
 import numpy as np
 import torch
 import gradcheck
-import gradcheck.adapters.jax_  # it registers a class with JAX, once in a process
 from gradcheck.layers import LayerSuite, layer_suite
 from hypothesis import strategies as st
 

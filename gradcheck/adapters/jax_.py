@@ -5,13 +5,13 @@ leaves its parameters unchecked. 64-bit inputs run under a scoped `jax.enable_x6
 global configuration is not touched.
 """
 
-import contextlib
 import gc
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
+from traceback import walk_tb
 from typing import Any
 
 import jax
@@ -165,7 +165,7 @@ def _widened(posed: "Posed") -> tuple["Posed", Arrays]:
     wide = replace(posed, x64=True, wide=True)
     if posed.program is not None:
         lifted = replace(wide, narrow=posed)
-        with contextlib.suppress(Exception):  # an equation that cannot be lifted
+        with suppress(Exception):  # an equation that cannot be lifted
             return lifted, lifted.value(lifted.point)
     return wide, wide.value(wide.point)
 
@@ -430,16 +430,29 @@ def _refusals(what: str) -> Iterator[None]:
     """Turn the ways in which JAX says that a derivative does not exist into `Unsupported`."""
     try:
         yield
-    except (TypeError, NotImplementedError, ValueError) as error:
-        if any(words in str(error) for words in REFUSALS) or isinstance(error, NotImplementedError):
-            first = str(error).strip().partition("\n")[0]
-            raise Unsupported(f"{what} is not supported: {first}") from error
-        raise
+    except Exception as error:
+        if not _is_refusal(error):
+            raise
+        first = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise Unsupported(f"{what} is not supported: {first}") from error
+
+
+def _is_refusal(error: Exception) -> bool:
+    if isinstance(error, NotImplementedError) or any(words in str(error) for words in REFUSALS):
+        return True
+    # Of a rule that does not exist JAX stumbles over what it did not get, in code of its own.
+    return isinstance(error, AssertionError | AttributeError) and _raised_in_jax(error)
+
+
+def _raised_in_jax(error: Exception) -> bool:
+    frames = list(walk_tb(error.__traceback__))
+    return bool(frames) and frames[-1][0].f_globals.get("__name__", "").startswith("jax.")
 
 
 REFUSALS = (
     "can't apply forward-mode",  # to a custom_vjp
     "Reverse-mode differentiation does not work for lax.while_loop",
+    "Linearization failed to produce known values",  # a derivative that stops halfway
     "Pure callbacks do not support JVP",
     "conversion method __array__() was called on traced array",  # a rule in NumPy
     "not implemented",

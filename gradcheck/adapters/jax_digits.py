@@ -62,14 +62,23 @@ def _walked(jaxpr: Any, marks: Sequence[Marks]) -> list[Marks]:
         if calls and len(calls[0].invars) == len(given):
             outputs = _walked(calls[0], given)
         else:
-            total = _union(given)
-            for within in _inner(equation):  # a loop or a branch: whatever is narrow in it counts
-                narrow = {_dtype(v) for e in within.eqns for v in e.outvars}
-                total = _seen(total, narrow)
-            outputs = [total] * len(equation.outvars)
+            outputs = [_seen(_union(given), _within(equation))] * len(equation.outvars)
         for variable, mark in zip(equation.outvars, outputs, strict=True):
             known[variable] = _seen(mark, {_dtype(variable)}) if _floats(variable) else NOTHING
     return [of(atom) for atom in jaxpr.outvars]
+
+
+def _within(equation: Any) -> set[str]:
+    """The dtypes to which an equation rounds inside: whatever is narrow in a loop or a branch."""
+    inner = [e for within in _inner(equation) for e in within.eqns]
+    found = {_dtype(variable) for e in inner for variable in e.outvars}
+    if equation.primitive.name == "reduce_precision":
+        bits = equation.params["mantissa_bits"]
+        found |= {dtype for dtype, least in DIGITS.items() if bits <= least}
+    return found.union(*map(_within, inner))
+
+
+DIGITS = {"bfloat16": 7, "float16": 10}  # the bits of their mantissas
 
 
 def _inner(equation: Any) -> Iterator[Any]:
@@ -157,6 +166,8 @@ def _stepped(equation: Any, given: list[Any]) -> Sequence[Any]:
         given = [_down(x, atom) for x, atom in zip(given, equation.invars, strict=True)]
     else:
         params = {key: _wide(value) for key, value in params.items()}
+        if isinstance(params.get("precision"), jax.lax.DotAlgorithmPreset):
+            params["precision"] = None  # it names the dtypes to multiply and to add in
     functions, params = _bind_params(equation.primitive, params)
     outputs = equation.primitive.bind(*functions, *given, **params)
     return list(outputs) if equation.primitive.multiple_results else [outputs]

@@ -77,7 +77,7 @@ def _differentiates_another(answers: Answers, reply: Reply) -> bool:
         return False
     differentiated = tuple(reply.arrays[k] for k in range(len(problem.outputs)))
     same = partial(is_same_entrywise, problem)
-    return same(answers.again, answers.value) and not same(differentiated, answers.value)
+    return not same(differentiated, answers.value) and same(answers.again, answers.value)
 
 
 def _spread(reply: Reply) -> dict[str, str]:

@@ -61,7 +61,21 @@ class Question:
             points = moved(self.rng, self.problem.leaves, self.point)
             us = moved(self.rng, self.problem.outputs, self.u, LINEAR)
             sides.append([self._at(x, u) for x, u in zip(points, us, strict=True)])
-        return tuple(rough(y, [(a[k], b[k]) for a, b in sides]) for k, y in enumerate(self.answer))
+        unrest = [rough(y, [(a[k], b[k]) for a, b in sides]) for k, y in enumerate(self.answer)]
+        return tuple(np.maximum(a, b) for a, b in zip(unrest, self._rounded(), strict=True))
+
+    def _rounded(self) -> Sequence[Array | float]:
+        """How far each entry lies from the same in float64; 0 where that is another function.
+
+        Of (x + 1e4) - 1e4 in float32 a neighbour of x shows nothing.
+        """
+        wide = self.known and self.known.in_float64
+        if not wide:
+            return [0.0] * len(self.answer)
+        pairs = zip(self.answer, (*wide.value, *wide.gradients(0)), strict=True)
+        off = [(np.nan_to_num(np.abs(a - b), posinf=0.0), norm(b)) for a, b in pairs]
+        most = max(leaf.epsilon for leaf in (*self.problem.leaves, *self.problem.outputs)) ** 0.25
+        return [rounding if norm(rounding) <= most * size else 0.0 for rounding, size in off]
 
     def _at(self, point: Arrays, u: Arrays) -> Arrays:
         with np.errstate(all="ignore"):

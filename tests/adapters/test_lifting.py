@@ -1,6 +1,7 @@
 """Narrow JAX targets are computed in float64 whatever their jaxprs hold."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -116,3 +117,86 @@ def test_it_is_lifted_and_not_run_with_x64_on(target: Any) -> None:
     result = gradcheck.check(strict, X, checks="vjp")
 
     assert result.findings[0].oracle == "finite differences, float64"
+
+
+def test_the_precision_of_a_product_is_not_kept_in_float64() -> None:
+    """A `DotAlgorithmPreset` names the dtypes to multiply and to add in."""
+    a, b = X, X.T.copy()
+    target = partial(lax.dot, precision=lax.DotAlgorithmPreset.F32_F32_F32)
+    problem = problem_of(target, (a, b))
+    wide = posed_in_float64(problem)
+    assert wide is not None
+
+    (product,) = wide.value(wide.point)
+
+    np.testing.assert_allclose(product, a.astype(float) @ b.astype(float), rtol=1e-14, atol=1e-14)
+
+
+def test_attention_in_bfloat16_passes_to_second_order() -> None:
+    q, k, v = (jnp.asarray(X.reshape(1, 3, 2, 4) * s, jnp.bfloat16) for s in (1.0, -0.7, 0.4))
+
+    result = gradcheck.check(jax.nn.dot_product_attention, q, k, v, checks=["vjp", "second_order"])
+
+    assert result.verdict is Verdict.PASS, str(result)
+
+
+@pytest.mark.parametrize(
+    ("bits", "dtype"), [((8, 7), "bfloat16"), ((5, 10), "float16"), ((8, 13), "float32")]
+)
+@pytest.mark.parametrize("factor", [1.0, 1.3])
+def test_what_reduces_its_precision_is_held_to_that(
+    bits: tuple[int, int], dtype: str, factor: float
+) -> None:
+    @jax.custom_vjp
+    def scaled(x: Any) -> Any:
+        return x
+
+    scaled.defvjp(lambda x: (x, None), lambda _, u: (u * jnp.float32(factor),))
+
+    def target(x: Any) -> Any:
+        return jnp.sin(lax.reduce_precision(scaled(x), *bits))
+
+    result = gradcheck.check(target, X, checks="vjp")
+
+    assert result.verdict is (Verdict.PASS if factor == 1 else Verdict.FAIL), str(result)
+    assert problem_of(target, (X,)).leaves[0].digits == dtype
+
+
+def test_what_is_narrow_in_a_function_in_a_loop_is_seen() -> None:
+    @jax.jit
+    def rounded(row: Any) -> Any:
+        return row.astype(jnp.bfloat16).astype(row.dtype)
+
+    def target(x: Any) -> Any:
+        return lax.scan(lambda c, row: (c * rounded(row), c), jnp.ones_like(x[0]), x)[1]
+
+    assert problem_of(target, (X,)).leaves[0].digits == "bfloat16"
+
+
+def test_a_second_derivative_is_held_to_the_dtype_of_the_target() -> None:
+    """An iteration that stops where float32 needs no more does so in float64 too."""
+
+    @jax.custom_vjp
+    def inexact(x: Any) -> Any:
+        return x**2
+
+    # A second derivative that is right to five digits.
+    inexact.defvjp(lambda x: (x**2, x), lambda x, u: (_nearly(x) * u,))
+    for dtype, verdict in ((np.float32, Verdict.PASS), (np.float64, Verdict.FAIL)):
+        result = gradcheck.check(inexact, X.astype(dtype), checks="second_order")
+
+        assert result.verdict is verdict, str(result)
+
+
+@jax.custom_vjp
+def _nearly(x: Any) -> Any:
+    return 2 * x
+
+
+_nearly.defvjp(lambda x: (2 * x, None), lambda _, u: (2.00002 * u,))
+
+
+def test_what_the_narrow_value_loses_is_no_other_answer_when_compiled() -> None:
+    result = gradcheck.check(lambda x: ((x + 1e4) - 1e4) * 2, X, checks=["vjp", "determinism"])
+
+    assert result.verdict is Verdict.PASS, str(result)
