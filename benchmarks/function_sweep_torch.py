@@ -9,10 +9,9 @@ each failure is.
 
 import sys
 import warnings
-from collections import Counter
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from time import perf_counter
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -21,8 +20,7 @@ from torch.testing._internal.autograd_function_db import autograd_function_db
 from torch.testing._internal.custom_op_db import custom_op_db
 from torch.testing._internal.hop_db import hop_db
 
-import gradcheck
-from gradcheck.errors import GradcheckError
+from benchmarks.sweep import Case, sweep
 
 EACH = 3  # samples of an operator
 
@@ -30,22 +28,16 @@ EACH = 3  # samples of an operator
 def main() -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    counts, started = Counter[str](), perf_counter()
+    sweep(calls())
+
+
+def calls() -> Iterator[Case]:
     for op in (*autograd_function_db, *custom_op_db, *hop_db):
         for dtype in (torch.float64, torch.float32):
             samples = op.sample_inputs("cpu", dtype, requires_grad=True)
             for sample in islice(samples, EACH):
-                try:
-                    result = gradcheck.check(
-                        op.op, sample.input, *sample.args, kwargs=sample.kwargs or None
-                    )
-                    said, text = str(result.verdict), str(result)
-                except GradcheckError as error:
-                    said, text = "refused", str(error)
-                counts[said] += 1
-                if said != "pass":
-                    print(f"{said:14}{op.name} {op.variant_test_name}, {dtype}\n{text}\n")
-    print(f"{counts.total()} calls, {perf_counter() - started:.0f} s: {dict(counts)}")
+                name = f"{op.name} {op.variant_test_name}, {dtype}"
+                yield name, op.op, (sample.input, *sample.args), sample.kwargs
 
 
 if __name__ == "__main__":

@@ -11,9 +11,9 @@ import argparse
 import random
 import sys
 import warnings
-from collections import Counter, defaultdict
+from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -21,8 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 from jax._src.internal_test_util.test_harnesses import all_harnesses
 
-import gradcheck
-from gradcheck.errors import GradcheckError
+from benchmarks.sweep import Case, sweep
 
 LARGEST = 20_000  # entries of the inputs of a call
 
@@ -35,26 +34,21 @@ def main() -> None:
     parser.add_argument("--only", default="", help="part of a group's name")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
+    sweep(calls(options.dtype, options.each, options.seed, options.only))
+
+
+def calls(dtype: str, each: int, seed: int, only: str) -> Iterator[Case]:
     groups: dict[str, list[Any]] = defaultdict(list)
     for harness in all_harnesses:
-        known = harness.dtype is not None and np.dtype(harness.dtype).name == options.dtype
-        if known and options.only in harness.group_name:
+        known = harness.dtype is not None and np.dtype(harness.dtype).name == dtype
+        if known and only in harness.group_name:
             groups[harness.group_name].append(harness)
-    rng, counts, started = random.Random(options.seed), Counter[str](), perf_counter()
+    rng = random.Random(seed)
     for harnesses in groups.values():
-        for harness in rng.sample(harnesses, min(options.each, len(harnesses))):
+        for harness in rng.sample(harnesses, min(each, len(harnesses))):
             inputs = harness.dyn_args_maker(np.random.RandomState(0))
-            if sum(np.size(x) for x in inputs) > LARGEST:
-                continue
-            try:
-                result = gradcheck.check(harness.dyn_fun, *inputs)
-                said, text = str(result.verdict), str(result)
-            except GradcheckError as error:
-                said, text = "refused", str(error)
-            counts[said] += 1
-            if said != "pass":
-                print(f"{said:14}{harness.fullname}\n{text}\n", flush=True)
-    print(f"{counts.total()} calls, {perf_counter() - started:.0f} s: {dict(counts)}")
+            if sum(np.size(x) for x in inputs) <= LARGEST:
+                yield harness.fullname, harness.dyn_fun, tuple(inputs), {}
 
 
 if __name__ == "__main__":

@@ -10,19 +10,15 @@ failure is a false alarm; docs/op_sweep.md says what each of the rest is.
 import argparse
 import sys
 import warnings
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from time import perf_counter
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 from torch.testing._internal.common_modules import module_db
 
-import gradcheck
-from gradcheck.errors import GradcheckError
+from benchmarks.sweep import Case, sweep
 
 
 def main() -> None:
@@ -32,22 +28,10 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    counts: Counter[str] = Counter()
-    started = perf_counter()
-    for name, module, args, kwargs in modules(getattr(torch, options.dtype), options.only):
-        try:
-            result = gradcheck.check(module, *args, kwargs=kwargs or None)
-            said, text = str(result.verdict), str(result)
-        except GradcheckError as error:
-            said, text = "refused", str(error)
-        counts[said] += 1
-        if said != "pass":
-            print(f"{said:14}{name}\n{text}\n", flush=True)
-    print(f"{counts.total()} cases, {perf_counter() - started:.0f} s: {dict(counts)}")
+    sweep(modules(getattr(torch, options.dtype), options.only))
 
 
-def modules(dtype: torch.dtype, only: str) -> Iterator[tuple[str, torch.nn.Module, Any, Any]]:
-    """Yield each case: its name, the module, the positional and keyword arguments of a call."""
+def modules(dtype: torch.dtype, only: str) -> Iterator[Case]:
     for info in module_db:
         if only not in info.name:
             continue

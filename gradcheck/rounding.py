@@ -130,10 +130,11 @@ def natural(u: Arrays, values: Arrays, x: Array) -> float:
     return norm(np.array(parts)) / scale(x)
 
 
-def restless(unrest: Array, largest: Array, epsilon: float) -> Array:
-    """The error bar of each entry: its measured unrest, that of a typical one, four roundings."""
+def restless(unrest: Array, largest: Array, epsilon: float, *, roundings: int = 4) -> Array:
+    """The error bar of each entry: its measured unrest, that of a typical one, a few roundings."""
     calm = np.nan_to_num(unrest, nan=0.0, posinf=0.0)
-    return np.asarray(calm + np.median(calm) + 4 * epsilon * np.nan_to_num(largest, posinf=0.0))
+    sizes = np.nan_to_num(largest, nan=0.0, posinf=0.0)
+    return np.asarray(calm + np.median(calm) + roundings * epsilon * sizes)
 
 
 def _bars(
@@ -151,8 +152,7 @@ def _bars(
     # these the 3,400 modules of PyTorch that run in bfloat16 and float16 pass, and not with less;
     # with eight and the significance on top, a factor of 1.3 in bfloat16 was lost.
     whole = natural(u, problem.value(problem.point), problem.point[index])
-    calm, sizes = (np.nan_to_num(x, nan=0.0, posinf=0.0) for x in (unrest, np.abs(claim)))
-    own = calm + np.median(calm) + epsilon * sizes + 4 * tiny
+    own = restless(unrest, np.abs(claim), epsilon, roundings=1) + 4 * tiny
     share = epsilon * whole / max(claim.size, 1) ** 0.5
     return np.asarray(own + 4 * share), np.asarray(own + share)
 

@@ -143,7 +143,7 @@ def _problem(posed: "Posed", outputs: tuple[Leaf, ...], name: str | None) -> Pro
         point=posed.point,
         value=posed.value,
         vjp=posed.vjp,
-        both=posed.both if posed.is_compiled and not posed.wide else None,
+        both=posed.both if posed.is_jitted and not posed.wide else None,
         jvp=posed.jvp,
         second=posed.second,
         batched=posed.batched,
@@ -197,7 +197,7 @@ class Posed:
         )
 
     @property
-    def is_compiled(self) -> bool:
+    def is_jitted(self) -> bool:
         """Whether the target was jitted, and only arrays go into it."""
         return hasattr(self.target, "lower") and all(_is_array(leaf) for leaf in self.values)
 
@@ -254,7 +254,7 @@ class Posed:
             return tuple(BRIDGE.out(output) for output in (self.traced if same else self.f)(*xs))
 
     def vjp(self, point: Arrays, cotangents: Arrays) -> Arrays:
-        if self.is_compiled and not self.wide:
+        if self.is_jitted and not self.wide:
             return self.both(point, cotangents)[1]
         with jax.enable_x64(self.x64):
             return _gradients(self.pulled(self.arrays(point), self.conjugated(cotangents)))

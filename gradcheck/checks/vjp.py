@@ -96,12 +96,16 @@ def _at_point(
             _narrowed(q, finding, answers, formula, rng)
             for q, finding in zip(questions, findings, strict=True)
         ]
-        # At a tie the narrow rule may choose another than the wide one: it has its own subgradient.
-        for k, question in enumerate(questions):
-            if judged[k].verdict is Verdict.FAIL and question.leaf.path in kinked:
-                chosen = _as_claimed(answers, formula)
-                (other,), _ = _examined([question], chosen, problem, settings, rng)
-                judged[k] = judged[k] if other.verdict is Verdict.FAIL else other
+        accused = [
+            q
+            for q, finding in zip(questions, judged, strict=True)
+            if finding.verdict is Verdict.FAIL and q.leaf.path in kinked
+        ]
+        if accused:
+            # At a tie a narrow rule may choose another than the wide one: its own subgradient.
+            chosen, _ = _examined(accused, _as_claimed(answers, formula), problem, settings, rng)
+            right = {f.leaf: f for f in chosen if f.verdict is not Verdict.FAIL}
+            judged = [right.get(finding.leaf, finding) for finding in judged]
         return tuple(judged), kinked
     findings, kinked = _examined(questions, answers, problem, settings, rng)
     if any(finding.verdict is not Verdict.PASS for finding in findings):
