@@ -45,7 +45,7 @@ def check(
         checks: names of checks, "default" or "all".
         wrt: leaf paths or shell patterns, `"params.*"`; all leaves when empty.
         rtol: how wrong an entry may be relative to itself; by default 1e-6 in float64, 1e-3 in
-            float32, 1e-2 in float16, 5e-2 in bfloat16.
+            float32, 8e-3 in float16, 4e-2 in bfloat16.
         seed: of all random directions, and of the target's own randomness.
         name: what to call the target in results.
         kwargs: keyword arguments of the target; floating arrays among them are leaves too, by

@@ -193,9 +193,15 @@ def is_same_entrywise(problem: Problem, values: Arrays, wide: Arrays) -> bool:
     """Whether half of the digits of every entry agree; of a small one, those of a usual one."""
     epsilon = max(leaf.epsilon for leaf in (*problem.leaves, *problem.outputs))
     return all(
-        np.allclose(a, b, rtol=epsilon**0.5, atol=epsilon**0.5 * norm(b) / max(b.size, 1) ** 0.5)
+        np.allclose(a, b, rtol=epsilon**0.5, atol=epsilon**0.5 * _typical(b))
         for a, b in zip(values, wide, strict=True)
     )
+
+
+def _typical(a: Array) -> float:
+    """Return the size of a usual entry: the root of the mean square of those that are finite."""
+    finite = a[np.isfinite(a)]
+    return norm(finite) / sqrt(max(finite.size, 1))
 
 
 WIDER = {

@@ -1,12 +1,12 @@
 """How the engine's arrays cross into a framework and back."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from gradcheck.problem import EPSILON, Array, Leaf
 
-__all__ = ["Bridge"]
+__all__ = ["Bridge", "described"]
 
 
 def _numpy(array: Array, dtype: str, _: Any) -> Array:
@@ -39,3 +39,13 @@ class Bridge:
 
     def leaf(self, path: str, value: Any) -> Leaf:
         return Leaf(path=path, shape=tuple(value.shape), dtype=self.dtype_of(value))
+
+
+def described(values: Iterable[Any]) -> str:
+    """Return what was received, in words: the type of each value and, of an array, its dtype."""
+    return ", ".join(
+        f"{type(value).__name__} of {value.dtype}"
+        if hasattr(value, "dtype")
+        else type(value).__name__
+        for value in values
+    )

@@ -17,7 +17,7 @@ import torch
 from torch.autograd import forward_ad
 
 from gradcheck import trees
-from gradcheck.adapters.bridge import Bridge
+from gradcheck.adapters.bridge import Bridge, described
 from gradcheck.adapters.randomness import same_randomness
 from gradcheck.adapters.torch_digits import Lifted, Watched, eagerly
 from gradcheck.adapters.torch_modules import Rooms, module_of, out_of_reach, rooms_of
@@ -95,7 +95,7 @@ def problem_of_torch(
     if not named:
         raise InputError(
             f"expected a trainable parameter or a floating input to differentiate; got inputs "
-            f"{[type(value).__name__ for value in inputs]}"
+            f"{described(inputs) or 'none'}"
         )
     module = module_of(target)
     rooms = None if module is None else rooms_of(module)

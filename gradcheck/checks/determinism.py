@@ -86,7 +86,8 @@ def _spread(reply: Reply) -> dict[str, str]:
     for k, leaf in enumerate(problem.leaves):
         position = len(problem.outputs) + k
         first, other = reply.question.answer[position], reply.arrays[position]
-        off, size = norm(other - first), norm(first)
+        finite = np.isfinite(first) & np.isfinite(other)
+        off, size = norm(other[finite] - first[finite]), norm(first[finite])
         if off and size:
             remarks[leaf.path] = f"two runs differ by {off / size:.0e}, relative to the gradient"
     return remarks

@@ -336,7 +336,7 @@ def _aligned(answers: Answers, index: int, v: Array) -> Probe:
 
 
 def _not_finite(question: Question, gradients: Sequence[Array]) -> Finding:
-    bad = np.argwhere(~np.isfinite(sum(gradients)))[:SHOWN]
+    bad = np.argwhere(~np.all(np.isfinite(gradients), axis=0))[:SHOWN]
     entries = tuple(
         Entry(
             index=tuple(int(i) for i in index),

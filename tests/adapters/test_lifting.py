@@ -1,5 +1,6 @@
 """Narrow JAX targets are computed in float64 whatever their jaxprs hold."""
 
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -12,7 +13,8 @@ from jax import lax
 
 import gradcheck
 from gradcheck.adapters import problem_of
-from gradcheck.problem import posed_in_float64
+from gradcheck.errors import InputError
+from gradcheck.problem import is_same_entrywise, posed_in_float64
 from gradcheck.results import Verdict
 
 X = np.random.default_rng(0).standard_normal((4, 6)).astype(np.float32)
@@ -200,3 +202,37 @@ def test_what_the_narrow_value_loses_is_no_other_answer_when_compiled() -> None:
     result = gradcheck.check(lambda x: ((x + 1e4) - 1e4) * 2, X, checks=["vjp", "determinism"])
 
     assert result.verdict is Verdict.PASS, str(result)
+
+
+@pytest.mark.parametrize(
+    ("f", "message"),
+    [
+        (lambda x: jnp.log(jnp.abs(x)), "the value at this point is not finite"),
+        (lambda x: jnp.exp(x * 1e3), "the value at this point is not finite"),
+        (jnp.sqrt, "the value at this point is not finite"),
+        (lambda x: jnp.sqrt(jnp.abs(x)), ""),
+    ],
+    ids=["log", "exp", "sqrt", "gradient"],
+)
+def test_what_is_infinite_makes_no_noise(f: Any, message: str) -> None:
+    point = X.copy()
+    point[0, 0] = 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        result = gradcheck.check(f, point)
+
+    assert result.verdict is not Verdict.ERROR, str(result)
+    assert message in result.findings[0].message
+
+
+def test_what_is_infinite_excuses_no_other_entry() -> None:
+    problem = problem_of(jnp.sin, (X,))
+    value = np.array([np.inf, 1.0, 2.0])
+
+    assert is_same_entrywise(problem, (value,), (value,))
+    assert not is_same_entrywise(problem, (np.array([np.inf, 2.0, 2.0]),), (value,))
+
+
+def test_inputs_without_a_derivative_are_named_with_their_dtypes() -> None:
+    with pytest.raises(InputError, match=r"got inputs ndarray of int32, dict$"):
+        gradcheck.check(lambda x, y: jnp.sin(x) * y["a"], ROWS.astype(np.int32), {"a": 1})

@@ -210,7 +210,7 @@ MISUSE: list[tuple[str, Callable[[], object], str]] = [
     (
         "integers",
         lambda: check(Rule(np.sin, lambda inputs, u: u), np.arange(3)),
-        "floating or complex array among the inputs; got ['ndarray']",
+        "floating or complex array among the inputs; got ndarray of int64",
     ),
     (
         "integer outputs",
