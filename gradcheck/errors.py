@@ -12,6 +12,7 @@ __all__ = [
     "OutOfTime",
     "ShapeMismatch",
     "Unsupported",
+    "first_line",
 ]
 
 
@@ -52,3 +53,8 @@ class MissingFrameworkError(GradcheckError, ImportError):
 
 class GradientMismatch(GradcheckError, AssertionError):
     """A gradient did not pass. The message is the result's text: leaf, entries, resolution."""
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of what an error says."""
+    return str(error).strip().partition("\n")[0]

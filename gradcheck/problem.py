@@ -154,6 +154,11 @@ class Problem:
         return self.value(point), self.vjp(point, cotangents)
 
     @property
+    def epsilon(self) -> float:
+        """The spacing of the numbers at one of the narrowest dtype, of leaves and outputs."""
+        return max(array.epsilon for array in (*self.leaves, *self.outputs))
+
+    @property
     def is_narrow(self) -> bool:
         """Whether a leaf or an output has the digits of a dtype below float64."""
         return any(leaf.digits in WIDER for leaf in (*self.leaves, *self.outputs))
@@ -183,17 +188,16 @@ def is_same(problem: Problem, values: Arrays, wide: Arrays) -> bool:
     They do not where the target draws random numbers or asks for the dtype, and where all that
     the narrow dtype leaves of a value is rounding.
     """
-    epsilon = max(leaf.epsilon for leaf in (*problem.leaves, *problem.outputs))
     off = norm(np.array([norm(a - b) for a, b in zip(values, wide, strict=True)]))
     size = norm(np.array([norm(value) for value in wide]))
-    return bool(off <= epsilon**0.5 * size)
+    return bool(off <= problem.epsilon**0.5 * size)
 
 
 def is_same_entrywise(problem: Problem, values: Arrays, wide: Arrays) -> bool:
     """Whether half of the digits of every entry agree; of a small one, those of a usual one."""
-    epsilon = max(leaf.epsilon for leaf in (*problem.leaves, *problem.outputs))
+    half = problem.epsilon**0.5
     return all(
-        np.allclose(a, b, rtol=epsilon**0.5, atol=epsilon**0.5 * _typical(b))
+        np.allclose(a, b, rtol=half, atol=half * _typical(b))
         for a, b in zip(values, wide, strict=True)
     )
 

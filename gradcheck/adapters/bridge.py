@@ -6,7 +6,7 @@ from typing import Any
 
 from gradcheck.problem import EPSILON, Array, Leaf
 
-__all__ = ["Bridge", "described"]
+__all__ = ["Bridge", "received"]
 
 
 def _numpy(array: Array, dtype: str, _: Any) -> Array:
@@ -41,11 +41,12 @@ class Bridge:
         return Leaf(path=path, shape=tuple(value.shape), dtype=self.dtype_of(value))
 
 
-def described(values: Iterable[Any]) -> str:
+def received(values: Iterable[Any]) -> str:
     """Return what was received, in words: the type of each value and, of an array, its dtype."""
-    return ", ".join(
+    words = (
         f"{type(value).__name__} of {value.dtype}"
         if hasattr(value, "dtype")
         else type(value).__name__
         for value in values
     )
+    return ", ".join(words) or "none"

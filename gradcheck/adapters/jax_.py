@@ -21,8 +21,8 @@ from jax.tree_util import keystr, tree_flatten_with_path, tree_unflatten
 
 from gradcheck import trees
 from gradcheck.adapters import jax_digits as digits
-from gradcheck.adapters.bridge import Bridge, described
-from gradcheck.errors import InputError, Unsupported
+from gradcheck.adapters.bridge import Bridge, received
+from gradcheck.errors import InputError, Unsupported, first_line
 from gradcheck.problem import EPSILON, WIDER, Array, Arrays, Leaf, Problem, label, norm
 
 __all__ = ["BRIDGE", "problem_of_jax"]
@@ -77,8 +77,7 @@ def problem_of_jax(
     }
     if not chosen:
         raise InputError(
-            f"expected a floating or complex array to differentiate; got inputs "
-            f"{described(inputs) or 'none'}"
+            f"expected a floating or complex array to differentiate; got inputs {received(inputs)}"
         )
     x64 = needs_x64(BRIDGE.dtype_of(flat[k][1]) for k in chosen)
     with jax.enable_x64(x64):  # integers as JAX holds them: NumPy's have 64 bits where JAX has 32
@@ -335,8 +334,7 @@ class Posed:
             try:
                 gradients = jax.vmap(pullback)(_cotangents(cotangents, outputs))
             except Exception as error:  # it runs one by one: whatever is raised is about the batch
-                first = str(error).strip().partition("\n")[0]
-                raise Unsupported(f"vmap is not supported: {first}") from error
+                raise Unsupported(f"vmap is not supported: {first_line(error)}") from error
             return _gradients(gradients)
 
     def both(self, point: Arrays, cotangents: Arrays) -> tuple[Arrays, Arrays]:
@@ -433,8 +431,8 @@ def _refusals(what: str) -> Iterator[None]:
     except Exception as error:
         if not _is_refusal(error):
             raise
-        first = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise Unsupported(f"{what} is not supported: {first}") from error
+        said = first_line(error) or type(error).__name__
+        raise Unsupported(f"{what} is not supported: {said}") from error
 
 
 def _is_refusal(error: Exception) -> bool:

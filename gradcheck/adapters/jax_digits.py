@@ -73,12 +73,9 @@ def _within(equation: Any) -> set[str]:
     inner = [e for within in _inner(equation) for e in within.eqns]
     found = {_dtype(variable) for e in inner for variable in e.outvars}
     if equation.primitive.name == "reduce_precision":
-        bits = equation.params["mantissa_bits"]
-        found |= {dtype for dtype, least in DIGITS.items() if bits <= least}
+        spacing = 2.0 ** -equation.params["mantissa_bits"]
+        found |= {dtype for dtype in ("bfloat16", "float16") if spacing >= EPSILON[dtype]}
     return found.union(*map(_within, inner))
-
-
-DIGITS = {"bfloat16": 7, "float16": 10}  # the bits of their mantissas
 
 
 def _inner(equation: Any) -> Iterator[Any]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from gradcheck.adapters.jax_ import BRIDGE, Posed, _cotangents, _gradients
 from gradcheck.adapters.manners import narrowed
-from gradcheck.errors import Unsupported
+from gradcheck.errors import Unsupported, first_line
 from gradcheck.problem import Arrays, Audit, Call, Deed, Manner
 
 __all__ = ["audit", "session"]
@@ -71,8 +71,7 @@ def _refusals() -> Iterator[None]:
     try:
         yield
     except (jax.errors.JAXTypeError, jax.errors.JAXIndexError) as error:
-        first = str(error).strip().partition("\n")[0]
-        raise Unsupported(f"compiling is not supported: {first}") from error
+        raise Unsupported(f"compiling is not supported: {first_line(error)}") from error
 
 
 def audit(posed: Posed, point: Arrays, cotangents: Arrays) -> Audit:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from gradcheck import trees
-from gradcheck.adapters.bridge import Bridge, described
+from gradcheck.adapters.bridge import Bridge, received
 from gradcheck.errors import InputError, ShapeMismatch
 from gradcheck.problem import WIDER, Arrays, Leaf, Problem, label
 
@@ -49,7 +49,7 @@ def problem_of_rule(
     if not named:
         raise InputError(
             f"expected at least one floating or complex array among the inputs; got "
-            f"{described(inputs) or 'none'}"
+            f"{received(inputs)}"
         )
     posed = Posed(rule=rule, inputs=inputs, named=named, bridge=bridge)
     outputs = posed.described()

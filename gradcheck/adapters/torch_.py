@@ -17,12 +17,12 @@ import torch
 from torch.autograd import forward_ad
 
 from gradcheck import trees
-from gradcheck.adapters.bridge import Bridge, described
+from gradcheck.adapters.bridge import Bridge, received
 from gradcheck.adapters.randomness import same_randomness
 from gradcheck.adapters.torch_digits import Lifted, Watched, eagerly
 from gradcheck.adapters.torch_modules import Rooms, module_of, out_of_reach, rooms_of
 from gradcheck.adapters.torch_sparse import SPARSE, specified
-from gradcheck.errors import InputError, Unsupported
+from gradcheck.errors import InputError, Unsupported, first_line
 from gradcheck.problem import WIDER, Array, Arrays, Leaf, Problem, label, norm
 
 __all__ = ["BRIDGE", "problem_of_torch"]
@@ -95,7 +95,7 @@ def problem_of_torch(
     if not named:
         raise InputError(
             f"expected a trainable parameter or a floating input to differentiate; got inputs "
-            f"{described(inputs) or 'none'}"
+            f"{received(inputs)}"
         )
     module = module_of(target)
     rooms = None if module is None else rooms_of(module)
@@ -456,7 +456,7 @@ class Posed:
         try:
             gradients = self.pulled_back(outputs, leaves, us, own, is_grads_batched=True)
         except Exception as error:  # it runs one by one: whatever is raised is about the batch
-            raise Unsupported(f"vmap is not supported: {_first_line(error)}") from error
+            raise Unsupported(f"vmap is not supported: {first_line(error)}") from error
         size = len(cotangents[0])
         return _arrays(gradients, tuple(np.broadcast_to(x, (size, *x.shape)) for x in point))
 
@@ -567,10 +567,10 @@ def _refusals(what: str) -> Iterator[None]:
     try:
         yield
     except NotImplementedError as error:
-        raise Unsupported(f"{what} is not supported: {_first_line(error)}") from error
+        raise Unsupported(f"{what} is not supported: {first_line(error)}") from error
     except RuntimeError as error:
         if any(words in str(error) for words in REFUSALS):
-            raise Unsupported(f"{what} is not supported: {_first_line(error)}") from error
+            raise Unsupported(f"{what} is not supported: {first_line(error)}") from error
         raise
 
 
@@ -586,10 +586,6 @@ REFUSALS = (
     "donated buffers",  # of a compiled backward, which may be run once and not be differentiated
     "use_reentrant=True",  # of a checkpoint, which cannot be differentiated twice
 )
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
 
 
 def _as_tensors(inputs: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -54,7 +54,7 @@ def check_adjoint(
         with suppress(Unsupported):  # that there is no forward mode is said by the check "jvp"
             findings |= _transposed(pairs, gradients, linear, settings, rng)
     if any(finding.verdict is Verdict.FAIL for finding in findings.values()):
-        blur = BLUR * max(leaf.epsilon for leaf in (*problem.leaves, *problem.outputs))
+        blur = BLUR * problem.epsilon
         terms = zip(u, answers.value, strict=True)
         natural = norm(np.array([norm(u_ * f) for u_, f in terms]))
         for k, finding in findings.items():

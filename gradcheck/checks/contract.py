@@ -11,8 +11,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from gradcheck.answers import Answers
-from gradcheck.checks.parity import first_line
-from gradcheck.errors import GradcheckError, Unsupported
+from gradcheck.errors import GradcheckError, Unsupported, first_line
 from gradcheck.probes import direction, scale
 from gradcheck.problem import Arrays, Audit, Deed, Problem, norm
 from gradcheck.results import Finding, Verdict

@@ -22,10 +22,10 @@ from gradcheck.checks.parity import (
     asked,
     failing,
     findings,
-    first_line,
     first_question,
     is_random,
 )
+from gradcheck.errors import first_line
 from gradcheck.problem import Arrays, Leaf, Manner, Problem
 from gradcheck.results import Finding, Verdict
 from gradcheck.settings import Settings

@@ -13,7 +13,7 @@ import numpy as np
 
 from gradcheck.answers import Answers
 from gradcheck.checks.entrywise import LINEAR, ROUNDINGS, compared, moved, narrowest, rough
-from gradcheck.errors import Unsupported
+from gradcheck.errors import Unsupported, first_line
 from gradcheck.problem import Array, Arrays, Leaf, Manner, Problem, norm
 from gradcheck.results import Finding, Verdict
 from gradcheck.rounding import natural
@@ -26,7 +26,6 @@ __all__ = [
     "asked",
     "failing",
     "findings",
-    "first_line",
     "first_question",
     "is_random",
 ]
@@ -74,7 +73,7 @@ class Question:
             return [0.0] * len(self.answer)
         pairs = zip(self.answer, (*wide.value, *wide.gradients(0)), strict=True)
         off = [(np.nan_to_num(np.abs(a - b), posinf=0.0), norm(b)) for a, b in pairs]
-        most = max(leaf.epsilon for leaf in (*self.problem.leaves, *self.problem.outputs)) ** 0.25
+        most = self.problem.epsilon**0.25
         return [rounding if norm(rounding) <= most * size else 0.0 for rounding, size in off]
 
     def _at(self, point: Arrays, u: Arrays) -> Arrays:
@@ -202,10 +201,6 @@ def failing(check: str, problem: Problem, manner: str, error: Exception) -> Find
         oracle=manner,
         message=f"raises {type(error).__name__} ({manner}): {first_line(error)}",
     )
-
-
-def first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
 
 
 def is_random(question: Question) -> bool:

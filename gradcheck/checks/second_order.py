@@ -96,7 +96,7 @@ def _derivative(problem: Problem, u: Arrays) -> Problem:
 
 def _jumps(posed: Problem, rng: np.random.Generator) -> bool:
     """Whether the gradients do not settle near the point: the target has a kink there."""
-    epsilon = max(leaf.epsilon for leaf in (*posed.leaves, *posed.outputs))
+    epsilon = posed.epsilon
     steps = [
         direction(rng, leaf) * scale(x) for leaf, x in zip(posed.leaves, posed.point, strict=True)
     ]

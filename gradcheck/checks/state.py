@@ -21,10 +21,9 @@ from gradcheck.checks.parity import (
     asked,
     failing,
     findings,
-    first_line,
     first_question,
 )
-from gradcheck.errors import Unsupported
+from gradcheck.errors import Unsupported, first_line
 from gradcheck.probes import cotangent, direction
 from gradcheck.problem import Arrays, Manner
 from gradcheck.results import Finding

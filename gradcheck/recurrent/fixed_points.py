@@ -18,8 +18,7 @@ from gradcheck.adapters.select import native, problem_of
 from gradcheck.answers import answers_of
 from gradcheck.api import settled
 from gradcheck.checks import CHECKS
-from gradcheck.checks.parity import first_line
-from gradcheck.errors import GradcheckError, InputError, Unsupported
+from gradcheck.errors import GradcheckError, InputError, Unsupported, first_line
 from gradcheck.inquiry import Question, conducted, left_open, of_checks, unposed
 from gradcheck.listeners import heard
 from gradcheck.meter import Meter

@@ -18,8 +18,8 @@ from gradcheck.answers import answers_of
 from gradcheck.api import settled
 from gradcheck.checks import CHECKS
 from gradcheck.checks.parity import Question as Plain
-from gradcheck.checks.parity import Reply, findings, first_line, is_random
-from gradcheck.errors import GradcheckError, Unsupported
+from gradcheck.checks.parity import Reply, findings, is_random
+from gradcheck.errors import GradcheckError, Unsupported, first_line
 from gradcheck.inquiry import Question, conducted, left_open, of_checks, raised, unposed
 from gradcheck.listeners import heard
 from gradcheck.meter import Meter
