@@ -79,6 +79,10 @@ def compared(
     """
     coarsest = narrowest(leaf, outputs)
     tolerance = settings.tolerance(coarsest.digits)
+    if not np.all(np.isfinite(wanted)):  # what is not in both answers is the same, and of no size
+        same = (got == wanted) | (np.isnan(got) & np.isnan(wanted))
+        got, wanted = np.where(same & ~np.isfinite(got), 0, (got, wanted))
+        size = np.nan_to_num(size, posinf=0.0)
     whole = norm(size)
     with np.errstate(invalid="ignore"):
         off = np.abs(got - wanted)

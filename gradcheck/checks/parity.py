@@ -219,9 +219,6 @@ def _compared(
     check: str, problem: Problem, settings: Settings, reply: Reply, position: int, label: Leaf
 ) -> Finding:
     got, wanted = reply.arrays[position], reply.question.answer[position]
-    if not np.all(np.isfinite(wanted)):  # what is not in both answers is the same, and of no size
-        same = (got == wanted) | (np.isnan(got) & np.isnan(wanted))
-        got, wanted = np.where(same & ~np.isfinite(got), 0, (got, wanted))
     size = np.nan_to_num(np.abs(wanted).astype(np.float64), posinf=0.0)
     epsilon = narrowest(label, problem.outputs).epsilon
     finding = compared(
@@ -243,8 +240,9 @@ def _compared(
         return replace(finding, verdict=Verdict.PASS, message=message, resolution=1.0)
     # Rounding may hide an error, but there is none to be hidden if the answers agree; and what is
     # left of a gradient that cancels is compared with its size at other cotangents.
-    whole = max(norm(size), norm(reply.base[position])) if reply.base else norm(size)
-    if norm(got - wanted) > finding.tolerance * whole:
+    own = norm(size)
+    whole = max(own, norm(reply.base[position])) if reply.base else own
+    if finding.mismatch * own > finding.tolerance * whole:
         return finding
     resolution = min(finding.resolution, finding.tolerance)
     return replace(finding, verdict=Verdict.PASS, message="", resolution=resolution)

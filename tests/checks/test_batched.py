@@ -153,6 +153,19 @@ def test_a_right_jax_target_passes(target: Any, dtype: str) -> None:
     assert _asked(target, x).passed
 
 
+def test_what_is_not_finite_either_way_is_the_same() -> None:
+    """That a gradient is NaN is for the check "vjp" to say; its other entries are compared."""
+    half = _x(3).abs() * torch.tensor([1.0, -1.0, 1.0])
+    assert _asked(lambda x: torch.where(x > 0, x.sqrt(), 0.0), half).passed
+    problem = problem_of(lambda x: torch.where(x > 0, x.sqrt(), 0.0), (half,))
+    assert problem.batched is not None
+    batched = problem.batched
+    wrong = replace(problem, batched=lambda *args: tuple(2 * g for g in batched(*args)))
+    (finding,) = check_batched(answers_of(wrong, seed=0), Settings(), np.random.default_rng(0))
+    assert finding.verdict is Verdict.FAIL
+    assert {entry.index[1] for entry in finding.entries} == {0, 2}
+
+
 class InNumpy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor) -> Any:
