@@ -86,6 +86,7 @@ def problem_of_jax(
             for k, (_, leaf) in enumerate(flat)
         )
     posed = Posed(target=target, structure=structure, values=values, chosen=chosen, x64=x64)
+    posed = replace(posed, donates=posed.asks_for_donation())
     outputs = afresh(lambda: posed.answer)
     if not outputs:
         raise InputError("expected the target to return at least one floating or complex array")
@@ -184,6 +185,7 @@ class Posed:
     x64: bool  # whether 64-bit types are on
     wide: bool = False  # whether the leaves keep the dtype of the engine's arrays
     narrow: "Posed | None" = None  # in whose dtypes it is traced, to be computed in float64
+    donates: bool = False  # whether a call consumes what it is given: constants are then copied
 
     @cached_property
     def point(self) -> Arrays:
@@ -200,13 +202,28 @@ class Posed:
         """Whether the target was jitted, and only arrays go into it."""
         return hasattr(self.target, "lower") and all(_is_array(leaf) for leaf in self.values)
 
+    def asks_for_donation(self) -> bool:
+        """Whether the target was jitted with `donate_argnums`."""
+        if not hasattr(self.target, "lower"):
+            return False
+        _, arguments = tree_unflatten(self.structure, self.values)
+        try:
+            with jax.enable_x64(self.x64):
+                infos = trees.called(self.target.trace, arguments).args_info
+        except Exception:  # the target's own, which then shows in the value
+            return False
+        return any(info.donated for info in jax.tree.leaves(infos))
+
     def f(self, *leaves: Any) -> list[Any]:
         """The floating outputs at `leaves`."""
         return [leaf for _, leaf in self.named(leaves)]
 
     def named(self, leaves: Sequence[Any]) -> list[tuple[str, Any]]:
         """The floating outputs at `leaves`, each with its path."""
-        filled = list(self.values)
+        filled = [
+            jax.numpy.copy(leaf) if self.donates and isinstance(leaf, jax.Array) else leaf
+            for leaf in self.values
+        ]
         for k, leaf in zip(self.chosen, leaves, strict=True):
             filled[k] = leaf
         module, arguments = tree_unflatten(self.structure, filled)

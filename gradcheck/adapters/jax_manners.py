@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from gradcheck.adapters.jax_ import BRIDGE, Posed, _cotangents, _gradients
+from gradcheck.adapters.jax_ import BRIDGE, Posed, _cotangents, _gradients, _is_refusal
 from gradcheck.adapters.manners import narrowed
 from gradcheck.errors import Unsupported, first_line
 from gradcheck.problem import Arrays, Audit, Call, Deed, Manner
@@ -45,13 +45,13 @@ def _call(posed: Posed, manner: Manner, point: Arrays) -> Call:
         outputs = posed.f(*arrays)
         return outputs if manner.outputs is None else [outputs[k] for k in manner.outputs]
 
-    with jax.enable_x64(posed.x64), _refusals():
+    with jax.enable_x64(posed.x64), _refusals(manner):
         xs = posed.arrays(point)
         values, pullback = run(lambda moving: jax.vjp(asked, *moving))([xs[k] for k in chosen])
 
     def pull(cotangents: Arrays) -> Callable[[], Arrays]:
         outputs = range(len(cotangents)) if manner.outputs is None else manner.outputs
-        with jax.enable_x64(posed.x64), _refusals():
+        with jax.enable_x64(posed.x64), _refusals(manner):
             us = _cotangents(tuple(cotangents[k] for k in outputs), values)
             found = _gradients(run(lambda back, us: back(us))(pullback, us))
         placed = dict(zip(chosen, found, strict=True))
@@ -66,11 +66,14 @@ def _as_it_is(f: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @contextmanager
-def _refusals() -> Iterator[None]:
-    """A function that branches on values runs, but cannot be compiled."""
+def _refusals(manner: Manner) -> Iterator[None]:
+    """A function that branches on values runs, but cannot be compiled; nor can some derivatives."""
     try:
         yield
-    except (jax.errors.JAXTypeError, jax.errors.JAXIndexError) as error:
+    except Exception as error:
+        branches = isinstance(error, jax.errors.JAXTypeError | jax.errors.JAXIndexError)
+        if not branches and not (manner.is_compiled and _is_refusal(error)):
+            raise
         raise Unsupported(f"compiling is not supported: {first_line(error)}") from error
 
 

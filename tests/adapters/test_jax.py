@@ -186,6 +186,20 @@ def test_shared_compilation_does_not_share_constants() -> None:
     assert check(other, X, X).verdict is Verdict.FAIL
 
 
+def test_what_the_target_would_consume_is_kept() -> None:
+    """`donate_argnums` lets a call overwrite its arguments; the caller's are still there after."""
+
+    @partial(jax.jit, donate_argnums=(0, 1))
+    def step(x: Any, count: Any, key: Any) -> Any:
+        return jnp.sin(x) * jax.random.normal(key, x.shape) + count.sum(), count + 1
+
+    given = jnp.asarray(X), jnp.arange(3), jax.random.key(0)
+    for _ in range(2):
+        result = gradcheck.check(step, *given, checks="all")
+        assert result.passed, result
+        assert not any(leaf.is_deleted() for leaf in given)
+
+
 @pytest.mark.parametrize("shape", [(0,), (0, 3), ()])
 def test_empty_and_zero_dimensional_leaves(shape: tuple[int, ...]) -> None:
     x = jnp.ones(shape)
