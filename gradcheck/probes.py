@@ -60,9 +60,9 @@ def direction(rng: np.random.Generator, leaf: Leaf) -> Array:
     power-of-two multiple of the direction is exact in every dtype but bfloat16.
     """
     bits = rng.integers(0, 2**13, leaf.shape, dtype=np.uint16)  # magnitude 10, sign 1, phase 2
-    v = np.asarray(((bits & 1023) + np.uint16(512)).astype(np.float64))
-    v /= 1024
-    np.negative(v, out=v, where=(bits & 1024) > 0)
+    signs = 1 - ((bits >> 9) & 2).astype(np.int16)
+    steps = signs * ((bits & 1023).astype(np.int16) + np.int16(512))
+    v = np.asarray(np.multiply(steps, 2.0**-10, dtype=np.float64))
     return v * PHASES[bits >> 11] if "complex" in leaf.dtype else v
 
 

@@ -350,7 +350,7 @@ class Posed:
                 leaves = [tensor.requires_grad_() for tensor in leaves]
             with eagerly(), Watched(leaves) as watched:
                 found = self.run(leaves, shared=not self.records)
-        writes = self.records or not _equal(leaves, self.tensors(self.point))
+        writes = self.records or not _equal(leaves, self.tensors(self.point, shared=True))
         narrowest = watched.inside([tensor for _, tensor in found])
         inside = {
             k: str(dtype).removeprefix("torch.")

@@ -124,8 +124,8 @@ def _linear(
             compared(
                 got,
                 wanted,
-                size,
                 unrest,
+                size=size,
                 check="adjoint",
                 leaf=leaf,
                 outputs=problem.outputs,
@@ -338,4 +338,4 @@ def _located(
 
 
 def _wide(array: Array) -> Array:
-    return array.astype(np.complex128 if np.iscomplexobj(array) else np.float64)
+    return array.astype(np.complex128 if np.iscomplexobj(array) else np.float64, copy=False)

@@ -59,7 +59,6 @@ def check_batched(
             compared(
                 batch[k],
                 wanted,
-                np.abs(wanted).astype(np.float64),
                 lambda k=k: restless()[k],  # type: ignore[misc]
                 check="batched",
                 leaf=leaf,

@@ -59,9 +59,9 @@ def narrowest(leaf: Leaf, outputs: Sequence[Leaf]) -> Leaf:
 def compared(
     got: Array,
     wanted: Array,
-    size: Array,
     unrest: Callable[[], Array],
     *,
+    size: Array | None = None,
     check: str,
     leaf: Leaf,
     outputs: Sequence[Leaf],
@@ -72,22 +72,17 @@ def compared(
     """Return whether `got` is `wanted`, entry by entry.
 
     Args:
-        size: of each entry, if nothing in it cancelled: what an error is relative to.
         unrest: how far rounding moves each entry; asked in doubt only.
+        size: of each entry, if nothing in it cancelled: what an error is relative to; None: its
+            own.
         leaf, outputs: what the gradient is of; it has the digits of the narrowest of them.
         complaint: what is said of a leaf that fails.
     """
     coarsest = narrowest(leaf, outputs)
     tolerance = settings.tolerance(coarsest.digits)
-    if not np.all(np.isfinite(wanted)):  # what is not in both answers is the same, and of no size
-        same = (got == wanted) | (np.isnan(got) & np.isnan(wanted))
-        got, wanted = np.where(same & ~np.isfinite(got), 0, (got, wanted))
-        size = np.nan_to_num(size, posinf=0.0)
-    whole = norm(size)
-    with np.errstate(invalid="ignore"):
-        off = np.abs(got - wanted)
-    if not np.any(off):
-        resolution = SIGNIFICANCE * ROUNDINGS * coarsest.epsilon if whole else 0.0
+    if np.array_equal(got, wanted):  # most are, to the last bit; a NaN is not
+        is_empty = not np.any(wanted if size is None else size)
+        resolution = 0.0 if is_empty else SIGNIFICANCE * ROUNDINGS * coarsest.epsilon
         is_open = resolution > tolerance
         return Finding(
             check=check,
@@ -99,6 +94,15 @@ def compared(
             oracle=oracle,
             message=_hiding(resolution) if is_open else "",
         )
+    if size is None:
+        size = np.abs(wanted).astype(np.float64)
+    if not np.all(np.isfinite(wanted)):  # what is not in both answers is the same, and of no size
+        same = (got == wanted) | (np.isnan(got) & np.isnan(wanted))
+        got, wanted = np.where(same & ~np.isfinite(got), 0, (got, wanted))
+        size = np.nan_to_num(size, posinf=0.0)
+    whole = norm(size)
+    with np.errstate(invalid="ignore"):
+        off = np.abs(got - wanted)
     # Below the normal numbers of a dtype (6e-5 in float16) the spacing is all that is left.
     bar = ROUNDINGS * coarsest.epsilon * size + coarsest.tiny
     with np.errstate(invalid="ignore"):

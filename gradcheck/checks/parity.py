@@ -219,12 +219,10 @@ def _compared(
     check: str, problem: Problem, settings: Settings, reply: Reply, position: int, label: Leaf
 ) -> Finding:
     got, wanted = reply.arrays[position], reply.question.answer[position]
-    size = np.nan_to_num(np.abs(wanted).astype(np.float64), posinf=0.0)
     epsilon = narrowest(label, problem.outputs).epsilon
     finding = compared(
         got,
         wanted,
-        size,
         lambda: reply.unrest(position, epsilon),
         check=check,
         leaf=label,
@@ -240,7 +238,7 @@ def _compared(
         return replace(finding, verdict=Verdict.PASS, message=message, resolution=1.0)
     # Rounding may hide an error, but there is none to be hidden if the answers agree; and what is
     # left of a gradient that cancels is compared with its size at other cotangents.
-    own = norm(size)
+    own = norm(wanted[np.isfinite(wanted)])
     whole = max(own, norm(reply.base[position])) if reply.base else own
     if finding.mismatch * own > finding.tolerance * whole:
         return finding
