@@ -290,10 +290,12 @@ def _alone(
         if seen.is_doubtful(bar):
             epsilon = coarsest.epsilon * (bar / least if least else 1.0)
             return _located(finding, pair, gradient, v, epsilon)
-    if finding.resolution > finding.tolerance:
-        message = f"rounding inside the target hides errors below {finding.resolution:.0e}"
-        return replace(finding, verdict=Verdict.INCONCLUSIVE, message=message)
-    return finding
+    if finding.resolution <= finding.tolerance:
+        return finding
+    agree = finding.mismatch <= finding.tolerance
+    message = f"rounding inside the target hides errors below {finding.resolution:.0e}"
+    verdict = Verdict.PASS if agree else Verdict.INCONCLUSIVE
+    return replace(finding, verdict=verdict, message=message)
 
 
 def _located(

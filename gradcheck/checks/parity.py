@@ -236,10 +236,10 @@ def _compared(
     if finding.resolution >= 1:
         message = "nothing of this gradient is above its rounding"
         return replace(finding, verdict=Verdict.PASS, message=message, resolution=1.0)
-    # Rounding may hide an error, but there is none to be hidden if the answers agree; and what is
-    # left of a gradient that cancels is compared with its size at other cotangents.
-    own = norm(wanted[np.isfinite(wanted)])
-    whole = max(own, norm(reply.base[position])) if reply.base else own
+    if not reply.base:
+        return finding
+    # What is left of a gradient that cancels is compared with its size at other cotangents.
+    own, whole = norm(wanted[np.isfinite(wanted)]), norm(reply.base[position])
     if finding.mismatch * own > finding.tolerance * whole:
         return finding
     resolution = min(finding.resolution, finding.tolerance)

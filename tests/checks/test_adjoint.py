@@ -209,15 +209,18 @@ def test_a_right_torch_target_passes(
     if isinstance(target, torch.nn.Module):
         target = target.to(dtype)
     result = _asked(target, *(x.to(dtype) for x in inputs))
-    assert result.verdict in (Verdict.PASS, Verdict.INCONCLUSIVE), result
-    if dtype is not torch.bfloat16:
+    cancels = target in (RIGHT["softmax"][0], RIGHT["sums that cancel"][0])
+    if dtype is torch.bfloat16 and cancels:  # little is left of them but rounding
+        assert result.verdict is not Verdict.FAIL, result
+    else:
         assert result.passed, result
 
 
-def test_bfloat16_inside_float64_is_left_open_and_not_accused() -> None:
+def test_bfloat16_inside_float64_passes_and_says_what_it_hides() -> None:
     for seed in range(5):
         result = _asked(Inside(torch.bfloat16), _x(4, 3), _x(3, 5), seed=seed)
-        assert result.verdict in (Verdict.PASS, Verdict.INCONCLUSIVE), result
+        assert result.passed, result
+        assert max(finding.resolution for finding in result.findings) > 1e-2
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])

@@ -124,7 +124,7 @@ RIGHT: dict[str, tuple[Any, list[torch.Tensor]]] = {
 }
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize(("target", "inputs"), RIGHT.values(), ids=RIGHT.keys())
 def test_a_right_torch_target_passes(
     target: Any, inputs: list[torch.Tensor], dtype: torch.dtype
