@@ -74,7 +74,9 @@ def _within(equation: Any) -> set[str]:
     found = {_dtype(variable) for e in inner for variable in e.outvars}
     if equation.primitive.name == "reduce_precision":
         spacing = 2.0 ** -equation.params["mantissa_bits"]
-        found |= {dtype for dtype in ("bfloat16", "float16") if spacing >= EPSILON[dtype]}
+        found |= {
+            dtype for dtype in ("bfloat16", "float16", "float32") if spacing >= EPSILON[dtype]
+        }
     return found.union(*map(_within, inner))
 
 

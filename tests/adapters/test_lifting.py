@@ -164,6 +164,16 @@ def test_what_reduces_its_precision_is_held_to_that(
     assert problem_of(target, (X,)).leaves[0].digits == dtype
 
 
+def test_float64_of_fewer_bits_is_held_to_those() -> None:
+    """15 bits lie between float16 and float32; differences are taken of all 52."""
+    target = lambda x: jnp.sin(lax.reduce_precision(x, 11, 15))  # noqa: E731
+
+    result = gradcheck.check(target, X.astype(np.float64), checks="vjp")
+
+    assert result.passed, str(result)
+    assert problem_of(target, (X.astype(np.float64),)).leaves[0].digits == "float32"
+
+
 def test_what_is_narrow_in_a_function_in_a_loop_is_seen() -> None:
     @jax.jit
     def rounded(row: Any) -> Any:
