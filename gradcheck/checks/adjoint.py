@@ -6,10 +6,10 @@ vjp(u - 2w) = vjp(u) - 2 vjp(w), and vjp(0) = 0. Where forward mode exists, ⟨u
 That both modes are wrong in the same way is not seen here; the checks "vjp" and "jvp" see it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 
@@ -81,7 +81,8 @@ def _linear(
     # A quarter, so that a sum does not overflow where its terms do not.
     both = tuple((u - 2 * w) / 4 for u, w in zip(*cotangents, strict=True))
     summed = problem.vjp(point, both)
-    nothing = problem.vjp(point, tuple(np.zeros_like(u) for u in both))
+    zero = tuple(np.zeros_like(u) for u in both)
+    nothing = [a if np.any(a) else None for a in problem.vjp(point, zero)]
 
     @cache
     def restless() -> Arrays:
@@ -101,47 +102,36 @@ def _linear(
         if not settings.wants(leaf.path):
             continue
         first, other = (_wide(gradient[k]) for gradient in gradients)
-        size = np.abs(first) + 2 * np.abs(other)
+        size = 2 * np.abs(other)
+        size += np.abs(first)
+        ask = partial(
+            compared,
+            size=size,
+            check="adjoint",
+            leaf=leaf,
+            outputs=problem.outputs,
+            settings=settings,
+            oracle=LINEARITY,
+        )
         with np.errstate(invalid="ignore"):  # infinities are said below
             expected = first - 2 * other
-        zero = np.zeros_like(size)
-        asked: list[tuple[str, Array, Array, Callable[[], Array]]] = [
-            (
-                "the gradient is not linear in the cotangent",
-                4 * summed[k],
-                expected,
-                lambda k=k: restless()[k],  # type: ignore[misc]
-            ),
+        finding = ask(
+            4 * summed[k],
+            expected,
+            lambda k=k: restless()[k],  # type: ignore[misc]
+            complaint="the gradient is not linear in the cotangent",
+        )
+        unasked = nothing[k]
+        if finding.verdict is not Verdict.FAIL and unasked is not None:
+            none = np.zeros_like(size)
+            complaint = "the gradient of a zero cotangent is not zero"
             # No rounding makes anything of nothing.
-            (
-                "the gradient of a zero cotangent is not zero",
-                nothing[k],
-                zero,
-                lambda zero=zero: zero,  # type: ignore[misc]
-            ),
-        ]
-        answers = [
-            compared(
-                got,
-                wanted,
-                unrest,
-                size=size,
-                check="adjoint",
-                leaf=leaf,
-                outputs=problem.outputs,
-                settings=settings,
-                oracle=LINEARITY,
-                complaint=complaint,
-            )
-            for complaint, got, wanted, unrest in asked
-        ]
-        # The first that failed; else the first, whose resolution is that of both.
-        findings[k] = next((f for f in answers if f.verdict is Verdict.FAIL), answers[0])
+            failed = ask(unasked, none, lambda none=none: none, complaint=complaint)  # type: ignore[misc]
+            finding = failed if failed.verdict is Verdict.FAIL else finding
         if not np.all(np.isfinite(size)):
-            message = "the gradient is not finite"
-            findings[k] = replace(
-                answers[0], verdict=Verdict.INCONCLUSIVE, message=message, entries=(), mismatch=0.0
-            )
+            message, said = "the gradient is not finite", Verdict.INCONCLUSIVE
+            finding = replace(finding, verdict=said, message=message, entries=(), mismatch=0.0)
+        findings[k] = finding
     return findings
 
 

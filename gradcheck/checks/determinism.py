@@ -13,7 +13,7 @@ from functools import partial
 import numpy as np
 
 from gradcheck.answers import Answers
-from gradcheck.checks.parity import PLAIN, Question, Reply, asked, findings, first_question
+from gradcheck.checks.parity import PLAIN, Question, Reply, asked, findings, first_question, replied
 from gradcheck.errors import Unsupported
 from gradcheck.problem import Manner, is_same_entrywise, norm
 from gradcheck.results import Finding
@@ -61,13 +61,7 @@ def _again(question: Question) -> Reply:
         is_repeat = not problem.is_compiled
         return asked(question, PLAIN, name, COMPLAINT, is_repeat=is_repeat)
     arrays = (*problem.value(question.point), *problem.vjp(question.point, question.u))
-    return Reply(
-        question=question,
-        manner=name,
-        complaint=COMPLAINT,
-        arrays=dict(enumerate(arrays)),
-        is_repeat=True,
-    )
+    return replied(question, name, COMPLAINT, dict(enumerate(arrays)), is_repeat=True)
 
 
 def _differentiates_another(answers: Answers, reply: Reply) -> bool:
@@ -86,7 +80,7 @@ def _spread(reply: Reply) -> dict[str, str]:
     for k, leaf in enumerate(problem.leaves):
         position = len(problem.outputs) + k
         first, other = reply.question.answer[position], reply.arrays[position]
-        if np.array_equal(first, other):
+        if other is first:
             continue
         finite = np.isfinite(first) & np.isfinite(other)
         off, size = norm(other[finite] - first[finite]), norm(first[finite])

@@ -28,6 +28,7 @@ __all__ = [
     "findings",
     "first_question",
     "is_random",
+    "replied",
 ]
 
 PLAIN = Manner()
@@ -142,11 +143,25 @@ def asked(
     arrays = {count + k: gradients[k] for k in chosen}
     if with_value:
         arrays |= dict(enumerate(called.value))
+    return replied(question, name, complaint, arrays, base=base, is_repeat=is_repeat)
+
+
+def replied(
+    question: Question,
+    manner: str,
+    complaint: str,
+    arrays: Mapping[int, Array],
+    *,
+    base: Arrays = (),
+    is_repeat: bool = False,
+) -> Reply:
+    """Return a reply; what is equal to the plain answer is that, and takes no room of its own."""
+    plain = question.answer
     return Reply(
         question=question,
-        manner=name,
+        manner=manner,
         complaint=complaint,
-        arrays=arrays,
+        arrays={k: plain[k] if np.array_equal(a, plain[k]) else a for k, a in arrays.items()},
         base=base,
         is_repeat=is_repeat,
     )

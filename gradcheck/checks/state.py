@@ -22,6 +22,7 @@ from gradcheck.checks.parity import (
     failing,
     findings,
     first_question,
+    replied,
 )
 from gradcheck.errors import Unsupported, first_line
 from gradcheck.probes import cotangent, direction
@@ -87,9 +88,7 @@ def _again(
     question: Question, manner: str, complaint: str, arrays: Sequence[np.ndarray], first: int
 ) -> Reply:
     placed = dict(enumerate(arrays, start=first))
-    return Reply(
-        question=question, manner=manner, complaint=complaint, arrays=placed, is_repeat=True
-    )
+    return replied(question, manner, complaint, placed, is_repeat=True)
 
 
 def _interleaved(
@@ -154,8 +153,7 @@ def _parts(question: Question) -> Iterator[Reply | Finding]:
                 reply = asked(question, Manner(outputs=outputs), "", "", with_value=False)
                 total = [g + reply.arrays[count + k] for k, g in enumerate(total)]
             placed = dict(enumerate(total, start=count))
-            name = "outputs one by one"
-            yield Reply(question=question, manner=name, complaint=UNDEFINED, arrays=placed)
+            yield replied(question, "outputs one by one", UNDEFINED, placed)
         for some in (leaves[::2], leaves[1::2]) if len(leaves) > 1 else ():
             yield asked(question, Manner(leaves=some), "some leaves only", FROZEN)
     except Unsupported:  # a rule that gives all of its gradients or none
