@@ -3,6 +3,10 @@
 The formula was checked in float64, where differences are sharp. What is left to ask of a float32
 or bfloat16 gradient is whether it is that formula, rounded: entry by entry, within what moving the
 point by an ulp does to it, and as a whole, where the rounding of many entries averages out.
+
+An ulp of the point may be nothing to what is computed inside: where a hundred terms were added to
+1e4, or 1 - p is left of a p that is nearly one. What is still in doubt is therefore looked at at
+points farther away: there a rule that is wrong is wrong in the same way, and rounding is not.
 """
 
 from collections.abc import Sequence
@@ -12,7 +16,7 @@ from math import inf
 import numpy as np
 
 from gradcheck.diagnose import ADVICE
-from gradcheck.probes import disturbed, scale
+from gradcheck.probes import direction, disturbed, scale
 from gradcheck.problem import EPSILON, Array, Arrays, Problem, norm
 from gradcheck.results import Entry, Finding, Verdict
 from gradcheck.settings import SIGNIFICANCE
@@ -27,6 +31,7 @@ SHOWN = 8
 def rounded(
     finding: Finding,
     problem: Problem,
+    wide: Problem,
     index: int,
     draws: Sequence[Arrays],
     claims: Sequence[Array],
@@ -37,7 +42,7 @@ def rounded(
 
     Args:
         finding: what was found of the leaf in float64.
-        problem: the target in its own dtype.
+        problem, wide: the target in its own dtype, and in float64.
         index: which leaf.
         draws: cotangents.
         claims: the leaf's own gradient for each of them.
@@ -59,13 +64,17 @@ def rounded(
             continue
         bar, usual = _bars(problem, index, u, claim, rng)
         wrong = (off > SIGNIFICANCE * bar) & (off > tolerance * largest)
+        # The part of the claim that is off in the direction of the gradient itself.
+        factor = _factor(claim, truth) if size else 1.0
+        spread = norm(usual * np.abs(truth)) / size**2 if size else 0.0
+        if np.any(wrong) or abs(factor - 1) > max(tolerance, SIGNIFICANCE * spread):
+            scatter, of_factor = _scatter(problem, wide, index, u, rng)
+            bar, spread = np.maximum(bar, scatter), max(spread, of_factor)
+            wrong &= off > SIGNIFICANCE * bar
         if np.any(wrong):
             return _accused(finding, claim, truth, wrong, bar)
         if not size:
             continue
-        # The part of the claim that is off in the direction of the gradient itself.
-        factor = float(np.real(np.vdot(truth / size, claim))) / size
-        spread = norm(usual * np.abs(truth)) / size**2
         seen = seen.with_(truth, bar, spread)
         if abs(factor - 1) > max(tolerance, SIGNIFICANCE * spread):
             everywhere = off > np.median(off)
@@ -73,6 +82,62 @@ def rounded(
             message = f"all of it is {factor:.3g} times what the same rule gives in float64"
             return replace(accused, message=message, mismatch=abs(factor - 1))
     return _blunted(finding, problem, index, seen)
+
+
+def _factor(claim: Array, truth: Array) -> float:
+    """How large `claim` is in the direction of `truth`, which is not zero."""
+    size = norm(truth)
+    return float(np.real(np.vdot(truth / size, claim))) / size
+
+
+# How far, relative to itself, a point is moved to see other roundings: at least some ulps of any
+# dtype, and little enough that the square of it, ten times, excuses no rule that is wrong.
+FAR = 2.0**-5
+
+
+def _scatter(
+    problem: Problem,
+    wide: Problem,
+    index: int,
+    u: Arrays,
+    rng: np.random.Generator,
+) -> tuple[Array, float]:
+    """How much the narrow gradient's error varies from point to point, of each entry and of all.
+
+    By second differences of the error along a line, on both sides, away from the point itself:
+    they vanish where the error is a smooth function of the point, as that of a rule is. So they do
+    where rounding leaves nothing at all (1 - p at p = 1), but then the value has lost as much.
+    """
+    entries, of_factor = np.zeros(problem.point[index].shape), 0.0
+    for _ in range(2):
+        step = [
+            min(leaf.epsilon ** (1 / 3), FAR) * direction(rng, leaf) * x
+            for leaf, x in zip(problem.leaves, problem.point, strict=True)
+        ]
+        for side in (1, -1):
+            errors, factors = [], []
+            for t in (1, 2, 3):
+                moved = zip(problem.leaves, problem.point, step, strict=True)
+                point = tuple(leaf.rounded(x + side * t * v) for leaf, x, v in moved)
+                there = tuple(x.astype(w.dtype) for x, w in zip(point, wide.point, strict=True))
+                try:
+                    claim, truth = problem.vjp(point, u)[index], wide.vjp(there, u)[index]
+                except Exception:  # out of the domain: no excuse
+                    break
+                errors.append(claim - truth)
+                factors.append(_factor(claim, truth) if norm(truth) else 1.0)
+            else:
+                bend = np.abs(errors[0] - 2 * errors[1] + errors[2])
+                entries = np.maximum(entries, np.nan_to_num(bend, posinf=0.0))
+                of_factor = max(of_factor, abs(factors[0] - 2 * factors[1] + factors[2]))
+    x, epsilon = problem.point[index], _epsilon(problem, index)
+    pairs = zip(problem.value(problem.point), wide.value(wide.point), strict=True)
+    with np.errstate(invalid="ignore"):
+        lost = natural(u, tuple(a - b for a, b in pairs), x)
+    # What cancelled inside may have been numbers like one.
+    ones = natural(u, tuple(np.ones_like(u_) for u_ in u), x)
+    share = max(lost, epsilon * ones) / max(x.size, 1) ** 0.5
+    return entries + np.median(entries) + 4 * share, of_factor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +148,8 @@ class Seen:
     of_one: float  # in an entry of usual size
 
     def with_(self, truth: Array, bar: Array, spread: float) -> "Seen":
-        relative = bar[truth != 0] / np.abs(truth[truth != 0])
+        with np.errstate(over="ignore"):  # of a truth that is hardly a number in any dtype
+            relative = bar[truth != 0] / np.abs(truth[truth != 0])
         return Seen(
             of_all=min(self.of_all, _least(SIGNIFICANCE * spread)),
             of_one=min(self.of_one, _least(SIGNIFICANCE * float(np.median(relative)))),

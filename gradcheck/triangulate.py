@@ -139,7 +139,7 @@ def _also_narrow(
             position = len(problem.outputs) + k
             finding = replace(formula.findings[position], tolerance=settings.tolerance(leaf.digits))
             draws, pair = [answers.cotangents(0)], ([claims[k]], [truths[k]])
-            judged = rounded(finding, problem, k, draws, *pair, rng)
+            judged = rounded(finding, problem, wide.problem, k, draws, *pair, rng)
             if judged.verdict is Verdict.FAIL:
                 message = f"{key} differs from itself in float64: {judged.message}"
                 findings[position] = replace(judged, message=message)

@@ -169,3 +169,66 @@ def test_what_a_narrow_pass_says_it_would_have_seen_it_sees(
     assert right.passed
     assert least < (0.5 if size == 5 and dtype is torch.bfloat16 else 0.06)
     assert wrong.verdict is Verdict.FAIL
+
+
+def _markov(transition: torch.Tensor, emission: torch.Tensor) -> torch.Tensor:
+    """The log-likelihood of a hidden Markov model: hundreds of terms add up to thousands."""
+    alpha = emission[:, 0]
+    for t in range(1, emission.shape[1]):
+        alpha = torch.logsumexp(alpha[:, None] + transition.log_softmax(1), 0) + emission[:, t]
+    return torch.logsumexp(alpha, 0)
+
+
+def _drawn(seed: int, *shape: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+# Right in float64, and far from it where an ulp of the point is nothing to what is rounded inside.
+ROUNDED: dict[str, tuple[Any, Any]] = {
+    "thousands": (_markov, lambda seed: (_drawn(seed, 4, 4), _drawn(seed, 4, 400) * 3 - 8)),
+    "what is left of one": (
+        lambda x: torch.xlogy(x.sigmoid(), x.sigmoid()),
+        lambda seed: (30 * _drawn(seed, 10),),
+    ),
+    "nothing but rounding": (
+        lambda mu, v: 0.5 * (mu**2 + v.exp() - 1 - v).sum(-1),
+        lambda seed: (1e-4 * _drawn(seed, 4, 3), 1e-4 * _drawn(seed + 1, 4, 3)),
+    ),
+}
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(("target", "inputs"), ROUNDED.values(), ids=ROUNDED.keys())
+def test_what_rounds_inside_passes(target: Any, inputs: Any, seed: int) -> None:
+    result = gradcheck.check(target, *inputs(seed), checks="vjp", seed=seed)
+
+    assert result.passed, str(result)
+
+
+@pytest.mark.parametrize("kind", ["factor", "term", "entry", "constant"])
+@pytest.mark.parametrize("scale", [0.1, 1.0, 20.0])
+@pytest.mark.parametrize("seed", range(2))
+def test_a_rule_that_is_wrong_in_float32_is_wrong_at_other_points_too(
+    kind: str, scale: float, seed: int
+) -> None:
+    """However steep it is: what varies from point to point is taken for rounding."""
+    wrong: dict[str, Any] = {
+        "factor": lambda x, g: 1.003 * g,
+        "term": lambda x, g: g + 3e-3 * x,
+        "entry": lambda x, g: torch.where(g.abs() == g.abs().max(), 1.01 * g, g),
+        "constant": lambda x, g: g + 0.01,
+    }
+
+    class Steep(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+            ctx.save_for_backward(x)
+            return (scale * x).exp() / scale
+
+        @staticmethod
+        def backward(ctx: Any, u: torch.Tensor) -> Any:
+            (x,) = ctx.saved_tensors
+            g = u * (scale * x).exp()
+            return g if x.dtype is torch.float64 else wrong[kind](x, g)
+
+    assert gradcheck.check(Steep, _drawn(seed, 12), seed=seed).verdict is Verdict.FAIL

@@ -14,7 +14,7 @@ from functools import cache, partial
 import numpy as np
 
 from gradcheck.answers import Answers
-from gradcheck.checks.entrywise import LINEAR, ROUNDINGS, compared, moved, narrowest, rough
+from gradcheck.checks.entrywise import LINEAR, ROUNDINGS, compared, floor, moved, narrowest, rough
 from gradcheck.errors import Unsupported
 from gradcheck.probes import direction, scale
 from gradcheck.problem import Array, Arrays, Problem, inner, norm
@@ -95,6 +95,9 @@ def _linear(
             ]
             for k, array in enumerate(total):
                 array += weight * rough(centre[k], [(a[k], b[k]) for a, b in sides])
+                array += weight * floor(
+                    centre[k], narrowest(problem.leaves[k], problem.outputs).epsilon
+                )
         return tuple(total)
 
     findings = {}

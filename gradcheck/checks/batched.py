@@ -10,7 +10,7 @@ from functools import cache
 import numpy as np
 
 from gradcheck.answers import Answers
-from gradcheck.checks.entrywise import LINEAR, compared, moved, rough
+from gradcheck.checks.entrywise import LINEAR, compared, floor, moved, rough
 from gradcheck.errors import Unsupported
 from gradcheck.problem import Arrays
 from gradcheck.results import Finding
@@ -46,7 +46,10 @@ def check_batched(
                 for _ in range(BATCH)
             ]
             found.append(
-                tuple(rough(g, [(a[k], b[k]) for a, b in sides]) for k, g in enumerate(centre))
+                tuple(
+                    rough(g, [(a[k], b[k]) for a, b in sides]) + floor(g, problem.epsilon)
+                    for k, g in enumerate(centre)
+                )
             )
         return _stacked(found)
 

@@ -7,6 +7,7 @@ target uses inside, but vanishes for a rule that is smoothly wrong.
 """
 
 from collections.abc import Callable, Sequence
+from math import sqrt
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from gradcheck.problem import Array, Arrays, Leaf, norm
 from gradcheck.results import Entry, Finding, Verdict
 from gradcheck.settings import SIGNIFICANCE, Settings
 
-__all__ = ["LINEAR", "ROUNDINGS", "compared", "moved", "narrowest", "rough"]
+__all__ = ["LINEAR", "ROUNDINGS", "compared", "floor", "moved", "narrowest", "rough"]
 
 ROUNDINGS = 4
 
@@ -49,6 +50,14 @@ def rough(centre: Array, sides: Sequence[tuple[Array, Array]]) -> Array:
     with np.errstate(invalid="ignore"):
         bends = [np.abs(ahead - centre + behind - centre) for ahead, behind in sides]
     return np.asarray(np.nan_to_num(np.max(bends, axis=0), posinf=0.0))
+
+
+def floor(of: Array, epsilon: float) -> float:
+    """Return how far rounding moves an entry that is nothing beside the others.
+
+    It is what cancelled in numbers like theirs.
+    """
+    return ROUNDINGS * epsilon * norm(np.nan_to_num(of)) / sqrt(max(of.size, 1))
 
 
 def narrowest(leaf: Leaf, outputs: Sequence[Leaf]) -> Leaf:

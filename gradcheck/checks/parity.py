@@ -12,7 +12,7 @@ from functools import cached_property
 import numpy as np
 
 from gradcheck.answers import Answers
-from gradcheck.checks.entrywise import LINEAR, ROUNDINGS, compared, moved, narrowest, rough
+from gradcheck.checks.entrywise import LINEAR, compared, floor, moved, narrowest, rough
 from gradcheck.errors import Unsupported, first_line
 from gradcheck.problem import Array, Arrays, Leaf, Manner, Problem, norm
 from gradcheck.results import Finding, Verdict
@@ -113,13 +113,11 @@ class Reply:
         question = self.question
         wanted = question.answer[position]
         count = len(question.problem.outputs)
-        # An entry that is nothing beside the others is the rounding of what cancelled in it.
-        typical = norm(np.nan_to_num(wanted)) / max(wanted.size, 1) ** 0.5
-        floor = np.full(wanted.shape, ROUNDINGS * epsilon * typical)
+        least = np.full(wanted.shape, floor(wanted, epsilon))
         if position >= count:
             x = question.point[position - count]
-            floor += 8 * epsilon * natural(question.u, question.answer[:count], x)
-        return floor if self.is_repeat else floor + question.unrest[position]
+            least += 8 * epsilon * natural(question.u, question.answer[:count], x)
+        return least if self.is_repeat else least + question.unrest[position]
 
 
 def asked(

@@ -151,7 +151,8 @@ def _narrowed(
     asked = sorted(formula.found)
     claims, truths = ([c.gradients(k)[question.index] for k in asked] for c in (narrow, formula))
     draws = [narrow.cotangents(k) for k in asked]
-    judged = rounded(finding, narrow.problem, question.index, draws, claims, truths, rng)
+    pair = narrow.problem, formula.problem
+    judged = rounded(finding, *pair, question.index, draws, claims, truths, rng)
     if judged.verdict is Verdict.FAIL and not is_same_entrywise(
         narrow.problem, narrow.value, formula.value
     ):

@@ -216,6 +216,17 @@ def test_a_right_torch_target_passes(
         assert result.passed, result
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_what_cancels_in_one_entry_is_the_rounding_of_the_others(seed: int) -> None:
+    """A softmax that is nearly sure: the entry that wins has 1e-6 of the gradient that loses."""
+    x = 10 * torch.randn(4, 6, generator=torch.Generator().manual_seed(1))
+
+    def entropy(x: torch.Tensor) -> torch.Tensor:
+        return -(x.softmax(-1) * x.log_softmax(-1)).sum(-1)
+
+    assert _asked(entropy, x, seed=seed).passed
+
+
 def test_bfloat16_inside_float64_passes_and_says_what_it_hides() -> None:
     for seed in range(5):
         result = _asked(Inside(torch.bfloat16), _x(4, 3), _x(3, 5), seed=seed)
