@@ -1,7 +1,7 @@
 """Common random numbers: whatever a PyTorch target draws, it draws the same at every evaluation."""
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,53 +12,79 @@ __all__ = ["same_randomness"]
 
 
 @contextmanager
-def same_randomness(seed: int, devices: list[int]) -> Iterator[Callable[[], bool]]:
-    """Seed PyTorch's generators, NumPy's global one and Python's; restore them in the end.
+def same_randomness(
+    seed: int, devices: Sequence[int], own: Sequence[Any] = ()
+) -> Iterator[Callable[[], bool]]:
+    """Seed PyTorch's generators, NumPy's and Python's global ones, and those of a target's own.
 
-    Yields a function that tells whether any number was drawn since.
+    They are restored in the end. Yields a function that tells whether any number was drawn since.
 
     The generators are set one by one: `torch.manual_seed` also visits every device type that
     this build knows, which takes longer than a small layer.
     """
-    generators = [torch.default_generator, *(torch.cuda.default_generators[d] for d in devices)]
-    before = _states(generators)
-    _seed(generators, seed)
+    cuda = (torch.cuda.default_generators[device] for device in devices)
+    generators = [torch.default_generator, *cuda, np.random, random, *own]
+    before = [_state(generator) for generator in generators]
+
+    def seeded() -> list[Any]:
+        for generator in generators:
+            _seed(generator, seed)
+        return [_state(generator) for generator in generators]
 
     def drawn() -> bool:
-        now = _states(generators)
-        _seed(generators, seed)
-        fresh = _states(generators)
+        now = [_state(generator) for generator in generators]
+        fresh = seeded()
         _restore(generators, now)
-        return not _are_equal(fresh, now)
+        return not all(map(_are_equal, fresh, now))
 
+    for generator in generators:
+        _seed(generator, seed)
     try:
         yield drawn
     finally:
         _restore(generators, before)
 
 
-def _seed(generators: list[torch.Generator], seed: int) -> None:
-    random.seed(seed)
-    for generator in generators:
+def _seed(generator: Any, seed: int) -> None:
+    if isinstance(generator, torch.Generator):
         generator.manual_seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002  (the target may draw from it)
+    elif isinstance(generator, np.random.Generator):
+        bits = generator.bit_generator
+        bits.state = type(bits)(seed).state
+    elif _is_python(generator):
+        generator.seed(seed)
+    else:
+        generator.seed(seed % 2**32)
 
 
-def _states(generators: list[torch.Generator]) -> tuple[Any, Any, Any]:
-    states = [generator.get_state() for generator in generators]
-    return states, np.random.get_state(), random.getstate()  # noqa: NPY002
+def _state(generator: Any) -> Any:
+    if isinstance(generator, np.random.Generator):
+        return generator.bit_generator.state
+    return generator.getstate() if _is_python(generator) else generator.get_state()
 
 
-def _restore(generators: list[torch.Generator], before: tuple[Any, Any, Any]) -> None:
-    states, numpy_state, python_state = before
+def _restore(generators: Sequence[Any], states: Sequence[Any]) -> None:
     for generator, state in zip(generators, states, strict=True):
-        generator.set_state(state)
-    np.random.set_state(numpy_state)  # noqa: NPY002
-    random.setstate(python_state)
+        if isinstance(generator, np.random.Generator):
+            generator.bit_generator.state = state
+        elif _is_python(generator):
+            generator.setstate(state)
+        else:
+            generator.set_state(state)
 
 
-def _are_equal(one: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
-    of_torch = all(torch.equal(a, b) for a, b in zip(one[0], other[0], strict=True))
-    (_, keys, *rest), (_, other_keys, *other_rest) = one[1], other[1]
-    of_numpy = bool(np.array_equal(keys, other_keys)) and rest == other_rest
-    return of_torch and of_numpy and bool(one[2] == other[2])
+def _is_python(generator: Any) -> bool:
+    return generator is random or isinstance(generator, random.Random)
+
+
+def _are_equal(one: Any, other: Any) -> bool:
+    """Whether two states are the same: tensors, or tuples and dicts of numbers and arrays."""
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, np.ndarray):
+        return bool(np.array_equal(one, other))
+    if isinstance(one, dict):
+        return all(_are_equal(one[key], other[key]) for key in one)
+    if isinstance(one, tuple) and one and isinstance(one[1], np.ndarray):
+        return all(map(_are_equal, one, other))
+    return bool(one == other)

@@ -20,7 +20,13 @@ from gradcheck import trees
 from gradcheck.adapters.bridge import Bridge, received
 from gradcheck.adapters.randomness import same_randomness
 from gradcheck.adapters.torch_digits import Lifted, Watched, eagerly
-from gradcheck.adapters.torch_modules import Rooms, module_of, out_of_reach, rooms_of
+from gradcheck.adapters.torch_modules import (
+    Rooms,
+    generators_of,
+    module_of,
+    out_of_reach,
+    rooms_of,
+)
 from gradcheck.adapters.torch_sparse import SPARSE, specified
 from gradcheck.errors import InputError, Unsupported, first_line
 from gradcheck.problem import WIDER, Array, Arrays, Leaf, Problem, label, norm
@@ -100,7 +106,13 @@ def problem_of_torch(
     module = module_of(target)
     rooms = None if module is None else rooms_of(module)
     posed = Posed(
-        target=target, inputs=inputs, named=named, seed=seed, rooms=rooms, restores=restores
+        target=target,
+        inputs=inputs,
+        named=named,
+        seed=seed,
+        rooms=rooms,
+        restores=restores,
+        generators=generators_of(target),
     )
     with torch.set_grad_enabled(torch.is_grad_enabled()):  # a target may leave it switched off
         posed, outputs = _first_run(posed)
@@ -115,6 +127,9 @@ def problem_of_torch(
         "them as inputs"
         for given in out_of_reach(target)
     ]
+    hooked = [path for path, tensor in named.items() if _is_hooked(tensor)]
+    if hooked:
+        missed.append(f"what the hooks on {', '.join(hooked)} do to its gradient")
     if differs:
         missed.append("the value that it has while no gradient is recorded, which is another")
     return replace(problem, notes=(*problem.notes, *missed))
@@ -212,6 +227,7 @@ class Posed:
     seed: int
     rooms: Rooms | None = None  # those of the module that the target is
     restores: Mapping[str, Restore] = field(default_factory=dict)  # path of a sparse input -> it
+    generators: Sequence[Any] = ()  # of random numbers, that the target has of its own
     wide: bool = False
     records: bool = False  # whether the target runs, or computes the same, only if it is recorded
     lifts: bool = False  # whether what it casts to a narrow dtype inside stays in float64
@@ -272,6 +288,22 @@ class Posed:
         }
 
     @contextmanager
+    def whole(self) -> Iterator["Posed"]:
+        """Yield what runs forward and backward, with what the forward stores still there.
+
+        A hook that removes itself finds its handle, a rule what it left on the module.
+        """
+        if self.rooms is None or not self.keeps_attributes:
+            yield self
+        else:
+            with self.rooms.kept():
+                yield self.unkept
+
+    @cached_property
+    def unkept(self) -> "Posed":
+        return replace(self, keeps_attributes=False)
+
+    @contextmanager
     def standing(self, own: Mapping[torch.Tensor, torch.Tensor]) -> Iterator[None]:
         """Have the module hold its `own` tensors of a run, in its backward pass too.
 
@@ -329,7 +361,7 @@ class Posed:
         A part that was seen to draw none is left alone: that costs more than a small layer.
         """
         if self.draws.get(part, True):
-            with same_randomness(seed, self.devices) as drawn:
+            with same_randomness(seed, self.devices, self.generators) as drawn:
                 yield
                 if part not in self.draws:
                     self.draws[part] = drawn()
@@ -378,9 +410,10 @@ class Posed:
     @torch.inference_mode(False)
     def both(self, point: Arrays, cotangents: Arrays) -> tuple[Arrays, Arrays]:
         """The value of a run that autograd records, and the VJP."""
-        leaves, own, outputs = self.recorded(point)
-        us = [_into(u, tensor) for u, tensor in zip(cotangents, outputs, strict=True)]
-        gradients = self.pulled_back(outputs, leaves, us, own)
+        with self.whole() as posed:
+            leaves, own, outputs = posed.recorded(point)
+            us = [_into(u, tensor) for u, tensor in zip(cotangents, outputs, strict=True)]
+            gradients = posed.pulled_back(outputs, leaves, us, own)
         return tuple(BRIDGE.out(tensor) for tensor in outputs), _arrays(gradients, point)
 
     @torch.inference_mode(False)
@@ -420,6 +453,10 @@ class Posed:
         Raises:
             Unsupported: the target is marked as differentiable once, or a rule in it is missing.
         """
+        with self.whole() as posed:
+            return posed._second(point, cotangents, w)
+
+    def _second(self, point: Arrays, cotangents: Arrays, w: Arrays) -> tuple[Arrays, Arrays]:
         leaves, own, outputs = self.recorded(point)
         with torch.enable_grad():
             us = [
@@ -451,10 +488,11 @@ class Posed:
         Raises:
             Unsupported: something in the backward cannot be batched.
         """
-        leaves, own, outputs = self.recorded(point)
-        us = [_into(u, tensor) for u, tensor in zip(cotangents, outputs, strict=True)]
         try:
-            gradients = self.pulled_back(outputs, leaves, us, own, is_grads_batched=True)
+            with self.whole() as posed:
+                leaves, own, outputs = posed.recorded(point)
+                us = [_into(u, tensor) for u, tensor in zip(cotangents, outputs, strict=True)]
+                gradients = posed.pulled_back(outputs, leaves, us, own, is_grads_batched=True)
         except Exception as error:  # it runs one by one: whatever is raised is about the batch
             raise Unsupported(f"vmap is not supported: {first_line(error)}") from error
         size = len(cotangents[0])
@@ -581,11 +619,18 @@ REFUSALS = (
     "not yet implemented",
     "does not support forward AD",
     "does not support it because it has not been implemented",
+    "Nested forward mode AD is not supported",  # a target that takes tangents itself
+    "does not currently support double backward",  # what was compiled ahead of time
+    "don't support automatic differentiation",  # out=
     "You must implement the jvp function",
     "jvp is not implemented",
     "donated buffers",  # of a compiled backward, which may be run once and not be differentiated
     "use_reentrant=True",  # of a checkpoint, which cannot be differentiated twice
 )
+
+
+def _is_hooked(tensor: torch.Tensor) -> bool:
+    return bool(tensor._backward_hooks or getattr(tensor, "_post_accumulate_grad_hooks", None))
 
 
 def _as_tensors(inputs: tuple[Any, ...]) -> tuple[Any, ...]:

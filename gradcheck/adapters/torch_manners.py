@@ -74,6 +74,11 @@ def _mannered(posed: Posed, manner: Manner) -> Posed:
 
 @torch.inference_mode(False)
 def _call(posed: Posed, manner: Manner, point: Arrays) -> Call:
+    if posed.rooms is not None and posed.rooms.waits():
+        raise Unsupported(
+            "the handle of a hook that waits for the backward pass is kept on the module, where "
+            "a second forward pass replaces it"
+        )
     paths, count = list(posed.named), len(point)
     asked = range(count) if manner.leaves is None else manner.leaves
     with torch.enable_grad():

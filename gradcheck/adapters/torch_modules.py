@@ -1,16 +1,21 @@
 """Modules run at other parameters and buffers than their own, and given back as they were."""
 
+import random
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
 from types import FunctionType
 from typing import Any
 
+import numpy as np
 import torch
+from torch.utils.hooks import RemovableHandle
 
 from gradcheck.problem import owner
 
-__all__ = ["Rooms", "held", "module_of", "out_of_reach", "rooms_of"]
+__all__ = ["Rooms", "generators_of", "held", "module_of", "out_of_reach", "rooms_of"]
 
 
 def module_of(target: Any) -> torch.nn.Module | None:
@@ -49,20 +54,51 @@ class Rooms:
             for table, name, own in swapped:
                 table[name] = own
 
+    def waits(self) -> bool:
+        """Whether a hook that is still to run has left its handle on the module."""
+        held = (value for table in self.tables for value in table.values())
+        return any(isinstance(value, RemovableHandle) and _is_live(value) for value in held)
+
     @contextmanager
     def kept(self) -> Iterator[None]:
-        """Undo what a forward pass stores on its module: a hidden state, a counter, a history."""
+        """Undo what a pass stores on its module: a hidden state, a counter, a history."""
         kept = [dict(table) for table in self.tables]
-        lists = [value for table in kept for value in table.values() if isinstance(value, list)]
-        contents = [list(value) for value in lists]
+        own = (value for table in kept for name, value in table.items() if name not in INTERNAL)
+        contents = [(value, _content(value)) for value in own if isinstance(value, STORES)]
         try:
             yield
         finally:
             for table, content in zip(self.tables, kept, strict=True):
                 table.clear()
                 table.update(content)
-            for value, items in zip(lists, contents, strict=True):
-                value[:] = items
+            for value, content in contents:
+                _refill(value, content)
+
+
+INTERNAL = frozenset(vars(torch.nn.Module()))  # what every module holds: its tables among them
+
+STORES = (list, dict, set, deque, torch.Tensor)  # what can be written into; parameters are swapped
+
+
+def _is_live(handle: RemovableHandle) -> bool:
+    hooks = handle.hooks_dict_ref()
+    return hooks is not None and handle.id in hooks
+
+
+def _content(store: Any) -> Any:
+    return store.detach().clone() if isinstance(store, torch.Tensor) else copy(store)
+
+
+def _refill(store: Any, content: Any) -> None:
+    if isinstance(store, torch.Tensor):
+        if not torch.equal(store, content):
+            with torch.no_grad():
+                store.copy_(content)
+    elif isinstance(store, list):
+        store[:] = content
+    else:
+        store.clear()
+        (store.extend if isinstance(store, deque) else store.update)(content)
 
 
 def rooms_of(module: torch.nn.Module) -> Rooms:
@@ -77,20 +113,36 @@ def rooms_of(module: torch.nn.Module) -> Rooms:
             for name, own in table.items()
             if own is not None
         ],
-        tables=[*map(vars, parts), *holders],
+        tables=[*map(vars, parts), *(table for table in holders if isinstance(table, dict))],
     )
+
+
+def generators_of(target: Any) -> list[Any]:
+    """Return the random generators that a target has of its own: PyTorch's, NumPy's, Python's."""
+    module = module_of(target)
+    parts = [] if module is None else list(module.modules())
+    found = [value for part in parts for value in vars(part).values()]
+    found += _within_reach(target).values()
+    return list({id(value): value for value in found if isinstance(value, GENERATORS)}.values())
+
+
+GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
 
 
 def out_of_reach(target: Any) -> list[str]:
     """Return the names of trainable modules and tensors that a plain function finds by itself."""
+    return [name for name, value in _within_reach(target).items() if _is_trainable(value)]
+
+
+def _within_reach(target: Any) -> dict[str, Any]:
+    """What a plain function finds by itself: globals that it names, variables around it."""
     function = owner(target)
     if not isinstance(function, FunctionType):
-        return []
+        return {}
     code = function.__code__
     cells = zip(code.co_freevars, function.__closure__ or (), strict=True)
     found = {name: function.__globals__.get(name) for name in code.co_names}
-    found |= {name: cell.cell_contents for name, cell in cells if _is_filled(cell)}
-    return [name for name, value in found.items() if _is_trainable(value)]
+    return found | {name: cell.cell_contents for name, cell in cells if _is_filled(cell)}
 
 
 def _is_filled(cell: Any) -> bool:

@@ -17,7 +17,7 @@ from gradcheck.answers import Answers
 from gradcheck.checks.entrywise import LINEAR, ROUNDINGS, compared, floor, moved, narrowest, rough
 from gradcheck.errors import Unsupported
 from gradcheck.probes import direction, scale
-from gradcheck.problem import Array, Arrays, Problem, inner, norm
+from gradcheck.problem import EPSILON, Array, Arrays, Problem, inner, norm
 from gradcheck.results import Entry, Finding, Verdict
 from gradcheck.settings import SIGNIFICANCE, Settings
 
@@ -30,6 +30,10 @@ LINEARITY, ADJOINT = "linearity", "linearity, adjoint identity"
 BLUR = 2.0**6
 
 DRAWS = 3  # pairs of points beside the one in doubt
+
+TERMS = 3  # gradients of about the same rounding in a sum
+
+LARGE = 2.0**8  # times a usual cotangent; and a small one is as much less
 
 # Forward and reverse mode agree everywhere, so the point may be moved far: across the steps of a
 # bfloat16 kernel inside a float64 interface.
@@ -69,6 +73,25 @@ def _blurred(finding: Finding) -> Finding:
     return replace(finding, verdict=Verdict.INCONCLUSIVE, message=message, entries=())
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sum:
+    """Weighted cotangents that add up to the first of them, and the gradients of each."""
+
+    complaint: str
+    whole: tuple[float, Arrays, Arrays]  # weight, cotangents, gradients
+    parts: tuple[tuple[float, Arrays, Arrays], ...]
+
+    def at(self, k: int) -> tuple[Array, Array, Array]:
+        """Of the k-th leaf the gradient of the whole, the sum of the parts, the size of both."""
+        weight, _, gradients = self.whole
+        terms = [factor * _wide(part[k]) for factor, _, part in self.parts]
+        size = np.abs(terms[0])
+        for term in terms[1:]:
+            size += np.abs(term)
+        with np.errstate(invalid="ignore"):  # infinities are said
+            return weight * _wide(gradients[k]), np.asarray(sum(terms)), size
+
+
 def _linear(
     problem: Problem,
     settings: Settings,
@@ -78,64 +101,100 @@ def _linear(
 ) -> dict[int, Finding]:
     """By position of the leaf, whether the gradients of cotangents add up."""
     point = problem.point
-    # A quarter, so that a sum does not overflow where its terms do not.
-    both = tuple((u - 2 * w) / 4 for u, w in zip(*cotangents, strict=True))
-    summed = problem.vjp(point, both)
-    zero = tuple(np.zeros_like(u) for u in both)
+    sums = _sums(problem, rng, cotangents, gradients)
+    zero = tuple(np.zeros_like(u) for u in cotangents[0])
     nothing = [a if np.any(a) else None for a in problem.vjp(point, zero)]
 
     @cache
     def restless() -> Arrays:
+        """Of usual cotangents: an answer to ones, or to large ones, must not excuse itself."""
         total = [np.zeros(leaf.shape) for leaf in problem.leaves]
-        terms = ((1.0, cotangents[0], gradients[0]), (2.0, cotangents[1], gradients[1]))
-        for weight, u, centre in (*terms, (4.0, both, summed)):
+        for u, centre in zip(cotangents, gradients, strict=True):
             sides = [
                 [problem.vjp(point, beside) for beside in moved(rng, problem.outputs, u, LINEAR)]
                 for _ in range(DRAWS)
             ]
-            for k, array in enumerate(total):
-                array += weight * rough(centre[k], [(a[k], b[k]) for a, b in sides])
-                array += weight * floor(
-                    centre[k], narrowest(problem.leaves[k], problem.outputs).epsilon
-                )
+            for k, (leaf, array) in enumerate(zip(problem.leaves, total, strict=True)):
+                epsilon = narrowest(leaf, problem.outputs).epsilon
+                array += TERMS * rough(centre[k], [(a[k], b[k]) for a, b in sides])
+                array += TERMS * floor(centre[k], epsilon)
+                if epsilon <= EPSILON["float32"]:  # of a coarser one it would excuse anything
+                    array += TERMS * max(floor(u_, epsilon) for u_ in u)
         return tuple(total)
 
     findings = {}
     for k, leaf in enumerate(problem.leaves):
         if not settings.wants(leaf.path):
             continue
-        first, other = (_wide(gradient[k]) for gradient in gradients)
-        size = 2 * np.abs(other)
-        size += np.abs(first)
         ask = partial(
             compared,
-            size=size,
             check="adjoint",
             leaf=leaf,
             outputs=problem.outputs,
             settings=settings,
             oracle=LINEARITY,
         )
-        with np.errstate(invalid="ignore"):  # infinities are said below
-            expected = first - 2 * other
-        finding = ask(
-            4 * summed[k],
-            expected,
-            lambda k=k: restless()[k],  # type: ignore[misc]
-            complaint="the gradient is not linear in the cotangent",
-        )
+        found, sizes = [], []
+        for asked in sums:
+            got, wanted, size = asked.at(k)
+            unrest = partial(lambda k: restless()[k], k)
+            found.append(ask(got, wanted, unrest, size=size, complaint=asked.complaint))
+            sizes.append(size)
         unasked = nothing[k]
-        if finding.verdict is not Verdict.FAIL and unasked is not None:
-            none = np.zeros_like(size)
+        if unasked is not None:
+            none = np.zeros_like(sizes[0])
             complaint = "the gradient of a zero cotangent is not zero"
             # No rounding makes anything of nothing.
-            failed = ask(unasked, none, lambda none=none: none, complaint=complaint)  # type: ignore[misc]
-            finding = failed if failed.verdict is Verdict.FAIL else finding
-        if not np.all(np.isfinite(size)):
+            unrest = partial(np.zeros_like, none)
+            found.append(ask(unasked, none, unrest, size=sizes[0], complaint=complaint))
+        # The first that failed; else the first, whose resolution is that of all.
+        finding = next((f for f in found if f.verdict is Verdict.FAIL), found[0])
+        if not np.all(np.isfinite(sizes[0])):
             message, said = "the gradient is not finite", Verdict.INCONCLUSIVE
             finding = replace(finding, verdict=said, message=message, entries=(), mismatch=0.0)
         findings[k] = finding
     return findings
+
+
+def _sums(
+    problem: Problem,
+    rng: np.random.Generator,
+    cotangents: tuple[Arrays, Arrays],
+    gradients: tuple[Arrays, Arrays],
+) -> list[Sum]:
+    """A large cotangent from two; ones, which every loss is pulled back from, from a small one.
+
+    A rule may clip what is large, drop what is small, and know better what to do with ones.
+    """
+    point, (u, w) = problem.point, cotangents
+    # A quarter, so that a sum does not overflow where its terms do not.
+    both = tuple((u_ - 2 * w_) / 4 for u_, w_ in zip(u, w, strict=True))
+    narrow = any(array.digits == "float16" for array in (*problem.leaves, *problem.outputs))
+    large = 1.0 if narrow else LARGE
+    much = tuple(large * z for z in both)
+    summed = problem.vjp(point, much)
+    if large > 1 and not all(np.all(np.isfinite(g)) for g in summed):  # it overflows
+        large, much, summed = 1.0, both, problem.vjp(point, both)
+    kept = [np.asarray(rng.random(u_.shape) < 0.5) for u_ in u]
+    for mask in kept:
+        mask.flat[:1] = True  # of a loss, all of it
+    part = tuple(np.where(mask, u_, 0).astype(u_.dtype) for mask, u_ in zip(kept, u, strict=True))
+    ones = tuple(np.ones_like(u_) for u_ in u)
+    rest = tuple(one - p for one, p in zip(ones, part, strict=True))
+    small = tuple(p / large for p in part)
+    ask = partial(problem.vjp, point)
+    return [
+        Sum(
+            complaint="the gradient is not linear in the cotangent",
+            whole=(4.0 / large, much, summed),
+            parts=((1.0, u, gradients[0]), (-2.0, w, gradients[1])),
+        ),
+        Sum(
+            complaint="the gradient of a cotangent of ones is not the sum of those of its parts",
+            whole=(1.0, ones, ask(ones)),
+            parts=((large, small, ask(small)), (1.0, rest, ask(rest))),
+        ),
+    ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -88,7 +88,9 @@ def _again(
     question: Question, manner: str, complaint: str, arrays: Sequence[np.ndarray], first: int
 ) -> Reply:
     placed = dict(enumerate(arrays, start=first))
-    return replied(question, manner, complaint, placed, is_repeat=True)
+    # Compiled, a target rounds otherwise.
+    is_repeat = not question.problem.is_compiled
+    return replied(question, manner, complaint, placed, is_repeat=is_repeat)
 
 
 def _interleaved(
@@ -134,17 +136,19 @@ def _reversed(question: Question, other: Question) -> Iterator[Reply | Finding]:
             one, two = call(question.point), call(other.point)
             two.pull(other.u)
             yield _again(question, name, STALE, one.pull(question.u)(), count)
+        except Unsupported:  # said already
+            return
         except Exception as error:
             yield failing("state", problem, name, error)
 
 
 def _parts(question: Question) -> Iterator[Reply | Finding]:
-    """Outputs one by one, whose gradients add up to that of all; every second leaf, and the others.
+    """Outputs one by one, whose gradients add up to that of all; leaves with the others frozen.
 
     A rule is then given undefined cotangents, or told that nobody needs a gradient.
     """
     problem, count = question.problem, len(question.problem.outputs)
-    leaves = tuple(range(len(problem.leaves)))
+    leaves = problem.leaves
     parts = _alone(count)
     try:
         if len(parts) > 1:
@@ -154,12 +158,23 @@ def _parts(question: Question) -> Iterator[Reply | Finding]:
                 total = [g + reply.arrays[count + k] for k, g in enumerate(total)]
             placed = dict(enumerate(total, start=count))
             yield replied(question, "outputs one by one", UNDEFINED, placed)
-        for some in (leaves[::2], leaves[1::2]) if len(leaves) > 1 else ():
+        for some in _groups(len(leaves)):
             yield asked(question, Manner(leaves=some), "some leaves only", FROZEN)
     except Unsupported:  # a rule that gives all of its gradients or none
         return
     except Exception as error:
         yield failing("state", problem, "outputs one by one, some leaves only", error)
+
+
+def _groups(count: int) -> Iterator[tuple[int, ...]]:
+    """Groups of leaves such that of any two each is in one without the other.
+
+    Those whose positions have a bit, and those whose positions lack it: a rule may compute the
+    gradient of one leaf only if that of another is needed.
+    """
+    for bit in range((count - 1).bit_length()):
+        for is_set in (0, 1):
+            yield tuple(k for k in range(count) if k >> bit & 1 == is_set)
 
 
 def _alone(count: int) -> list[tuple[int, ...]]:

@@ -186,6 +186,44 @@ def test_shared_compilation_does_not_share_constants() -> None:
     assert check(other, X, X).verdict is Verdict.FAIL
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("scale", [1.0, 1.1])
+def test_a_function_that_branches_on_a_value_is_differentiated_as_it_runs(
+    scale: float, dtype: str
+) -> None:
+    def f(x: Any) -> Any:
+        return product(scale)(x, x) if x.sum() > 0 else jnp.cos(x)
+
+    verdict = gradcheck.check(f, X.astype(dtype)).verdict
+    assert verdict is (Verdict.PASS if scale == 1.0 else Verdict.FAIL)
+
+
+@pytest.mark.parametrize("jit", [lambda f: f, jax.jit], ids=["plain", "jit"])
+def test_what_rounds_otherwise_when_compiled_is_no_other_call(jit: Any) -> None:
+    """A likelihood of a Gaussian process: its gradient has three digits in float32."""
+    rng = np.random.default_rng(0)
+    x = np.sort(rng.standard_normal(10)).astype(np.float32)
+    y = rng.standard_normal(10).astype(np.float32)
+
+    @jit  # type: ignore[untyped-decorator]
+    def likelihood(x: Any, y: Any) -> Any:
+        kernel = jnp.exp(-0.5 * ((x[:, None] - x[None]) / 1.1) ** 2) + 1e-4 * jnp.eye(10)
+        factor = jnp.linalg.cholesky(kernel)
+        alpha = jax.scipy.linalg.cho_solve((factor, True), y)
+        return y @ alpha + 2 * jnp.log(jnp.diag(factor)).sum()
+
+    result = gradcheck.check(likelihood, x, y, checks=["vjp", "state"])
+    assert result.verdict is not Verdict.FAIL, str(result)
+
+
+@pytest.mark.parametrize("f", [jax.nn.sigmoid, lambda x: jax.nn.gelu(x, approximate=False)])
+def test_what_xla_takes_for_zero_is_rounding(f: Any) -> None:
+    at = [-85, -87, 3, -80] if f is jax.nn.sigmoid else [-13, -13.1, -12.9, 1]
+    for seed in range(6):
+        result = gradcheck.check(f, np.array(at, np.float32), checks="adjoint", seed=seed)
+        assert result.passed, str(result)
+
+
 def test_what_the_target_would_consume_is_kept() -> None:
     """`donate_argnums` lets a call overwrite its arguments; the caller's are still there after."""
 

@@ -179,6 +179,30 @@ def test_what_is_asked_in_part_is_the_part_of_the_answer(target: Any, complaint:
     assert complaint in failures(result)[0]
 
 
+@pytest.mark.parametrize("position", range(3))
+@pytest.mark.parametrize("gate", range(3))
+def test_a_gradient_that_waits_for_the_need_of_another_is_found(position: int, gate: int) -> None:
+    """`if ctx.needs_input_grad[...]` with the wrong number: the layer never trains."""
+    gates = [k if k != position else gate for k in range(3)]
+
+    class Product(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, a: torch.Tensor, b: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
+            ctx.save_for_backward(a, b, c)
+            return a * b * c
+
+        @staticmethod
+        def backward(ctx: Any, u: torch.Tensor) -> Any:
+            a, b, c = ctx.saved_tensors
+            gradients = u * b * c, u * a * c, u * a * b
+            needs = [ctx.needs_input_grad[k] for k in gates]
+            return tuple(g if need else None for g, need in zip(gradients, needs, strict=True))
+
+    inputs = torch.rand(3, 4, dtype=torch.float64)
+    result = gradcheck.check(Product, *inputs, checks=["vjp", "state"])
+    assert result.verdict == ("pass" if gate == position else "fail")
+
+
 class Layer:
     """A layer as people write it from scratch: what backward needs is on the layer."""
 
