@@ -87,12 +87,13 @@ def assert_gradients(target: Any, *inputs: Any, **options: Any) -> CheckResult:
     """Return `check(target, *inputs, **options)` if it passed.
 
     Raises:
-        GradientMismatch: it did not; the message is the result's text.
+        GradientMismatch: it did not, or nothing could be checked; the message is the result's
+            text.
         InputError: an argument cannot be used.
     """
     __tracebackhide__ = True
     result = check(target, *inputs, **options)
-    if not result.passed:
+    if not result.passed or not result.findings:
         raise GradientMismatch(str(result))
     return result
 
@@ -109,6 +110,7 @@ def compare(
 
     Each is run at the same inputs (NumPy arrays, or arrays of its own framework), with the same
     cotangents; where two differ, a finite difference along their difference names the odd one out.
+    Leaves, parameters of modules among them, have the values that they have in the first.
 
     Args:
         implementations: name -> target; two or more. Their leaves must correspond in number,
@@ -126,11 +128,26 @@ def compare(
             f"{len(implementations) if hasattr(implementations, '__len__') else 'no'} entries"
         )
     settings = settled(seed=seed, rtol=rtol)
-    problems = {
-        key: problem_of(target, inputs, name=key, seed=seed)
-        for key, target in implementations.items()
-    }
-    return compare_problems(problems, settings, name=name or " = ".join(implementations))[0]
+    called, key = name or " = ".join(implementations), ""
+    problems: dict[str, Problem] = {}
+    try:
+        for key, target in implementations.items():
+            problems[key] = problem_of(target, inputs, name=key, seed=seed)
+        key = ""
+        return compare_problems(problems, settings, name=called)[0]
+    except GradcheckError:
+        raise
+    except Exception as error:  # whatever one of them raises is a finding about it
+        raising = key or next(filter(lambda k: _raises(problems[k]), problems), "one of them")
+        return unposed(called, error, settings, hint=f"it was {raising}")
+
+
+def _raises(problem: Problem) -> bool:
+    try:
+        problem.vjp(problem.point, problem.value(problem.point))
+    except Exception:
+        return True
+    return False
 
 
 def settled(

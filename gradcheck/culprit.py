@@ -6,7 +6,7 @@ substitution: with its derivative replaced by that of its values, the check of t
 passes.
 """
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,7 +16,7 @@ from typing import Any
 from gradcheck.adapters.parts import Call, Part
 from gradcheck.adapters.select import problem_of
 from gradcheck.api import check
-from gradcheck.errors import InputError
+from gradcheck.errors import GradcheckError, InputError
 from gradcheck.listeners import unheard
 from gradcheck.results import CheckResult, Verdict
 from gradcheck.text import counted
@@ -84,16 +84,21 @@ def find_culprit(
     """
     if kwargs:
         inputs = (*inputs, Keywords(kwargs))
-    framework = _adapter(target, inputs)
     asked = partial(check, checks="vjp", seed=seed, rtol=rtol)
+    try:
+        framework = _adapter(target, inputs)
+    except GradcheckError:
+        raise
+    except Exception:  # it does not run: that is said of it, and there are no parts to look at
+        return Blame(result=asked(target, *inputs, declared=declared), suspects=(), checked=0)
     result = asked(target, *inputs, declared=declared)
     if result.verdict is Verdict.ERROR:  # no reverse mode, through a JAX loop for one
         forward = partial(asked, checks="jvp")
         other = forward(target, *inputs, declared=declared)
-        if other.verdict in (Verdict.PASS, Verdict.FAIL):
+        if other.findings and other.verdict in (Verdict.PASS, Verdict.FAIL):
             asked, result = forward, other
     parts = framework.recorded(target, inputs, seed)
-    alone = Looks(asked)
+    alone = Looks(asked, WRONG if result.verdict is Verdict.ERROR else (Verdict.FAIL,))
     accused = _accused(parts, alone.at_first)
     if result.verdict in WRONG:
 
@@ -134,22 +139,24 @@ class Accused:
 
 
 class Looks:
-    """Ways to look at a part by itself; what was seen is not looked for again."""
+    """Ways to find a part wrong by itself; what was seen is not looked for again.
 
-    def __init__(self, asked: Callable[..., CheckResult]) -> None:
-        self._asked = asked
+    Wrong is what has one of some verdicts: where the whole network raises, so may a part.
+    """
+
+    def __init__(self, asked: Callable[..., CheckResult], wrong: Collection[Verdict]) -> None:
+        self._asked, self._wrong = asked, wrong
         self._seen: dict[str, CheckResult | None] = {}
 
     def at_first(self, part: Part) -> CheckResult | None:
-        """What is said of a part at its first call; None where nothing can be."""
+        """What is wrong with a part at its first call."""
         if part.path not in self._seen:
             self._seen[part.path] = self._at(part, part.target, part.calls[0])
         return self._seen[part.path]
 
     def at_every_call(self, part: Part) -> CheckResult | None:
-        """What is said of a part at the first call where it is wrong."""
-        wrong = (result for result in self._at_calls(part) if _is_wrong(result))
-        return next(wrong, None)
+        """What is wrong with a part at the first call where it is."""
+        return next((result for result in self._at_calls(part) if result is not None), None)
 
     def _at_calls(self, part: Part) -> Iterator[CheckResult | None]:
         yield self.at_first(part)
@@ -161,13 +168,10 @@ class Looks:
 
     def _at(self, part: Part, target: Any, call: Call) -> CheckResult | None:
         try:
-            return self._asked(target, *call.inputs, wrt=part.wrt, name=part.name)
+            result = self._asked(target, *call.inputs, wrt=part.wrt, name=part.name)
         except InputError:  # nothing of it can be differentiated
             return None
-
-
-def _is_wrong(result: CheckResult | None) -> bool:
-    return result is not None and result.verdict is Verdict.FAIL
+        return result if result.verdict in self._wrong else None
 
 
 def _accused(parts: Sequence[Part], look: Callable[[Part], CheckResult | None]) -> list[Accused]:
@@ -178,7 +182,7 @@ def _accused(parts: Sequence[Part], look: Callable[[Part], CheckResult | None]) 
         if any(part.path in other.within for other in inner):
             continue
         result = look(part)
-        if result is None or not _is_wrong(result):
+        if result is None:
             continue
         before = found.get(part.same, Accused(parts=(), result=result))
         found[part.same] = replace(before, parts=(*before.parts, part))

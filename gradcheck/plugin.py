@@ -16,6 +16,7 @@ import shlex
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -24,6 +25,7 @@ from gradcheck.collector import CHECKED, PAYLOAD, Collector, Options
 
 if TYPE_CHECKING:
     from gradcheck.api import Rule
+    from gradcheck.culprit import Blame
     from gradcheck.results import CheckResult
     from gradcheck.scan import Targets
 
@@ -57,7 +59,7 @@ class Gradcheck:
         from gradcheck.errors import GradientMismatch
 
         result = self.check(target, *inputs, **options)
-        if not result.passed:
+        if not result.passed or not result.findings:
             raise GradientMismatch(str(result))
         return result
 
@@ -92,6 +94,27 @@ class Gradcheck:
         from gradcheck.against import against_reference
 
         return self._record(against_reference, layer, (reference, *inputs), options)
+
+    def find_culprit(self, target: Any, *inputs: Any, **options: Any) -> Blame:
+        """Return which part of a network `gradcheck.find_culprit` finds to be wrong."""
+        __tracebackhide__ = True
+        from gradcheck.culprit import find_culprit
+
+        found: list[Blame] = []
+
+        def asked(*args: Any, **kwargs: Any) -> CheckResult:
+            found.append(find_culprit(*args, **kwargs))
+            return found[0].result
+
+        self._record(asked, target, inputs, options)
+        return found[0]
+
+    @property
+    def reference(self) -> ModuleType:
+        """`gradcheck.reference`, the layers that `against_reference` compares with."""
+        from gradcheck import reference
+
+        return reference
 
     @property
     def Rule(self) -> type[Rule]:

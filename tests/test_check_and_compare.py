@@ -415,3 +415,20 @@ def test_notebook_shows_the_finding() -> None:
     assert "FAIL" in page.upper()
     assert "input[0]" in page
     assert "constant factor" in page
+
+
+def test_what_is_not_checked_at_all_is_no_assertion() -> None:
+    with pytest.raises(GradientMismatch, match="NOTHING CHECKED"):
+        gradcheck.assert_gradients(rule_square(2.0), X, checks="jvp")
+
+
+@pytest.mark.parametrize("stage", ["value", "gradient"])
+def test_what_an_implementation_raises_is_said_to_be_its_own(stage: str) -> None:
+    def broken(*_: Any) -> Any:
+        raise ArithmeticError("broken")
+
+    wrong = Rule(broken if stage == "value" else np.square, broken)
+    result = gradcheck.compare({"mine": rule_square(1.0), "theirs": wrong}, X)
+
+    assert result.verdict is Verdict.ERROR
+    assert "ArithmeticError: broken; it was theirs" in result.findings[0].message

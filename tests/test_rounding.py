@@ -232,3 +232,38 @@ def test_a_rule_that_is_wrong_in_float32_is_wrong_at_other_points_too(
             return g if x.dtype is torch.float64 else wrong[kind](x, g)
 
     assert gradcheck.check(Steep, _drawn(seed, 12), seed=seed).verdict is Verdict.FAIL
+
+
+class Normalized(torch.autograd.Function):
+    """x / √(mean x² + ε) by rows, with the ε of the dtype."""
+
+    factor = 1.0
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        size = (x.square().mean(-1, keepdim=True) + torch.finfo(x.dtype).eps).sqrt()
+        ctx.save_for_backward(x, size)
+        return x / size
+
+    @classmethod
+    def backward(cls, ctx: Any, u: torch.Tensor) -> Any:
+        x, size = ctx.saved_tensors
+        g = (u - x * (u * x).mean(-1, keepdim=True) / size**2) / size
+        return g if x.dtype is torch.float64 else cls.factor * g
+
+
+class Wrong(Normalized):
+    factor = 1.05
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    ("target", "verdict"), [(torch.nn.RMSNorm(4), "pass"), (Normalized, "pass"), (Wrong, "fail")]
+)
+def test_what_goes_by_the_dtype_is_judged_in_its_own(target: Any, verdict: str, seed: int) -> None:
+    x = _drawn(seed, 3, 4)
+    x[0] = torch.tensor([0.0, 0.0, 0.03, 0.0])  # a row after a ReLU
+
+    result = gradcheck.check(target, x, checks="vjp", seed=seed)
+
+    assert result.verdict == verdict, str(result)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from gradcheck.adapters.rule import Rule
 from gradcheck.adapters.select import native, problem_of
 from gradcheck.answers import answers_of
 from gradcheck.api import settled
@@ -96,7 +97,8 @@ def check_fixed_point(
     Args:
         layer: `layer(*inputs)` returns z*: an array, or arrays in tuples and dicts.
         inputs: its arguments. Leaves are those of `check`.
-        step: the map, `step(z, *inputs)` with z as the layer returns it, which returns the next z.
+        step: the map, `step(z, *inputs)` with z as the layer returns it, which returns the next z;
+            a `Rule` where its derivative is written by hand.
             Parameters correspond by the ends of their names: `params.cell.weight` of the layer is
             `params.weight` of the cell. What it finds by itself (in a closure) is seen by
             differences only, and so where the layer is at rest.
@@ -113,8 +115,10 @@ def check_fixed_point(
         Pineda, Phys. Rev. Lett. 59 (1987), 2229-2232.
     """
     settings = settled(seed=seed, rtol=rtol, budget_s=budget_s)
-    if not callable(step):
-        raise InputError(f"expected step to be a map, step(z, *inputs); got {step!r}")
+    if not callable(step) and not isinstance(step, Rule):
+        raise InputError(
+            f"expected step to be a map, step(z, *inputs), or a gradcheck.Rule; got {step!r}"
+        )
     a_count("terms", terms, "terms")
     meter = Meter()
     try:

@@ -35,6 +35,7 @@ from gradcheck.torch.calls import (
     cotangents_of,
     is_floating,
     leaves_of,
+    returned,
     tensors_of,
     tupled,
 )
@@ -165,7 +166,9 @@ def gradgradcheck(
     )
     own = tupled(inputs)
     if grad_outputs is None:
-        us = cotangents_of(connected(func(*own)), strided=not gen_non_contig_grad_outputs)
+        us = cotangents_of(
+            connected(returned(func, func(*own))), strided=not gen_non_contig_grad_outputs
+        )
     else:
         us = tupled(grad_outputs)
     return gradcheck(
@@ -214,7 +217,7 @@ class Gradient:
 def _checked(call: Call, options: Options) -> list[CheckResult]:
     """The results of all that was asked for, none of them a failure."""
     check_inputs(call.inputs)
-    value = call.run()
+    value = returned(call.func, call.run())
     outputs = connected(value)
     check_outputs(outputs)
     if not outputs:

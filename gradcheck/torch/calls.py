@@ -14,6 +14,7 @@ from torch.autograd import forward_ad
 from gradcheck import trees
 from gradcheck.adapters import problem_of
 from gradcheck.adapters.torch_sparse import COMPRESSED, SPARSE, specified
+from gradcheck.errors import InputError
 from gradcheck.problem import Problem
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "form_of",
     "is_floating",
     "leaves_of",
+    "returned",
     "tensors_of",
     "tupled",
 ]
@@ -169,6 +171,22 @@ def leaves_of(inputs: tuple[Any, ...]) -> list[tuple[str, torch.Tensor]]:
 
 def tensors_of(value: Any) -> list[torch.Tensor]:
     return [leaf for _, leaf in trees.leaves(value) if isinstance(leaf, torch.Tensor)]
+
+
+def returned(func: Callable[..., Any], value: Any) -> Any:
+    """Return `value`, which `func` returned.
+
+    Raises:
+        InputError: there is no tensor in it.
+    """
+    if not tensors_of(value) and value not in ((), []):
+        name = getattr(func, "__name__", type(func).__name__)
+        missing = ": is a `return` missing?" * (value is None)
+        raise InputError(
+            f"expected {name} to return a tensor or a tuple of tensors; got "
+            f"{type(value).__name__}{missing}"
+        )
+    return value
 
 
 def connected(value: Any) -> tuple[torch.Tensor, ...]:

@@ -144,3 +144,28 @@ def test_a_run_leaves_everything_as_it_was() -> None:
     assert torch.equal(torch.get_rng_state(), randomness)
     assert all(not m._forward_hooks and "forward" not in vars(m) for m in model.modules())
     assert all(p.grad is None for p in model.parameters())
+
+
+class Broken(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx: Any, u: Tensor) -> Tensor:
+        raise ValueError("broken")
+
+
+def test_a_part_whose_backward_raises_is_the_culprit() -> None:
+    blame = find_culprit(nn.Sequential(nn.Linear(3, 3), Applied(Broken), nn.Tanh()), *batch(2, 3))
+
+    assert blame.result.verdict == "error"
+    assert [suspect.path for suspect in blame.suspects] == ["1.Broken"], blame
+    assert "broken" in str(blame)
+
+
+def test_a_network_that_does_not_run_is_an_error_and_no_exception() -> None:
+    blame = find_culprit(nn.Linear(3, 3), *batch(2, 5))
+
+    assert blame.result.verdict == "error"
+    assert "shapes cannot be multiplied" in str(blame.result)

@@ -375,3 +375,13 @@ def test_the_strides_of_an_input_are_kept() -> None:
 
     assert gradcheck(watching, leaf(3, 4).detach().T.requires_grad_())
     assert seen == {(1, 4)}
+
+
+@pytest.mark.parametrize(
+    ("func", "got"),
+    [(lambda x: None, "NoneType: is a `return` missing"), (lambda x: len(x.shape), "int")],
+)
+def test_a_function_that_returns_no_tensor_is_refused(func: Any, got: str) -> None:
+    for checker in (gradcheck, gradgradcheck):
+        with pytest.raises(ValueError, match=got):
+            checker(func, (leaf(),))

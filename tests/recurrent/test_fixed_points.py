@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gradcheck import CheckResult, InputError, Verdict, check, check_fixed_point
+from gradcheck import CheckResult, InputError, Rule, Verdict, check, check_fixed_point
 
 BATCH, INPUTS, HIDDEN = 2, 3, 4
 
@@ -516,3 +516,30 @@ MISUSE: list[tuple[dict[str, Any], str]] = [
 def test_misuse_is_refused_by_name(options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         check_fixed_point(Equilibrium(settled), X, **options)
+
+
+@pytest.mark.parametrize(("terms", "verdict"), [(None, "pass"), (1, "fail")])
+def test_a_layer_and_its_map_may_be_written_by_hand(terms: int | None, verdict: str) -> None:
+    w = 0.2 * drawn(4, 4, seed=1).numpy()
+
+    def step(z: Any, x: Any) -> Any:
+        return np.tanh(z @ w.T + x)
+
+    def pulled(inputs: Any, u: Any) -> Any:
+        p = u * (1 - step(*inputs) ** 2)
+        return p @ w, p
+
+    def relaxed(x: Any) -> Any:
+        z = np.zeros_like(x)
+        for _ in range(100):
+            z = step(z, x)
+        return z
+
+    def implicit(inputs: Any, u: Any) -> Any:
+        z, total = relaxed(*inputs), u
+        for _ in range(100 if terms is None else 0):
+            total = u + pulled((z, *inputs), total)[0]
+        return (pulled((z, *inputs), total)[1],)
+
+    layer, x = Rule(relaxed, implicit), drawn(2, 4).numpy()
+    assert check_fixed_point(layer, x, step=Rule(step, pulled)).verdict == verdict
