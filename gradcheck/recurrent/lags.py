@@ -22,7 +22,7 @@ from gradcheck.recurrent.slices import Part, seen, step
 from gradcheck.results import Entry, Finding, Verdict
 from gradcheck.settings import SIGNIFICANCE, Settings
 
-__all__ = ["Block", "Lags", "judged", "moments", "screened"]
+__all__ = ["Block", "Lags", "is_windowed", "judged", "moments", "screened"]
 
 # The first step of the screen, in units of the slice's size, is this times the fourth root of
 # epsilon: 2⁻¹¹ in float64. A relu has its kink within it once in two thousand, and the rounding at
@@ -232,6 +232,11 @@ def _worded(
     return replace(finding, message=f"{output}: {reach} seen and right{declared}")
 
 
+def is_windowed(blocks: Sequence[Block], truncation: int) -> bool:
+    """Whether a declared truncation cuts behind a window that moves, not at borders of blocks."""
+    return _cut(blocks, truncation) == 0
+
+
 def _expected(blocks: Sequence[Block], truncation: int | None) -> list[Block]:
     """The blocks, with what is true of those that a declared truncation cuts off set to zero.
 
@@ -240,12 +245,20 @@ def _expected(blocks: Sequence[Block], truncation: int | None) -> list[Block]:
     """
     if truncation is None:
         return list(blocks)
+    return _ways(blocks, truncation)[_cut(blocks, truncation)]
+
+
+def _cut(blocks: Sequence[Block], truncation: int) -> int:
+    ways = _ways(blocks, truncation)
+    return min(range(len(ways)), key=lambda k: sum(b.is_suspect(SEEN) for b in ways[k]))
+
+
+def _ways(blocks: Sequence[Block], truncation: int) -> list[list[Block]]:
     masks: tuple[Callable[[Block], bool], ...] = (
         lambda b: abs(b.lag) >= truncation,
         lambda b: b.t // truncation != b.s // truncation,
     )
-    ways = [[replace(b, wanted=0.0) if cut(b) else b for b in blocks] for cut in masks]
-    return min(ways, key=lambda way: sum(b.is_suspect(SEEN) for b in way))
+    return [[replace(b, wanted=0.0) if cut(b) else b for b in blocks] for cut in masks]
 
 
 def _pattern(
@@ -262,11 +275,22 @@ def _pattern(
     for border in sorted({b.t for b in wrong}):
         across = [b for b in right if b.s < border <= b.t]
         if all(b.s < border <= b.t for b in wrong) and not across:
+            before = max(b.s for b in wrong)  # of a long sequence not every step is looked at
             return (
-                f"carry lost: between steps {border - 1} and {border}",
-                f"whatever crosses from step {border - 1} to {border} is wrong, and nothing else: "
+                f"carry lost: between steps {before} and {border}",
+                f"whatever crosses from step {before} to {border} is wrong, and nothing else: "
                 "the state that is handed over there, at the border of a chunk or a block",
             )
+    directions = {b.lag for b in wrong}
+    if len(directions) == 1 and any(abs(b.lag) > shortest for b in right):
+        return f"one lag: {wrong[0].lag}", "no other lag is"
+    if directions == {shortest, -shortest} and shortest:
+        return (
+            f"shifted: lags {-shortest} and {shortest}",
+            "what should flow to one side flows to the other: a shift of time the wrong way",
+        )
+    if all(b.got == 0 for b in wrong) and shortest == 0 and not right:
+        return "zero", "nothing flows back to it at all: it is detached"
     if all(b.got == 0 for b in wrong):
         if (every := _blockwise(right, wrong)) is not None:
             return (
@@ -285,8 +309,8 @@ def _pattern(
             "what is wrong is zero where the output does depend on the input: the state is "
             "detached between some steps",
         )
-    if all(abs(b.lag) == shortest for b in wrong):
-        return f"one lag: {shortest}", "no other lag is"
+    if len(directions) == 1:
+        return f"one lag: {wrong[0].lag}", "no other lag is"
     return None, "no known pattern fits"
 
 

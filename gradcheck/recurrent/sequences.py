@@ -29,7 +29,7 @@ from gradcheck.recurrent.arguments import Index, a_count, sequences, states
 from gradcheck.recurrent.chunks import valued
 from gradcheck.recurrent.forms import Form, form_of
 from gradcheck.recurrent.gains import Place, normalised
-from gradcheck.recurrent.lags import Lags, judged, moments, screened
+from gradcheck.recurrent.lags import Lags, is_windowed, judged, moments, screened
 from gradcheck.recurrent.slices import Part, seen
 from gradcheck.results import CheckResult, Finding, Verdict
 from gradcheck.settings import Settings
@@ -281,6 +281,8 @@ class Asked:
         plain = self.plain()
         if whole.session is not None and is_random(plain):
             raise Unsupported("the target draws random numbers, others for parts: say eval()")
+        if self.truncation is not None and self.is_windowed(self.truncation):
+            raise Unsupported("with a truncation behind a moving window parts have other gradients")
         questions, replies, refusals = self.besides(plain), [], []
         for borders in self.borders():
             cuts = borders[1:-1]
@@ -308,6 +310,12 @@ class Asked:
         if values:  # and so the gradients do, being those of another function
             return (*(replace(f, message=f"{f.message}; {CAUSES}") for f in values), *open_)
         return (*found, *open_)
+
+    def is_windowed(self, truncation: int) -> bool:
+        """Whether the declared truncation is behind a window that moves, as far as is seen."""
+        if not self.form.sequences or not self.form.times:
+            return False
+        return all(is_windowed(lags.blocks, truncation) for lags in self.screened())
 
     def plain(self) -> Plain:
         """The whole, asked with cotangents of what has an axis of time and of the states."""

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -602,3 +603,62 @@ def test_a_budget_ends_it_and_says_so() -> None:
     result = check_sequence(nn.LSTM(INPUTS, HIDDEN).double(), X, budget_s=0.05)
 
     assert any("budget_s" in line for line in result.not_checked)
+
+
+class Banded(torch.autograd.Function):
+    """y_t = Σ 0.8ᵗ⁻ˢ x_s, whose gradient keeps the lags that `KEPT` says."""
+
+    KEPT: Callable[[int], bool] = staticmethod(lambda lag: True)
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        states = [h]
+        for row in x:
+            states.append(0.8 * states[-1] + row)
+        return torch.stack(states[1:]), states[-1].clone()
+
+    @classmethod
+    def backward(cls, ctx: Any, u: Tensor, final: Tensor) -> tuple[Tensor, Tensor]:
+        u = torch.cat([u[:-1], u[-1:] + final])
+        steps = range(-1, len(u))
+        given = [
+            sum(0.8 ** (t - s) * u[t] for t in range(max(s, 0), len(u)) if cls.KEPT(t - max(s, 0)))
+            + torch.zeros_like(final)
+            for s in steps
+        ]
+        return torch.stack(given[1:]), given[0]
+
+
+class Window(Banded):
+    KEPT = staticmethod(lambda lag: lag < 4)
+
+
+class Hole(Banded):
+    KEPT = staticmethod(lambda lag: lag != 3)
+
+
+def test_a_declared_window_that_moves_is_no_failure() -> None:
+    x, h = drawn(10, 2), drawn(2, seed=1)
+
+    assert check_sequence(Window.apply, x, h, truncation=4).passed
+    assert check_sequence(Window.apply, x, h, truncation=5).verdict is Verdict.FAIL
+
+
+def test_one_lag_that_is_lost_is_named() -> None:
+    (lag,) = found(check_sequence(Hole.apply, drawn(10, 2), drawn(2, seed=1)), "lag")
+
+    assert lag.diagnosis == "one lag: 3"
+
+
+def _detached_at(step: int, t: int, h: Tensor) -> Tensor:
+    return h.detach() if t == step else h
+
+
+def test_the_place_of_a_lost_carry_is_said_as_closely_as_it_was_looked_at() -> None:
+    """Of a hundred steps not all are: the border lies between two that are."""
+    for step in (47, 50):
+        network = Elman(hand_over=partial(_detached_at, step))
+        (lag,) = found(check_sequence(network, drawn(100, BATCH, INPUTS), H), "lag")
+        before, after = map(int, re.findall(r"between steps (\d+) and (\d+)", lag.diagnosis)[0])
+
+        assert before < step <= after
