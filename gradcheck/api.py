@@ -52,7 +52,8 @@ def check(
             path `input.name`.
         params: parameters of a reference layer; drawn from `seed` when left out.
         declared: leaf path or pattern -> why its gradient deviates on purpose (straight-through,
-            stop-gradient, clipped). Those leaves are not checked, and the result says so.
+            stop-gradient, clipped); output path or pattern -> why it has none (a metric that is
+            detached). Those are not checked, and the result says so.
         min_power: a relative error; a pass that was proved to miss one as large fails.
         budget_s: seconds of wall-clock time; what is not finished then is said to be not checked.
 
@@ -73,7 +74,9 @@ def check(
     if kwargs:
         inputs = (*inputs, Keywords(kwargs))
     try:
-        problem = problem_of(target, inputs, params=params, name=name, seed=seed)
+        problem = problem_of(
+            target, inputs, params=params, name=name, seed=seed, excepted=settings.reason_of_output
+        )
     except GradcheckError:
         raise
     except Exception as error:  # whatever the target raises is a finding about the target
@@ -195,12 +198,17 @@ def _patterns(wrt: Sequence[str] | str) -> tuple[str, ...]:
 
 def require_known(settings: Settings, problem: Problem) -> None:
     """Refuse a leaf name that matches nothing: it would silently check nothing."""
-    paths = [leaf.path for leaf in problem.leaves]
+    leaves = [leaf.path for leaf in problem.leaves]
     for option, patterns in (("wrt", settings.wrt), ("declared", tuple(settings.declared))):
+        known = [*leaves, *problem.excepted] if option == "declared" else leaves
         for pattern in patterns:
             alone = Settings(wrt=(pattern,))
-            if not any(alone.wants(path) for path in paths):
-                raise InputError(f"{option}={pattern!r} matches no leaf; the leaves are {paths}")
+            if not any(alone.wants(path) for path in known):
+                outputs = ", ".join(output.path for output in problem.outputs)
+                others = f", the outputs {outputs}" * (option == "declared")
+                raise InputError(
+                    f"{option}={pattern!r} matches no leaf; the leaves are {leaves}{others}"
+                )
 
 
 def _positive(option: str, value: float | None, below: float = inf) -> float | None:

@@ -27,6 +27,7 @@ __all__ = [
     "Audit",
     "Call",
     "Deed",
+    "Excepted",
     "Leaf",
     "Manner",
     "Problem",
@@ -40,6 +41,7 @@ __all__ = [
 ]
 
 Array = NDArray[Any]
+Excepted = Callable[[str], str | None]  # path of an output -> why the caller leaves it out, or None
 Arrays = tuple[Array, ...]
 
 
@@ -147,6 +149,7 @@ class Problem:
     is_compiled: bool = False  # whether value and VJP are compiled where a session's calls are not
     is_random: bool = False  # whether it was seen to draw numbers
     notes: tuple[str, ...] = ()  # what was left out of the problem, and why
+    excepted: tuple[str, ...] = ()  # outputs that were, because the caller said so
 
     def value_and_vjp(self, point: Arrays, cotangents: Arrays) -> tuple[Arrays, Arrays]:
         if self.both is not None:

@@ -60,6 +60,10 @@ class Settings:
                 return reason
         return None
 
+    def reason_of_output(self, path: str) -> str | None:
+        """Why the caller excepted this output; a pattern for everything is one for leaves."""
+        return self.reason(path) if any(p.startswith("output") for p in self.declared) else None
+
     def tolerance(self, dtype: str, ripple: float = 0.0) -> float:
         """How wrong an entry may be relative to itself.
 

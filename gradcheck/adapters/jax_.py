@@ -23,7 +23,7 @@ from gradcheck import trees
 from gradcheck.adapters import jax_digits as digits
 from gradcheck.adapters.bridge import Bridge, received
 from gradcheck.errors import InputError, Unsupported, first_line
-from gradcheck.problem import EPSILON, WIDER, Array, Arrays, Leaf, Problem, label, norm
+from gradcheck.problem import EPSILON, WIDER, Array, Arrays, Excepted, Leaf, Problem, label, norm
 
 __all__ = ["BRIDGE", "problem_of_jax"]
 
@@ -57,9 +57,14 @@ BRIDGE = Bridge(
 
 
 def problem_of_jax(
-    target: Any, inputs: tuple[Any, ...], *, name: str | None, constant: Collection[str] = ()
+    target: Any,
+    inputs: tuple[Any, ...],
+    *,
+    name: str | None,
+    constant: Collection[str] = (),
+    excepted: Excepted = lambda path: None,
 ) -> Problem:
-    """Return the problem of `target` at `inputs`.
+    """Return the problem of `target` at `inputs`, without the outputs that are `excepted`.
 
     Leaves are the floating and complex arrays of a callable module (`params`) and of the inputs;
     integers, booleans and PRNG keys are constants, and so are the variables of a Flax NNX module
@@ -88,9 +93,15 @@ def problem_of_jax(
     posed = Posed(target=target, structure=structure, values=values, chosen=chosen, x64=x64)
     posed = replace(posed, donates=posed.asks_for_donation())
     outputs = afresh(lambda: posed.answer)
+    left_out = {path: why for path, _ in outputs if (why := excepted(path)) is not None}
+    if left_out:
+        posed = replace(posed, silent=frozenset(left_out))
+        outputs = posed.answer
     if not outputs:
         raise InputError("expected the target to return at least one floating or complex array")
-    return _problem(posed, tuple(BRIDGE.leaf(path, leaf) for path, leaf in outputs), name)
+    problem = _problem(posed, tuple(BRIDGE.leaf(path, leaf) for path, leaf in outputs), name)
+    notes = tuple(f"{path}: declared, {why}" for path, why in left_out.items())
+    return replace(problem, notes=(*problem.notes, *notes), excepted=tuple(left_out))
 
 
 def afresh(call: Callable[[], Any]) -> Any:
@@ -185,6 +196,7 @@ class Posed:
     x64: bool  # whether 64-bit types are on
     wide: bool = False  # whether the leaves keep the dtype of the engine's arrays
     narrow: "Posed | None" = None  # in whose dtypes it is traced, to be computed in float64
+    silent: frozenset[str] = frozenset()  # outputs that are left out
     donates: bool = False  # whether a call consumes what it is given: constants are then copied
 
     @cached_property
@@ -227,7 +239,8 @@ class Posed:
         for k, leaf in zip(self.chosen, leaves, strict=True):
             filled[k] = leaf
         module, arguments = tree_unflatten(self.structure, filled)
-        return _floating(trees.called(self.target if module is None else module, arguments))
+        found = _floating(trees.called(self.target if module is None else module, arguments))
+        return [(path, leaf) for path, leaf in found if path not in self.silent]
 
     @cached_property
     def answer(self) -> list[tuple[str, Any]]:
@@ -360,7 +373,7 @@ class Posed:
             xs = [x.astype(self.values[k].dtype) for x, k in zip(point, self.chosen, strict=True)]
             us = [u.conj().astype(d) for u, d in zip(cotangents, self.output_dtypes, strict=True)]
             constants = [leaf for k, leaf in enumerate(self.values) if k not in self.chosen]
-            run = _compiled(self.target, self.structure, tuple(self.chosen))
+            run = _compiled(self.target, self.structure, tuple(self.chosen), self.silent)
             ys, gradients = run(xs, constants, us)
             return tuple(map(BRIDGE.out, ys)), _gradients(gradients)
 
@@ -508,7 +521,7 @@ def _agree(a: Array, b: Array) -> bool:
 
 
 @lru_cache(maxsize=64)  # checks of one jitted function at many points share its compilation
-def _compiled(target: Any, structure: Any, chosen: tuple[int, ...]) -> Any:
+def _compiled(target: Any, structure: Any, chosen: tuple[int, ...], silent: frozenset[str]) -> Any:
     """Value and VJP of a jitted `target` as one jitted function."""
 
     def run(leaves: Any, constants: Any, us: Any) -> tuple[Any, Any]:
@@ -517,7 +530,8 @@ def _compiled(target: Any, structure: Any, chosen: tuple[int, ...]) -> Any:
             count = structure.num_leaves
             filled = [next(moving) if k in chosen else next(still) for k in range(count)]
             tree = tree_unflatten(structure, filled)
-            return [leaf for _, leaf in _floating(trees.called(target, tree[1]))]
+            found = _floating(trees.called(target, tree[1]))
+            return [leaf for path, leaf in found if path not in silent]
 
         outputs, pullback = jax.vjp(f, *leaves)
         return outputs, pullback(us)

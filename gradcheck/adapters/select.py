@@ -11,7 +11,7 @@ from gradcheck import trees
 from gradcheck.adapters.bridge import Bridge
 from gradcheck.adapters.rule import Rule, problem_of_rule
 from gradcheck.errors import InputError
-from gradcheck.problem import Array, Problem, owner
+from gradcheck.problem import Array, Excepted, Problem, owner
 
 __all__ = ["constants_of", "framework_of", "held", "native", "problem_of"]
 
@@ -25,6 +25,7 @@ def problem_of(
     seed: int = 0,
     constant: Collection[str] = (),
     every: bool = False,
+    excepted: Excepted = lambda path: None,
 ) -> Problem:
     """Return the problem that `target` poses at `inputs`.
 
@@ -38,6 +39,7 @@ def problem_of(
         constant: paths of floating PyTorch and JAX inputs that are no leaves.
         every: PyTorch inputs that require no gradient are leaves even if others do.
         seed: for parameters that must be drawn, and for the target's own randomness.
+        excepted: why an output of PyTorch or JAX, by path, is none of the problem's.
 
     Raises:
         InputError: no framework or two of them; nothing to differentiate; not callable.
@@ -76,14 +78,29 @@ def problem_of(
             from gradcheck.adapters import torch_
 
             return torch_.problem_of_torch(
-                target, tuple(inputs), name=name, seed=seed, constant=constant, every=every
+                target,
+                tuple(inputs),
+                name=name,
+                seed=seed,
+                constant=constant,
+                every=every,
+                excepted=excepted,
             )
         case "jax":
             from gradcheck.adapters import jax_
 
-            return jax_.problem_of_jax(target, tuple(inputs), name=name, constant=constant)
+            return jax_.problem_of_jax(
+                target, tuple(inputs), name=name, constant=constant, excepted=excepted
+            )
         case _:
-            return _of_plain_inputs(target, tuple(inputs), name=name, seed=seed, constant=constant)
+            return _of_plain_inputs(
+                target,
+                tuple(inputs),
+                name=name,
+                seed=seed,
+                constant=constant,
+                excepted=excepted,
+            )
 
 
 def _is_layer_class(target: Any) -> bool:
@@ -171,7 +188,13 @@ def _is_array_of(framework: str, leaf: Any) -> bool:
 
 
 def _of_plain_inputs(
-    target: Any, inputs: tuple[Any, ...], *, name: str | None, seed: int, constant: Collection[str]
+    target: Any,
+    inputs: tuple[Any, ...],
+    *,
+    name: str | None,
+    seed: int,
+    constant: Collection[str],
+    excepted: Excepted,
 ) -> Problem:
     """A callable given NumPy arrays: JAX takes those, PyTorch after conversion; NumPy has no VJP.
 
@@ -198,13 +221,15 @@ def _of_plain_inputs(
         with jax.enable_x64(x64), contextlib.suppress(Exception):
             outputs = _run(target, jax.tree_util.tree_map(_as_jax(jax), inputs))
     if any(_is_array_of("jax", leaf) for _, leaf in trees.leaves(outputs)):
-        return jax_.problem_of_jax(target, inputs, name=name, constant=constant)
+        return jax_.problem_of_jax(target, inputs, name=name, constant=constant, excepted=excepted)
     takes_tensors = any(_is_array_of("torch", leaf) for _, leaf in trees.leaves(outputs))
     if takes_tensors or (refusal is not None and "torch" in sys.modules):
         from gradcheck.adapters import torch_
 
         with contextlib.suppress(Exception):  # then it is the first refusal that counts
-            return torch_.problem_of_torch(target, inputs, name=name, seed=seed, constant=constant)
+            return torch_.problem_of_torch(
+                target, inputs, name=name, seed=seed, constant=constant, excepted=excepted
+            )
     if refusal is not None:
         raise refusal
     raise InputError(

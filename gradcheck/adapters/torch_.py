@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.autograd import forward_ad
+from torch.autograd.function import FunctionCtx
 
 from gradcheck import trees
 from gradcheck.adapters.bridge import Bridge, received
@@ -29,7 +30,7 @@ from gradcheck.adapters.torch_modules import (
 )
 from gradcheck.adapters.torch_sparse import SPARSE, specified
 from gradcheck.errors import InputError, Unsupported, first_line
-from gradcheck.problem import WIDER, Array, Arrays, Leaf, Problem, label, norm
+from gradcheck.problem import WIDER, Array, Arrays, Excepted, Leaf, Problem, label, norm
 
 __all__ = ["BRIDGE", "problem_of_torch"]
 
@@ -80,8 +81,9 @@ def problem_of_torch(
     seed: int,
     constant: Collection[str] = (),
     every: bool = False,
+    excepted: Excepted = lambda path: None,
 ) -> Problem:
-    """Return the problem of `target` at `inputs`.
+    """Return the problem of `target` at `inputs`, without the outputs that are `excepted`.
 
     Leaves are the trainable parameters of a module, shared ones once, and the inputs that require
     a gradient; if none does, or with `every`, all floating and complex ones that are dense. The
@@ -115,14 +117,22 @@ def problem_of_torch(
         generators=generators_of(target),
     )
     with torch.set_grad_enabled(torch.is_grad_enabled()):  # a target may leave it switched off
-        posed, outputs = _first_run(posed)
+        with _marking() as marked:
+            posed, outputs = _first_run(posed)
+        left_out = {path: f"declared, {why}" for path, _ in outputs if (why := excepted(path))}
+        silent = {path: MARKED for path, tensor in outputs if _is_among(tensor, marked)}
+        if len(silent) < len(outputs):
+            left_out = silent | left_out
+        posed = replace(posed, silent=frozenset(left_out))
+        outputs = posed.heard(outputs)
         differs = not posed.records and _depends_on_recording(posed, outputs)
     if not outputs:
         raise InputError("expected the target to return at least one floating or complex tensor")
     if differs:
         posed = replace(posed, records=True)
     problem = _problem(posed, [BRIDGE.leaf(path, tensor) for path, tensor in outputs], name)
-    missed = [
+    missed = [f"{path}: {why}" for path, why in left_out.items()]
+    missed += [
         f"parameters of {given}, which the target finds by itself: hand over the module, or pass "
         "them as inputs"
         for given in out_of_reach(target)
@@ -132,7 +142,35 @@ def problem_of_torch(
         missed.append(f"what the hooks on {', '.join(hooked)} do to its gradient")
     if differs:
         missed.append("the value that it has while no gradient is recorded, which is another")
-    return replace(problem, notes=(*problem.notes, *missed))
+    return replace(problem, notes=(*problem.notes, *missed), excepted=tuple(left_out))
+
+
+MARKED = "marked as non-differentiable by its Function"
+
+
+@contextmanager
+def _marking() -> Iterator[list[torch.Tensor]]:
+    """Yield what custom Functions mark as non-differentiable meanwhile."""
+    marked: list[torch.Tensor] = []
+    original = FunctionCtx.mark_non_differentiable
+
+    def mark(ctx: Any, *tensors: torch.Tensor) -> None:
+        marked.extend(tensors)
+        original(ctx, *tensors)
+
+    FunctionCtx.mark_non_differentiable = mark  # type: ignore[method-assign, assignment]
+    try:
+        yield marked
+    finally:
+        FunctionCtx.mark_non_differentiable = original  # type: ignore[method-assign]
+
+
+def _is_among(tensor: torch.Tensor, others: Sequence[torch.Tensor]) -> bool:
+    """Whether it is one of the others, or the same memory in the same form."""
+    return any(
+        tensor is other or (other.data_ptr() == tensor.data_ptr() and other.shape == tensor.shape)
+        for other in others
+    )
 
 
 def _first_run(posed: "Posed") -> tuple["Posed", list[tuple[str, torch.Tensor]]]:
@@ -227,6 +265,7 @@ class Posed:
     seed: int
     rooms: Rooms | None = None  # those of the module that the target is
     restores: Mapping[str, Restore] = field(default_factory=dict)  # path of a sparse input -> it
+    silent: frozenset[str] = frozenset()  # outputs that are left out
     generators: Sequence[Any] = ()  # of random numbers, that the target has of its own
     wide: bool = False
     records: bool = False  # whether the target runs, or computes the same, only if it is recorded
@@ -343,8 +382,11 @@ class Posed:
             arguments = trees.rebuild(self.inputs, argument, "input")
             with self.standing(self.own(leaves) if own is None else own), self.lifting():
                 if isinstance(target, type):  # an autograd.Function
-                    return _floating(target.apply(*arguments))  # type: ignore[attr-defined]
-                return _floating(trees.called(target, arguments))
+                    return self.heard(_floating(target.apply(*arguments)))  # type: ignore[attr-defined]
+                return self.heard(_floating(trees.called(target, arguments)))
+
+    def heard(self, outputs: Sequence[tuple[str, torch.Tensor]]) -> list[tuple[str, torch.Tensor]]:
+        return [(path, tensor) for path, tensor in outputs if path not in self.silent]
 
     @contextmanager
     def lifting(self) -> Iterator[None]:

@@ -71,8 +71,10 @@ def _severed(problem: Problem, seen: Audit, rng: np.random.Generator) -> list[De
     moving = _moving(problem, range(len(leaves)), rng) if seen.detached else set()
     for k in moving.intersection(seen.detached):
         causes = [leaf.path for j, leaf in enumerate(leaves) if k in _moving(problem, [j], rng)]
+        path = outputs[k].path
         what = f"wrongly detached: it has no graph, but depends on {_listed(causes)}"
-        deeds.append(Deed(path=outputs[k].path, what=what))
+        what += f"; if it is meant, say declared={{{path!r}: why}}"
+        deeds.append(Deed(path=path, what=what))
     for k in seen.unreached:
         moved = [outputs[j].path for j in sorted(_moving(problem, [k], rng))]
         what = f"no gradient reaches it, but {_listed(moved)} depends on it"

@@ -181,7 +181,8 @@ class Both(nn.Module):
 
 def test_detached_output_and_parameter_are_caught() -> None:
     assert failures(contract(Both(), tensor(3))) == {
-        "output[1]": "wrongly detached: it has no graph, but depends on input[0]",
+        "output[1]": "wrongly detached: it has no graph, but depends on input[0]; if it is meant, "
+        "say declared={'output[1]': why}",
         "params.gain": "no gradient reaches it, but output[0] depends on it",
     }
 
@@ -342,3 +343,62 @@ def test_cotangents_and_inputs_of_the_caller_come_back() -> None:
     assert torch.equal(x, before)
     assert x.grad is None
     assert torch.is_grad_enabled()
+
+
+class Softmax(torch.autograd.Function):
+    """Returns the logarithm of its denominator too, which has a gradient that it does not give."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, marks: bool) -> tuple[Tensor, Tensor]:
+        size = x.logsumexp(-1)
+        p = (x - size[:, None]).exp()
+        ctx.save_for_backward(p)
+        if marks:
+            ctx.mark_non_differentiable(size)
+        return p, size
+
+    @staticmethod
+    def backward(ctx: Any, u: Tensor, _: Any) -> Any:
+        (p,) = ctx.saved_tensors
+        return p * (u - (u * p).sum(-1, keepdim=True)), None
+
+
+def test_an_output_that_is_marked_has_no_gradient_and_that_is_said() -> None:
+    x = tensor(2, 3)
+    right = gradcheck.check(lambda x: Softmax.apply(x, True), x)  # type: ignore[no-untyped-call]
+    assert right.passed, str(right)
+    assert "output[1]: marked as non-differentiable by its Function" in right.not_checked
+    wrong = gradcheck.check(lambda x: Softmax.apply(x, False), x)  # type: ignore[no-untyped-call]
+    assert wrong.verdict == "fail"
+
+
+class Metrics(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 2).double()
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        loss = self.layer(x).square().mean()
+        return {"loss": loss, "rmse": loss.detach().sqrt()}
+
+
+def test_an_output_that_is_detached_on_purpose_may_be_declared() -> None:
+    x = tensor(2, 3)
+    told = str(gradcheck.check(Metrics(), x))
+    assert told.startswith("FAIL  contract of Metrics at output['rmse']")
+    assert "declared={\"output['rmse']\": why}" in " ".join(told.split())
+    result = gradcheck.check(Metrics(), x, declared={"output['rmse']": "for the log"})
+    assert result.passed, str(result)
+    assert "output['rmse']: declared, for the log" in result.not_checked
+
+
+@pytest.mark.parametrize("jit", [lambda f: f, jax.jit], ids=["plain", "jit"])
+def test_an_output_of_jax_may_be_declared(jit: Any) -> None:
+    def f(x: Any) -> Any:
+        return {"loss": (x**2).mean(), "rmse": jnp.sqrt(jax.lax.stop_gradient(x**2).mean())}
+
+    x = array(3)
+    assert gradcheck.check(jit(f), x).verdict == "fail"
+    assert gradcheck.check(
+        jit(f), x, declared={"output['rmse']": "for the log"}, checks="all"
+    ).passed
