@@ -26,7 +26,7 @@ from gradcheck.probes import Beside, Line, direction, nudged, relative, scale
 from gradcheck.problem import Array, Leaf, Problem, is_same, is_same_entrywise, norm
 from gradcheck.results import Entry, Finding, Verdict, worst
 from gradcheck.rounding import rounded
-from gradcheck.settings import RIPPLE, Settings
+from gradcheck.settings import RIPPLE, SIGNIFICANCE, Settings
 
 __all__ = ["check_vjp"]
 
@@ -36,6 +36,8 @@ __all__ = ["check_vjp"]
 # at through two cotangents, as a rule may keep the first that it was given.
 HIDING, COTANGENTS = 1e-3, 2
 
+
+NARROW = 2.0**-10  # the part of a leaf's usual size below which an entry wants steps of its own
 
 SHOWN = 8  # wrong entries in a finding: what a reader looks at; the message says how many more
 
@@ -143,6 +145,10 @@ def _examined(
         leaf = answers.problem.leaves[question.index]
         own = replace(question, oracle=f"finite differences, {leaf.dtype}")
         finding, kink = _settled(own, joint) or _alone(own, answers, problem, settings, rng)
+        few = _hidden(answers.gradients(0)[question.index])
+        if finding.verdict is Verdict.PASS and np.any(few):
+            closer, _ = _alone(own, answers, problem, settings, rng, few)
+            finding = closer if closer.verdict is Verdict.FAIL else finding
         findings.append(finding)
         if kink is not None:
             kinked[question.leaf.path] = kink
@@ -289,8 +295,12 @@ def _alone(
     problem: Problem,
     settings: Settings,
     rng: np.random.Generator,
+    only: Array | None = None,
 ) -> tuple[Finding, Kink | None]:
-    """The finding of one leaf, moved alone, and the kink along it that the point lies on."""
+    """The finding of one leaf, moved alone, and the kink along it that the point lies on.
+
+    Moved are all entries, or `only` some of them.
+    """
     index, leaf = question.index, question.leaf
     own = [answers.gradients(k)[index] for k in range(settings.probes)]
     if 0 in leaf.shape:
@@ -301,10 +311,13 @@ def _alone(
     # At a kink every second direction says nothing of a gradient that is none of its subgradients.
     while len(probes) < settings.probes * (1 + any(probe.truth.kink > 0 for probe in probes)):
         k = len(probes) % settings.probes
-        probes.append(_probe(answers, k, index, direction(rng, leaf), question.tolerance))
+        v = direction(rng, leaf)
+        v = v if only is None else np.where(only, v, 0)
+        probes.append(_probe(answers, k, index, v, question.tolerance))
+    probes = [_finer(probe) for probe in probes]
     coarse = min(probe.resolution for probe in probes) > question.tolerance
-    if coarse and leaf.shape:
-        probes.append(_aligned(answers, index, direction(rng, leaf)))
+    if coarse and leaf.shape and only is None:
+        probes.append(_finer(_aligned(answers, index, direction(rng, leaf))))
     if coarse or any(probe.is_significant for probe in probes):
         clear = not coarse and all(climbed(probe).is_clear for probe in probes)
         probes = [unrested(probe, rng) for probe in probes]
@@ -362,6 +375,38 @@ def _probe(answers: Answers, k: int, index: int, v: Array, tolerance: float) -> 
     scaled = replace(line, v={index: relative(v, x)})
     other = replace(probe, line=scaled, truth=ladder.estimate(scaled))
     return min(probe, other, key=lambda p: p.resolution)
+
+
+# Below this part of the usual size of a gradient an entry may be wrong by all of itself and not be
+# seen among the others; so many of the entries must be for another look.
+SMALL, MANY = 1e-5, 1e-2
+
+
+def _hidden(gradient: Array) -> Array:
+    """Which entries are so small that the others hide them, if it is not by chance."""
+    sizes = np.abs(np.nan_to_num(gradient, posinf=0.0, neginf=0.0))
+    small = (sizes > 0) & (sizes < SMALL * norm(gradient) / max(gradient.size, 1) ** 0.5)
+    return small if np.count_nonzero(small) >= MANY * gradient.size else np.zeros_like(small)
+
+
+def _finer(probe: Probe) -> Probe:
+    """The same probe at steps that suit the smallest entry, unless they say the same.
+
+    Steps of the leaf's usual size may lead over a pole of a small entry again and again, and then
+    seem to converge to what lies beyond.
+    """
+    if not probe.is_significant:
+        return probe
+    line = probe.line
+    sizes = np.abs(line.problem.point[probe.index])
+    smallest = float(np.min(sizes, initial=line.unit, where=sizes > 0))
+    if smallest >= NARROW * line.unit:
+        return probe
+    finer = replace(line, unit=float(scale(np.asarray(smallest))))
+    other = replace(probe, line=finer, truth=ladder.estimate(finer))
+    apart = abs(other.truth.slope - probe.truth.slope)
+    contradicts = apart > SIGNIFICANCE * (other.truth.error_bar + probe.truth.error_bar)
+    return other if contradicts and not other.is_significant else probe
 
 
 def _aligned(answers: Answers, index: int, v: Array) -> Probe:

@@ -88,6 +88,12 @@ def test_a_loss_that_is_wrong_for_the_cotangent_one_is_found(dtype: torch.dtype)
     assert _asked(Mean, _x(5).to(dtype)).verdict is Verdict.FAIL
 
 
+def test_a_sum_of_many_ones_in_bfloat16_is_rounding() -> None:
+    """It stops at 256."""
+    embedding, index = torch.nn.Embedding(2, 3).bfloat16(), torch.zeros(900, dtype=torch.int64)
+    assert gradcheck.check(embedding, index, checks="adjoint").verdict is not Verdict.FAIL
+
+
 def test_entries_are_named() -> None:
     rule = Rule(np.sin, lambda inputs, u: (NOT_LINEAR["squared in one entry"](inputs[0], u),))
     (finding,) = _asked(rule, X).findings

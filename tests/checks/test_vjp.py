@@ -800,3 +800,49 @@ def test_cancellation_inside_is_not_taken_for_a_kink() -> None:
     result = check(rule, np.random.default_rng(0).standard_normal(12) + 10)
 
     assert result.verdict is Verdict.FAIL, str(result)
+
+
+def _spoilt(f: Any, entry: int, factor: float) -> Any:
+    """`f` in PyTorch, with one entry of its gradient off by a factor."""
+
+    class Spoilt(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+            ctx.save_for_backward(x)
+            return f(x)  # type: ignore[no-any-return]
+
+        @staticmethod
+        def backward(ctx: Any, u: torch.Tensor) -> torch.Tensor:
+            with torch.enable_grad():
+                x = ctx.saved_tensors[0].detach().requires_grad_()
+                (g,) = torch.autograd.grad(f(x), x, u)
+            return g * torch.where(torch.arange(len(g)) == entry, factor, 1.0)  # type: ignore[no-any-return]
+
+    return Spoilt
+
+
+WIDE = torch.tensor([1e-6, -3e-3, 1.0, 50.0, 1e5], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize(
+    "f", [lambda x: 1 / x, lambda x: x.abs().log(), lambda x: x * x.abs().log(), lambda x: x**2]
+)
+def test_entries_of_all_sizes_are_differenced_by_their_own(f: Any, seed: int) -> None:
+    """Steps of the largest lead over the pole of the smallest."""
+    right = gradcheck.check(f, WIDE, checks="vjp", seed=seed)
+    assert right.passed, str(right)
+    for entry in (1, 2):
+        assert (
+            gradcheck.check(_spoilt(f, entry, 1.01), WIDE, checks="vjp", seed=seed).verdict
+            == "fail"
+        )
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_entries_that_the_others_hide_are_looked_at_among_themselves(dtype: torch.dtype) -> None:
+    x = torch.linspace(-18, 10, 40).to(dtype)
+    for seed in range(3):
+        assert gradcheck.check(torch.exp, x, checks="vjp", seed=seed).passed
+        wrong = _spoilt(torch.exp, 3, 1.5)
+        assert gradcheck.check(wrong, x, checks="vjp", seed=seed).verdict == "fail"
