@@ -324,17 +324,26 @@ class Asked:
         resolution = SIGNIFICANCE * max(bar, min(stopped, NEAR * self.radius / SIGNIFICANCE))
         off = max(_relative(row.true[place], row.claimed[place]) for row in rows)
         tolerance = self.settings.tolerance(leaf.digits)
+        verdict, message = Verdict.PASS, ""
+        if off > max(tolerance, resolution):
+            verdict = Verdict.FAIL
+        elif off > tolerance and resolution > NEAR:
+            verdict = Verdict.INCONCLUSIVE
+            message = (
+                f"so far from rest (residual {self.rest.residual:.0e}) the gradient of the "
+                f"equation is known to {resolution:.0e} only: take more steps"
+            )
         return Finding(
             check="implicit",
             leaf=leaf.path,
-            verdict=Verdict.PASS if off <= max(tolerance, resolution) else Verdict.FAIL,
+            verdict=verdict,
             mismatch=off,
             resolution=resolution,
             tolerance=tolerance,
             oracle="implicit function theorem"
             if self.terms is None
             else f"Neumann series, terms={self.terms}",
-            message="",
+            message=message,
         )
 
     def pattern(self, rows: Sequence["Row"]) -> str | None:
@@ -449,7 +458,7 @@ class Row:
 
 
 def _explained(finding: Finding, pattern: str | None) -> Finding:
-    if finding.verdict is Verdict.PASS:
+    if finding.verdict is not Verdict.FAIL:
         return finding
     if pattern is None:
         advice = "not the gradient of the equation, and no known pattern fits"

@@ -543,3 +543,12 @@ def test_a_layer_and_its_map_may_be_written_by_hand(terms: int | None, verdict: 
 
     layer, x = Rule(relaxed, implicit), drawn(2, 4).numpy()
     assert check_fixed_point(layer, x, step=Rule(step, pulled)).verdict == verdict
+
+
+def test_far_from_rest_nothing_is_sure_and_nothing_passes() -> None:
+    """One step there and one back: what is left of the way hides what is wrong."""
+    result = asked(Equilibrium(lambda pull, u: u + 0.5 * pull(u), steps=1), rtol=1e-6)
+    (implicit, *_) = found(result, "implicit")
+
+    assert implicit.mismatch > 1e-2
+    assert implicit.verdict is not Verdict.PASS, result
