@@ -37,7 +37,7 @@ NOT_CHECKED_SHOWN = 2
 NOTHING = "NOTHING CHECKED"  # an empty set passes by definition, and must not read like a pass
 
 # Of several failures these say what the others follow from.
-TELLING = {"lag": 2, "implicit": 2, "contract": 2, "vjp": 1}
+TELLING = {"lag": 2, "implicit": 2, "vjp": 1}
 
 FAILURES_SUMMARIZED = 10  # in a summary, which names failures and leaves the rest to the report
 
@@ -138,7 +138,9 @@ def worst_first(findings: Iterable[Finding]) -> list[Finding]:
     def badness(finding: Finding) -> tuple[int, int, bool, float]:
         unknown = math.isnan(finding.mismatch)
         size = 0.0 if unknown else finding.mismatch
-        return _rank(finding.verdict), TELLING.get(finding.check, 0), unknown, size
+        is_cut = finding.check == "contract" and finding.leaf.startswith("output")
+        telling = 2 if is_cut else TELLING.get(finding.check, 0)
+        return _rank(finding.verdict), telling, unknown, size
 
     return sorted(findings, key=badness, reverse=True)
 

@@ -145,10 +145,11 @@ def _examined(
         leaf = answers.problem.leaves[question.index]
         own = replace(question, oracle=f"finite differences, {leaf.dtype}")
         finding, kink = _settled(own, joint) or _alone(own, answers, problem, settings, rng)
-        few = _hidden(answers.gradients(0)[question.index])
-        if finding.verdict is Verdict.PASS and np.any(few):
-            closer, _ = _alone(own, answers, problem, settings, rng, few)
-            finding = closer if closer.verdict is Verdict.FAIL else finding
+        if finding.verdict is Verdict.PASS and settings.probes > 1:  # one is a first look
+            few = _hidden(answers.gradients(0)[question.index])
+            if np.any(few) and _glance(own, answers, few, rng):
+                closer, _ = _alone(own, answers, problem, settings, rng, few)
+                finding = closer if closer.verdict is Verdict.FAIL else finding
         findings.append(finding)
         if kink is not None:
             kinked[question.leaf.path] = kink
@@ -312,7 +313,8 @@ def _alone(
     while len(probes) < settings.probes * (1 + any(probe.truth.kink > 0 for probe in probes)):
         k = len(probes) % settings.probes
         v = direction(rng, leaf)
-        v = v if only is None else np.where(only, v, 0)
+        if only is not None:
+            v = np.where(only, relative(v, answers.problem.point[index]), 0)
         probes.append(_probe(answers, k, index, v, question.tolerance))
     probes = [_finer(probe) for probe in probes]
     coarse = min(probe.resolution for probe in probes) > question.tolerance
@@ -387,6 +389,17 @@ def _hidden(gradient: Array) -> Array:
     sizes = np.abs(np.nan_to_num(gradient, posinf=0.0, neginf=0.0))
     small = (sizes > 0) & (sizes < SMALL * norm(gradient) / max(gradient.size, 1) ** 0.5)
     return small if np.count_nonzero(small) >= MANY * gradient.size else np.zeros_like(small)
+
+
+def _glance(question: Question, answers: Answers, few: Array, rng: np.random.Generator) -> bool:
+    """Whether `few` entries, moved together, show that something is wrong."""
+    index, x = question.index, answers.problem.point[question.index]
+    line = _line(
+        answers, 0, {index: np.where(few, direction(rng, question.leaf), 0)}, scale(x[few])
+    )
+    truth = ladder.estimate(line)
+    epsilon = _epsilon(answers, index)
+    return Probe(index=index, epsilon=epsilon, line=line, truth=truth).is_significant
 
 
 def _finer(probe: Probe) -> Probe:

@@ -552,3 +552,60 @@ def test_far_from_rest_nothing_is_sure_and_nothing_passes() -> None:
 
     assert implicit.mismatch > 1e-2
     assert implicit.verdict is not Verdict.PASS, result
+
+
+class Stopping(nn.Module):
+    """Both solvers stop at 1e-10 of the state, and of the adjoint."""
+
+    def __init__(self, cell: Cell, factor: float) -> None:
+        super().__init__()
+        self.cell, self.factor = cell, factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            z = _solved(lambda z: self.damped(z, x), x.new_zeros(len(x), len(self.cell.b)))
+        fixed = self.damped(z, x)
+        if not fixed.requires_grad:
+            return fixed
+        inside = fixed.detach().requires_grad_()
+        again = self.damped(inside, x.detach())
+
+        def solve(u: Tensor) -> Tensor:
+            def step(w: Tensor) -> Tensor:
+                return u + torch.autograd.grad(again, inside, w, retain_graph=True)[0]
+
+            return self.factor * _solved(step, torch.zeros_like(u))
+
+        fixed.register_hook(solve)  # type: ignore[no-untyped-call]
+        return fixed
+
+    def damped(self, z: Tensor, x: Tensor) -> Tensor:
+        moved: Tensor = self.cell(z, x)
+        return 0.5 * (z + moved)
+
+
+def _solved(step: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
+    for _ in range(500):
+        new = step(z)
+        if (new - z).norm() <= 1e-10 * new.norm():
+            return new
+        z = new
+    return z
+
+
+FLOAT64: Any = {"dtype": torch.float64}
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_what_solvers_leave_is_no_wrong_entry(seed: int) -> None:
+    cell = Cell()
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(seed)
+        cell.w = nn.Parameter(0.2 * torch.randn(5, 5, **FLOAT64))
+        cell.u = nn.Parameter(torch.randn(5, 3, **FLOAT64))
+        cell.b = nn.Parameter(0.1 * torch.randn(5, **FLOAT64))
+        x = torch.randn(2, 3, **FLOAT64)
+    layer, wrong = Stopping(cell, 1.0), Stopping(cell, 1 + 1e-5)
+    result = check_fixed_point(layer, x, step=layer.damped)
+    assert result.verdict is not Verdict.FAIL, str(result)
+    assert check_fixed_point(wrong, x, step=wrong.damped).verdict is Verdict.FAIL
