@@ -394,9 +394,8 @@ def _hidden(gradient: Array) -> Array:
 def _glance(question: Question, answers: Answers, few: Array, rng: np.random.Generator) -> bool:
     """Whether `few` entries, moved together, show that something is wrong."""
     index, x = question.index, answers.problem.point[question.index]
-    line = _line(
-        answers, 0, {index: np.where(few, direction(rng, question.leaf), 0)}, scale(x[few])
-    )
+    v = np.where(few, relative(direction(rng, question.leaf), x), 0)
+    line = _line(answers, 0, {index: v}, scale(x))
     truth = ladder.estimate(line)
     epsilon = _epsilon(answers, index)
     return Probe(index=index, epsilon=epsilon, line=line, truth=truth).is_significant
