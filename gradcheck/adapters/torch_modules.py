@@ -4,7 +4,6 @@ import random
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from copy import copy
 from dataclasses import dataclass
 from types import FunctionType
 from typing import Any
@@ -36,6 +35,7 @@ class Rooms:
 
     tensors: Mapping[str, torch.Tensor]  # parameters and buffers by name, shared ones once
     slots: Sequence[tuple[dict[str, Any], str, torch.Tensor]]  # every place that holds one
+    attributes: Sequence[dict[str, Any]]  # what is held beside those
     tables: Sequence[dict[str, Any]]  # all that is held
 
     @contextmanager
@@ -56,15 +56,16 @@ class Rooms:
 
     def waits(self) -> bool:
         """Whether a hook that is still to run has left its handle on the module."""
-        held = (value for table in self.tables for value in table.values())
+        held = (value for table in self.attributes for value in table.values())
         return any(isinstance(value, RemovableHandle) and _is_live(value) for value in held)
 
     @contextmanager
     def kept(self) -> Iterator[None]:
         """Undo what a pass stores on its module: a hidden state, a counter, a history."""
         kept = [dict(table) for table in self.tables]
-        own = (value for table in kept for name, value in table.items() if name not in INTERNAL)
-        contents = [(value, _content(value)) for value in own if isinstance(value, STORES)]
+        own = (item for table in self.attributes for item in table.items())
+        stores = [value for name, value in own if name not in INTERNAL and _is_store(value)]
+        contents = [(store, _content(store)) for store in stores]
         try:
             yield
         finally:
@@ -77,7 +78,12 @@ class Rooms:
 
 INTERNAL = frozenset(vars(torch.nn.Module()))  # what every module holds: its tables among them
 
-STORES = (list, dict, set, deque, torch.Tensor)  # what can be written into; parameters are swapped
+
+def _is_store(value: Any) -> bool:
+    """Whether it can be written into, and be filled again; parameters and buffers are swapped."""
+    if type(value) is torch.Tensor:
+        return value.layout is torch.strided and not value.is_inference()
+    return isinstance(value, list | dict | set | deque)
 
 
 def _is_live(handle: RemovableHandle) -> bool:
@@ -86,7 +92,9 @@ def _is_live(handle: RemovableHandle) -> bool:
 
 
 def _content(store: Any) -> Any:
-    return store.detach().clone() if isinstance(store, torch.Tensor) else copy(store)
+    if isinstance(store, torch.Tensor):
+        return store.detach().clone()
+    return dict(store) if isinstance(store, dict) else list(store)
 
 
 def _refill(store: Any, content: Any) -> None:
@@ -113,6 +121,7 @@ def rooms_of(module: torch.nn.Module) -> Rooms:
             for name, own in table.items()
             if own is not None
         ],
+        attributes=[*map(vars, parts)],
         tables=[*map(vars, parts), *(table for table in holders if isinstance(table, dict))],
     )
 
@@ -123,7 +132,8 @@ def generators_of(target: Any) -> list[Any]:
     parts = [] if module is None else list(module.modules())
     found = [value for part in parts for value in vars(part).values()]
     found += _within_reach(target).values()
-    return list({id(value): value for value in found if isinstance(value, GENERATORS)}.values())
+    own = [v for v in found if isinstance(v, GENERATORS) and not isinstance(v, random.SystemRandom)]
+    return list({id(value): value for value in own}.values())
 
 
 GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)

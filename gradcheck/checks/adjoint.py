@@ -101,12 +101,12 @@ def _linear(
 ) -> dict[int, Finding]:
     """By position of the leaf, whether the gradients of cotangents add up."""
     problem, point = answers.problem, answers.problem.point
-    sums = [_large(problem, cotangents, gradients)]
+    sums = [partial(_large, problem, cotangents, gradients)]
     # In bfloat16 a sum of many ones stops at 256: that a rule knows ones is asked in float64.
     is_coarse = problem.epsilon > EPSILON["float32"]
     fine = answers.in_float64 if is_coarse else answers
     if fine is not None:
-        sums.append(_ones(fine.problem, rng, cotangents[0]))
+        sums.append(partial(_ones, fine.problem, rng, cotangents[0]))
     zero = tuple(np.zeros_like(u) for u in cotangents[0])
     nothing = [a if np.any(a) else None for a in problem.vjp(point, zero)]
 
@@ -127,34 +127,39 @@ def _linear(
                     array += TERMS * max(floor(u_, epsilon) for u_ in u)
         return tuple(total)
 
-    findings = {}
-    for k, leaf in enumerate(problem.leaves):
-        if not settings.wants(leaf.path):
-            continue
-        ask = partial(
-            compared,
-            check="adjoint",
-            leaf=leaf,
-            outputs=problem.outputs,
-            settings=settings,
-            oracle=LINEARITY,
-        )
-        found, sizes = [], []
-        for asked in sums:
-            got, wanted, size = asked.at(k)
+    wanted = {k: leaf for k, leaf in enumerate(problem.leaves) if settings.wants(leaf.path)}
+    found: dict[int, list[Finding]] = {k: [] for k in wanted}
+    endless = set()
+    for position, pose in enumerate(sums):  # one by one: each holds gradients of all leaves
+        asked = pose()
+        for k, leaf in wanted.items():
+            ask = partial(
+                compared,
+                check="adjoint",
+                leaf=leaf,
+                outputs=problem.outputs,
+                settings=settings,
+                oracle=LINEARITY,
+            )
+            got, expected, size = asked.at(k)
             unrest = partial(lambda k: restless()[k], k)
-            found.append(ask(got, wanted, unrest, size=size, complaint=asked.complaint))
-            sizes.append(size)
-        unasked = nothing[k]
-        if unasked is not None:
-            none = np.zeros_like(sizes[0])
-            complaint = "the gradient of a zero cotangent is not zero"
-            # No rounding makes anything of nothing.
-            unrest = partial(np.zeros_like, none)
-            found.append(ask(unasked, none, unrest, size=sizes[0], complaint=complaint))
+            found[k].append(ask(got, expected, unrest, size=size, complaint=asked.complaint))
+            if position:
+                continue
+            if not np.all(np.isfinite(size)):
+                endless.add(k)
+            unasked = nothing[k]
+            if unasked is not None:
+                none = np.zeros_like(size)
+                complaint = "the gradient of a zero cotangent is not zero"
+                # No rounding makes anything of nothing.
+                unrest = partial(np.zeros_like, none)
+                found[k].append(ask(unasked, none, unrest, size=size, complaint=complaint))
+    findings = {}
+    for k, answered in found.items():
         # The first that failed; else the first, whose resolution is that of all.
-        finding = next((f for f in found if f.verdict is Verdict.FAIL), found[0])
-        if not np.all(np.isfinite(sizes[0])):
+        finding = next((f for f in answered if f.verdict is Verdict.FAIL), answered[0])
+        if k in endless:
             message, said = "the gradient is not finite", Verdict.INCONCLUSIVE
             finding = replace(finding, verdict=said, message=message, entries=(), mismatch=0.0)
         findings[k] = finding
