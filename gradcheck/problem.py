@@ -146,6 +146,8 @@ class Problem:
     audit: Callable[[Arrays, Arrays], Audit] | None = None  # (point, cotangents)
     in_float64: "Callable[[], Problem] | None" = None  # the same target, computed in float64
     analytic: Callable[[Arrays], Arrays] | None = None  # the value at complex arrays
+    # Whether the VJP rounds to a narrower dtype than the value does, which float64 does not show.
+    rounds_back: Callable[[], bool] | None = None
     is_compiled: bool = False  # whether value and VJP are compiled where a session's calls are not
     is_random: bool = False  # whether it was seen to draw numbers
     notes: tuple[str, ...] = ()  # what was left out of the problem, and why

@@ -68,7 +68,8 @@ def rounded(
         # The part of the claim that is off in the direction of the gradient itself.
         factor = _factor(claim, truth) if size else 1.0
         spread = norm(usual * np.abs(truth)) / size**2 if size else 0.0
-        if np.any(wrong) or abs(factor - 1) > max(tolerance, SIGNIFICANCE * spread):
+        in_doubt = np.any(wrong) or abs(factor - 1) > max(tolerance, SIGNIFICANCE * spread)
+        if in_doubt and not (problem.rounds_back and problem.rounds_back()):
             scatter, of_factor = _scatter(problem, wide, index, u, rng)
             bar, spread = np.maximum(bar, scatter), max(spread, of_factor)
             wrong &= off > SIGNIFICANCE * bar

@@ -161,6 +161,7 @@ def _problem(posed: "Posed", outputs: tuple[Leaf, ...], name: str | None) -> Pro
         session=partial(jax_manners.session, posed),
         audit=partial(jax_manners.audit, posed),
         in_float64=None if posed.wide else in_float64,
+        rounds_back=None if posed.wide or posed.program is None else posed.rounds_back,
         is_compiled=posed.compiles_at_once,
         analytic=replace(posed, x64=True, wide=True).value,
     )
@@ -263,6 +264,17 @@ class Posed:
     @cached_property
     def compiles_at_once(self) -> bool:
         return self.program is not None and digits.is_long(self.program.jaxpr)
+
+    def rounds_back(self) -> bool:
+        """Whether the VJP is computed in a narrower dtype than anything in the value."""
+        if self.program is None:
+            return False
+        with jax.enable_x64(self.x64):
+            us = [jax.numpy.ones(leaf.shape, leaf.dtype) for _, leaf in self.answer]
+            pulled = jax.make_jaxpr(self._pulled)(self.arrays(self.point), us)
+        own = digits.narrow_dtypes(self.program.jaxpr) | {leaf.dtype.name for leaf in us}
+        own |= {BRIDGE.dtype_of(self.values[k]) for k in self.chosen}
+        return bool(digits.narrow_dtypes(pulled) - own)
 
     @property
     def inside(self) -> dict[int, str]:

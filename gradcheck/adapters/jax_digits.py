@@ -16,7 +16,7 @@ from jax.extend.core import Literal
 
 from gradcheck.problem import EPSILON, WIDER
 
-__all__ = ["inside", "is_long", "lifted"]
+__all__ = ["inside", "is_long", "lifted", "narrow_dtypes"]
 
 NARROW = tuple(WIDER)
 
@@ -78,6 +78,13 @@ def _within(equation: Any) -> set[str]:
             dtype for dtype in ("bfloat16", "float16", "float32") if spacing >= EPSILON[dtype]
         }
     return found.union(*map(_within, inner))
+
+
+def narrow_dtypes(closed: Any) -> set[str]:
+    """Return the dtypes below float64 that anything in `closed` is computed in."""
+    jaxpr = getattr(closed, "jaxpr", closed)
+    found = {_dtype(variable) for e in jaxpr.eqns for variable in e.outvars} & set(NARROW)
+    return found.union(*(narrow_dtypes(inner) for e in jaxpr.eqns for inner in _inner(e)))
 
 
 def _inner(equation: Any) -> Iterator[Any]:

@@ -164,6 +164,22 @@ def test_what_reduces_its_precision_is_held_to_that(
     assert problem_of(target, (X,)).leaves[0].digits == dtype
 
 
+def test_what_only_the_rule_rounds_to_bfloat16_is_no_rounding_of_the_dtype() -> None:
+    @jax.custom_vjp
+    def product(x: Any, w: Any) -> Any:
+        return x * w
+
+    def back(kept: Any, u: Any) -> Any:
+        x, w = kept
+        return u * w, (u * x.astype(u.dtype)).sum(0)
+
+    product.defvjp(lambda x, w: (x * w, (x.astype(jnp.bfloat16), w)), back)
+
+    result = gradcheck.check(product, X, X[0], checks="vjp")
+
+    assert [f.leaf for f in result.findings if f.verdict is Verdict.FAIL] == ["input[1]"]
+
+
 def test_float64_of_fewer_bits_is_held_to_those() -> None:
     """15 bits lie between float16 and float32; differences are taken of all 52."""
     target = lambda x: jnp.sin(lax.reduce_precision(x, 11, 15))  # noqa: E731
