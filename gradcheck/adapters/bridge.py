@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from gradcheck.problem import EPSILON, Array, Leaf
+from gradcheck.problem import EPSILON, Array, Excepted, Leaf
 
-__all__ = ["Bridge", "received"]
+__all__ = ["Bridge", "declared", "received"]
 
 
 def _numpy(array: Array, dtype: str, _: Any) -> Array:
@@ -39,6 +39,12 @@ class Bridge:
 
     def leaf(self, path: str, value: Any) -> Leaf:
         return Leaf(path=path, shape=tuple(value.shape), dtype=self.dtype_of(value))
+
+
+def declared(outputs: Iterable[tuple[str, Any]], excepted: Excepted) -> dict[str, str]:
+    """Return which of `outputs`, by path, the caller leaves out, and what is to be said of it."""
+    reasons = ((path, excepted(path)) for path, _ in outputs)
+    return {path: f"declared, {why}" for path, why in reasons if why is not None}
 
 
 def received(values: Iterable[Any]) -> str:

@@ -21,7 +21,7 @@ from jax.tree_util import keystr, tree_flatten_with_path, tree_unflatten
 
 from gradcheck import trees
 from gradcheck.adapters import jax_digits as digits
-from gradcheck.adapters.bridge import Bridge, received
+from gradcheck.adapters.bridge import Bridge, declared, received
 from gradcheck.errors import InputError, Unsupported, first_line
 from gradcheck.problem import EPSILON, WIDER, Array, Arrays, Excepted, Leaf, Problem, label, norm
 
@@ -93,14 +93,14 @@ def problem_of_jax(
     posed = Posed(target=target, structure=structure, values=values, chosen=chosen, x64=x64)
     posed = replace(posed, donates=posed.asks_for_donation())
     outputs = afresh(lambda: posed.answer)
-    left_out = {path: why for path, _ in outputs if (why := excepted(path)) is not None}
+    left_out = declared(outputs, excepted)
     if left_out:
         posed = replace(posed, silent=frozenset(left_out))
         outputs = posed.answer
     if not outputs:
         raise InputError("expected the target to return at least one floating or complex array")
     problem = _problem(posed, tuple(BRIDGE.leaf(path, leaf) for path, leaf in outputs), name)
-    notes = tuple(f"{path}: declared, {why}" for path, why in left_out.items())
+    notes = tuple(f"{path}: {why}" for path, why in left_out.items())
     return replace(problem, notes=(*problem.notes, *notes), excepted=tuple(left_out))
 
 
@@ -161,7 +161,7 @@ def _problem(posed: "Posed", outputs: tuple[Leaf, ...], name: str | None) -> Pro
         session=partial(jax_manners.session, posed),
         audit=partial(jax_manners.audit, posed),
         in_float64=None if posed.wide else in_float64,
-        rounds_back=None if posed.wide or posed.program is None else posed.rounds_back,
+        rounds_back=None if posed.wide or posed.program is None else lambda: posed.rounds_back,
         is_compiled=posed.compiles_at_once,
         analytic=replace(posed, x64=True, wide=True).value,
     )
@@ -265,16 +265,16 @@ class Posed:
     def compiles_at_once(self) -> bool:
         return self.program is not None and digits.is_long(self.program.jaxpr)
 
+    @cached_property
     def rounds_back(self) -> bool:
-        """Whether the VJP is computed in a narrower dtype than anything in the value."""
-        if self.program is None:
-            return False
+        """Whether the VJP, of what could be traced, is narrower than anything in the value."""
+        assert self.program is not None
         with jax.enable_x64(self.x64):
             us = [jax.numpy.ones(leaf.shape, leaf.dtype) for _, leaf in self.answer]
             pulled = jax.make_jaxpr(self._pulled)(self.arrays(self.point), us)
-        own = digits.narrow_dtypes(self.program.jaxpr) | {leaf.dtype.name for leaf in us}
+        own = digits.narrow_dtypes(self.program.jaxpr.jaxpr) | {leaf.dtype.name for leaf in us}
         own |= {BRIDGE.dtype_of(self.values[k]) for k in self.chosen}
-        return bool(digits.narrow_dtypes(pulled) - own)
+        return bool(digits.narrow_dtypes(pulled.jaxpr) - own)
 
     @property
     def inside(self) -> dict[int, str]:

@@ -70,21 +70,20 @@ def _walked(jaxpr: Any, marks: Sequence[Marks]) -> list[Marks]:
 
 def _within(equation: Any) -> set[str]:
     """The dtypes to which an equation rounds inside: whatever is narrow in a loop or a branch."""
-    inner = [e for within in _inner(equation) for e in within.eqns]
-    found = {_dtype(variable) for e in inner for variable in e.outvars}
+    found = narrow_dtypes(*_inner(equation))
     if equation.primitive.name == "reduce_precision":
         spacing = 2.0 ** -equation.params["mantissa_bits"]
         found |= {
             dtype for dtype in ("bfloat16", "float16", "float32") if spacing >= EPSILON[dtype]
         }
-    return found.union(*map(_within, inner))
+    return found
 
 
-def narrow_dtypes(closed: Any) -> set[str]:
-    """Return the dtypes below float64 that anything in `closed` is computed in."""
-    jaxpr = getattr(closed, "jaxpr", closed)
-    found = {_dtype(variable) for e in jaxpr.eqns for variable in e.outvars} & set(NARROW)
-    return found.union(*(narrow_dtypes(inner) for e in jaxpr.eqns for inner in _inner(e)))
+def narrow_dtypes(*jaxprs: Any) -> set[str]:
+    """Return the dtypes below float64 that anything in `jaxprs` is computed in or rounded to."""
+    equations = [equation for jaxpr in jaxprs for equation in jaxpr.eqns]
+    found = {_dtype(variable) for equation in equations for variable in equation.outvars}
+    return (found & set(NARROW)).union(*map(_within, equations))
 
 
 def _inner(equation: Any) -> Iterator[Any]:

@@ -26,19 +26,18 @@ def same_randomness(
     generators = [torch.default_generator, *cuda, np.random, random, *own]
     before = [_state(generator) for generator in generators]
 
-    def seeded() -> list[Any]:
+    def reseed() -> None:
         for generator in generators:
             _seed(generator, seed)
-        return [_state(generator) for generator in generators]
 
     def drawn() -> bool:
         now = [_state(generator) for generator in generators]
-        fresh = seeded()
+        reseed()
+        fresh = [_state(generator) for generator in generators]
         _restore(generators, now)
         return not all(map(_are_equal, fresh, now))
 
-    for generator in generators:
-        _seed(generator, seed)
+    reseed()
     try:
         yield drawn
     finally:

@@ -18,7 +18,7 @@ from torch.autograd import forward_ad
 from torch.autograd.function import FunctionCtx
 
 from gradcheck import trees
-from gradcheck.adapters.bridge import Bridge, received
+from gradcheck.adapters.bridge import Bridge, declared, received
 from gradcheck.adapters.randomness import same_randomness
 from gradcheck.adapters.torch_digits import Lifted, Watched, eagerly
 from gradcheck.adapters.torch_modules import (
@@ -119,7 +119,7 @@ def problem_of_torch(
     with torch.set_grad_enabled(torch.is_grad_enabled()):  # a target may leave it switched off
         with _marking() as marked:
             posed, outputs = _first_run(posed)
-        left_out = {path: f"declared, {why}" for path, _ in outputs if (why := excepted(path))}
+        left_out = declared(outputs, excepted)
         silent = {path: MARKED for path, tensor in outputs if _is_among(tensor, marked)}
         if len(silent) < len(outputs):
             left_out = silent | left_out

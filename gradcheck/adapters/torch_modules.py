@@ -36,7 +36,7 @@ class Rooms:
     tensors: Mapping[str, torch.Tensor]  # parameters and buffers by name, shared ones once
     slots: Sequence[tuple[dict[str, Any], str, torch.Tensor]]  # every place that holds one
     attributes: Sequence[dict[str, Any]]  # what is held beside those
-    tables: Sequence[dict[str, Any]]  # all that is held
+    tables: Sequence[dict[str, Any]]  # all that is held, those among it
 
     @contextmanager
     def put(self, others: Mapping[torch.Tensor, torch.Tensor]) -> Iterator[None]:
@@ -113,6 +113,7 @@ def rooms_of(module: torch.nn.Module) -> Rooms:
     """Return where `module` holds what it holds."""
     parts = list(module.modules())
     holders: list[Any] = [table for part in parts for table in (part._parameters, part._buffers)]
+    attributes = [*map(vars, parts)]
     return Rooms(
         tensors=held(module),
         slots=[
@@ -121,8 +122,8 @@ def rooms_of(module: torch.nn.Module) -> Rooms:
             for name, own in table.items()
             if own is not None
         ],
-        attributes=[*map(vars, parts)],
-        tables=[*map(vars, parts), *(table for table in holders if isinstance(table, dict))],
+        attributes=attributes,
+        tables=[*attributes, *(table for table in holders if isinstance(table, dict))],
     )
 
 

@@ -148,7 +148,6 @@ def _parts(question: Question) -> Iterator[Reply | Finding]:
     A rule is then given undefined cotangents, or told that nobody needs a gradient.
     """
     problem, count = question.problem, len(question.problem.outputs)
-    leaves = problem.leaves
     parts = _alone(count)
     try:
         if len(parts) > 1:
@@ -158,7 +157,7 @@ def _parts(question: Question) -> Iterator[Reply | Finding]:
                 total = [g + reply.arrays[count + k] for k, g in enumerate(total)]
             placed = dict(enumerate(total, start=count))
             yield replied(question, "outputs one by one", UNDEFINED, placed)
-        for some in _groups(len(leaves)):
+        for some in _groups(len(problem.leaves)):
             yield asked(question, Manner(leaves=some), "some leaves only", FROZEN)
     except Unsupported:  # a rule that gives all of its gradients or none
         return

@@ -17,13 +17,14 @@ import numpy as np
 
 from gradcheck.answers import Answers
 from gradcheck.checks.doubts import climbed, equally_noisy, folded, measured, rippled, unrested
+from gradcheck.checks.entrywise import narrowest
 from gradcheck.checks.judgement import judge
 from gradcheck.checks.question import Question
 from gradcheck.diagnose import ADVICE
 from gradcheck.evidence import Probe
 from gradcheck.oracles import ladder
 from gradcheck.probes import Beside, Line, direction, nudged, relative, scale
-from gradcheck.problem import Array, Leaf, Problem, is_same, is_same_entrywise, norm
+from gradcheck.problem import Array, Problem, is_same, is_same_entrywise, norm
 from gradcheck.results import Entry, Finding, Verdict, worst
 from gradcheck.rounding import rounded
 from gradcheck.settings import RIPPLE, SIGNIFICANCE, Settings
@@ -200,12 +201,9 @@ def _is_another(
         differs = np.abs(claim - truth) > question.tolerance * largest
         if not np.all(np.isfinite(claim)) or not np.any(differs):
             continue
-        x = narrow.problem.point[index]
-        v = np.where(differs, relative(direction(rng, leaf), x), 0)
-        line = _line(narrow, k, {index: v}, scale(x))
-        truth_along = ladder.estimate(line, careful=True)
-        own = Probe(index=index, epsilon=_epsilon(narrow, index), line=line, truth=truth_along)
-        wide = replace(own, line=replace(line, gradients=formula.gradients(k)))
+        v = np.where(differs, relative(direction(rng, leaf), narrow.problem.point[index]), 0)
+        own = _along(narrow, k, index, v, careful=True)
+        wide = replace(own, line=replace(own.line, gradients=formula.gradients(k)))
         return own.is_smooth and not own.is_significant and wide.is_significant
     return False
 
@@ -331,7 +329,7 @@ def _alone(
         ripple = max(probe.truth.ripple for probe in probes)
         if ripple >= min(RIPPLE.values()):  # seen along one line, it is along all
             probes = [rippled(probe, ripple) for probe in probes]
-        coarsest = _coarsest(leaf, problem.outputs)
+        coarsest = narrowest(leaf, problem.outputs)
         question = replace(question, tolerance=settings.tolerance(coarsest.digits, ripple))
     kink = None
     if any(probe.truth.kink > 0 for probe in probes):
@@ -357,25 +355,22 @@ def _line(answers: Answers, k: int, v: Mapping[int, Array], unit: float = 1.0) -
 
 def _epsilon(answers: Answers, index: int) -> float:
     """Of the narrowest dtype that the gradient of a leaf passes through: it has no more digits."""
-    return _coarsest(answers.problem.leaves[index], answers.problem.outputs).epsilon
+    return narrowest(answers.problem.leaves[index], answers.problem.outputs).epsilon
 
 
-def _coarsest(leaf: Leaf, outputs: Sequence[Leaf]) -> Leaf:
-    """The leaf or output of the narrowest dtype: the gradient has no more digits than that."""
-    return max((leaf, *outputs), key=lambda array: array.epsilon)
+def _along(answers: Answers, k: int, index: int, v: Array, *, careful: bool = False) -> Probe:
+    """What the k-th cotangent sees along a direction of one leaf, at steps of the leaf's size."""
+    line = _line(answers, k, {index: v}, scale(answers.problem.point[index]))
+    truth = ladder.estimate(line, careful=careful)
+    return Probe(index=index, epsilon=_epsilon(answers, index), line=line, truth=truth)
 
 
 def _probe(answers: Answers, k: int, index: int, v: Array, tolerance: float) -> Probe:
     """What is true along `v`; or along a direction that moves each entry by a part of its size."""
-    x = answers.problem.point[index]
-    line = _line(answers, k, {index: v}, scale(x))
-    probe = Probe(
-        index=index, epsilon=_epsilon(answers, index), line=line, truth=ladder.estimate(line)
-    )
+    probe = _along(answers, k, index, v)
     if probe.resolution <= tolerance or probe.truth.kink or probe.truth.jump:
         return probe
-    scaled = replace(line, v={index: relative(v, x)})
-    other = replace(probe, line=scaled, truth=ladder.estimate(scaled))
+    other = _along(answers, k, index, relative(v, answers.problem.point[index]))
     return min(probe, other, key=lambda p: p.resolution)
 
 
@@ -395,10 +390,7 @@ def _glance(question: Question, answers: Answers, few: Array, rng: np.random.Gen
     """Whether `few` entries, moved together, show that something is wrong."""
     index, x = question.index, answers.problem.point[question.index]
     v = np.where(few, relative(direction(rng, question.leaf), x), 0)
-    line = _line(answers, 0, {index: v}, scale(x))
-    truth = ladder.estimate(line)
-    epsilon = _epsilon(answers, index)
-    return Probe(index=index, epsilon=epsilon, line=line, truth=truth).is_significant
+    return _along(answers, 0, index, v).is_significant
 
 
 def _finer(probe: Probe) -> Probe:
@@ -423,13 +415,10 @@ def _finer(probe: Probe) -> Probe:
 
 def _aligned(answers: Answers, index: int, v: Array) -> Probe:
     """A probe along the claimed gradient: its signs, and magnitudes as in any direction."""
-    x, gradient = answers.problem.point[index], answers.gradients(0)[index]
+    gradient = answers.gradients(0)[index]
     sizes = np.abs(gradient)
     phases = np.divide(gradient, sizes, out=np.ones_like(gradient), where=sizes > 0)
-    line = _line(answers, 0, {index: np.abs(v) * phases}, scale(x))
-    truth = ladder.estimate(line)
-    epsilon = _epsilon(answers, index)
-    return Probe(index=index, epsilon=epsilon, line=line, truth=truth, is_aligned=True)
+    return replace(_along(answers, 0, index, np.abs(v) * phases), is_aligned=True)
 
 
 def _not_finite(question: Question, gradients: Sequence[Array]) -> Finding:

@@ -265,6 +265,10 @@ class Asked:
         return (finding,)
 
     def implicit(self) -> tuple[Finding, ...]:
+        return self.of_equation
+
+    @cached_property
+    def of_equation(self) -> tuple[Finding, ...]:
         """Of each leaf, whether its gradient is that of the equation."""
         self.refuse_astray()
         rows = [self.row(u, space) for u, space in self.draws]
@@ -439,7 +443,7 @@ class Asked:
             return found
         # Solvers that stop at a tolerance leave an error, in which a small entry may drown.
         with suppress(Unsupported):
-            left = {f.leaf: f.resolution for f in self.implicit() if f.verdict is Verdict.PASS}
+            left = {f.leaf: f.resolution for f in self.of_equation if f.verdict is Verdict.PASS}
             return tuple(_stopped(finding, left.get(finding.leaf, 0.0)) for finding in found)
         return found
 

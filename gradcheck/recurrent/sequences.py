@@ -209,9 +209,14 @@ class Asked:
         )
 
     def lags(self) -> tuple[Finding, ...]:
-        return tuple(self.judged(self.form.whole, lags, "lag") for lags in self.screened())
+        return tuple(self.judged(self.form.whole, lags, "lag") for lags in self.given)
 
-    def screened(self, problem: Problem | None = None) -> list[Lags]:
+    @cached_property
+    def given(self) -> list[Lags]:
+        """The blocks at the given weights."""
+        return self.screened(self.form.whole)
+
+    def screened(self, problem: Problem) -> list[Lags]:
         form = self.form
         if not form.sequences:
             raise Unsupported("the sequence is no leaf, so that there are no blocks of it")
@@ -223,7 +228,7 @@ class Asked:
             raise Unsupported("the sequence or an output is empty")
         borders = [b for b in (self.chunk, self.truncation) if b is not None]
         times = moments(form.steps, size, borders)
-        answers = answers_of(problem or form.whole, self.settings.seed)
+        answers = answers_of(problem, self.settings.seed)
         return [
             screened(
                 answers,
@@ -245,7 +250,7 @@ class Asked:
     def memory(self) -> tuple[Finding, ...]:
         """The VJP and the blocks at weights that remember, if those given forget."""
         form = self.form
-        unseen = next((lags for lags in self.screened() if lags.unseen), None)
+        unseen = next((lags for lags in self.given if lags.unseen), None)
         if unseen is None:
             raise Unsupported("every lag is seen at the given weights")
         place = Place(
@@ -315,7 +320,7 @@ class Asked:
         """Whether the declared truncation is behind a window that moves, as far as is seen."""
         if not self.form.sequences or not self.form.times:
             return False
-        return all(is_windowed(lags.blocks, truncation) for lags in self.screened())
+        return all(is_windowed(lags.blocks, truncation) for lags in self.given)
 
     def plain(self) -> Plain:
         """The whole, asked with cotangents of what has an axis of time and of the states."""
