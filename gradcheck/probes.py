@@ -13,7 +13,7 @@ from math import hypot
 import numpy as np
 
 from gradcheck.errors import GradcheckError
-from gradcheck.problem import EPSILON, Array, Arrays, Leaf, Problem, inner, norm
+from gradcheck.problem import EPSILON, Array, Arrays, Leaf, Problem, blocks, extent, inner, norm
 from gradcheck.settings import RIPPLE
 
 __all__ = [
@@ -52,18 +52,25 @@ def cotangent(
     return tuple(leaf.rounded(np.asarray(u)) for leaf, u in zip(outputs, drawn, strict=True))
 
 
-def direction(rng: np.random.Generator, leaf: Leaf) -> Array:
+def direction(rng: np.random.Generator, leaf: Leaf, size: float = 1.0) -> Array:
     """Return random signs times magnitudes between 1/2 and 3/2, independent for each entry.
+
+    All of it is `size` times as large.
 
     No entry is missed because its draw was near zero (as with a normal draw), and no two errors
     of equal size cancel (as with bare signs). The magnitudes are multiples of 2⁻¹⁰, so that a
     power-of-two multiple of the direction is exact in every dtype but bfloat16.
     """
-    bits = rng.integers(0, 2**13, leaf.shape, dtype=np.uint16)  # magnitude 10, sign 1, phase 2
-    signs = 1 - ((bits >> 9) & 2).astype(np.int16)
-    steps = signs * ((bits & 1023).astype(np.int16) + np.int16(512))
-    v = np.asarray(np.multiply(steps, 2.0**-10, dtype=np.float64))
-    return v * PHASES[bits >> 11] if "complex" in leaf.dtype else v
+    is_complex = "complex" in leaf.dtype
+    v = np.empty(leaf.shape, np.complex128 if is_complex else np.float64)
+    for (part,) in blocks(v):
+        bits = rng.integers(0, 2**13, part.shape, dtype=np.uint16)  # magnitude 10, sign 1, phase 2
+        signs = 1 - ((bits >> 9) & 2).astype(np.int16)
+        steps = signs * ((bits & 1023).astype(np.int16) + np.int16(512))
+        np.multiply(steps, 2.0**-10 * size, out=part, dtype=np.float64)
+        if is_complex:
+            part *= PHASES[bits >> 11]
+    return v
 
 
 PHASES = np.array([1.0, 1j, (1 + 1j) / 2**0.5, (1 - 1j) / 2**0.5])
@@ -155,7 +162,7 @@ class Line:
     @cached_property
     def extents(self) -> Mapping[int, float]:
         """The size that each leaf's part of the claimed slope has if nothing cancels: ‖g ∘ v‖."""
-        return {index: norm(self.gradients[index] * v) for index, v in self.v.items()}
+        return {index: extent(self.gradients[index], v) for index, v in self.v.items()}
 
     @cached_property
     def size(self) -> float:
@@ -166,7 +173,7 @@ class Line:
     def slack(self) -> float:
         """How much of the claimed rise rounding a float64 point may make up: eps ‖g ∘ x‖."""
         parts = [
-            self.problem.leaves[k].epsilon * norm(self.gradients[k] * self.problem.point[k])
+            self.problem.leaves[k].epsilon * extent(self.gradients[k], self.problem.point[k])
             for k in self.v
         ]
         return norm(np.array(parts))
@@ -193,7 +200,7 @@ class Line:
         """How far rounding inside the target may have moved the claimed slope."""
         if self.unrest is None:
             return 0.0
-        return norm(np.array([norm(self.unrest[index] * v) for index, v in self.v.items()]))
+        return norm(np.array([extent(self.unrest[index], v) for index, v in self.v.items()]))
 
     def is_exact(self, h: float) -> bool:
         """Whether rounding the moved leaves is of no account: float64, and a step that is large."""

@@ -10,7 +10,7 @@ import torch
 from gradcheck import Rule
 from gradcheck.adapters import problem_of
 from gradcheck.answers import Answers, answers_of
-from gradcheck.problem import Leaf, inner, is_same, label, norm
+from gradcheck.problem import Leaf, extent, inner, is_same, label, norm
 
 TORCH = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 X = np.random.default_rng(0).standard_normal((3, 4))
@@ -60,6 +60,21 @@ NORMS: list[tuple[Any, float]] = [
 @pytest.mark.parametrize(("a", "wanted"), NORMS)
 def test_a_norm_neither_overflows_nor_underflows(a: Any, wanted: float) -> None:
     assert norm(np.asarray(a)) == pytest.approx(wanted, rel=1e-6, abs=0)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_an_inner_product_of_millions_is_as_sharp_as_one_of_thousands(seed: int) -> None:
+    """A sum in one go is off by 100 eps of the terms' norm: a random walk of a million steps."""
+    a, b = np.random.default_rng(seed).standard_normal((2, 4_000_000))
+    exact = float(np.sum(a.astype(np.longdouble) * b))
+    assert abs(inner(a, b) - exact) <= 12 * 2.0**-52 * extent(a, b)
+
+
+@pytest.mark.parametrize("size", [0, 1, 2**15, 2**15 + 1, 10**5])
+def test_an_extent_is_the_norm_of_the_products(size: int) -> None:
+    a, b = np.random.default_rng(size).standard_normal((2, size))
+    assert extent(a, b) == pytest.approx(norm(a * b), rel=1e-12)
+    assert extent(1j * a, b) == pytest.approx(norm(a * b), rel=1e-12)
 
 
 def test_a_norm_of_nan_is_nan() -> None:

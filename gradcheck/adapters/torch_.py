@@ -123,13 +123,13 @@ def problem_of_torch(
         silent = {path: MARKED for path, tensor in outputs if _is_among(tensor, marked)}
         if len(silent) < len(outputs):
             left_out = silent | left_out
-        posed = replace(posed, silent=frozenset(left_out))
+        posed = posed.but(silent=frozenset(left_out))
         outputs = posed.heard(outputs)
         differs = not posed.records and _depends_on_recording(posed, outputs)
     if not outputs:
         raise InputError("expected the target to return at least one floating or complex tensor")
     if differs:
-        posed = replace(posed, records=True)
+        posed = posed.but(records=True)
     problem = _problem(posed, [BRIDGE.leaf(path, tensor) for path, tensor in outputs], name)
     missed = [f"{path}: {why}" for path, why in left_out.items()]
     missed += [
@@ -183,8 +183,8 @@ def _first_run(posed: "Posed") -> tuple["Posed", list[tuple[str, torch.Tensor]]]
     for attempt in (
         posed.watched,
         posed.unwatched,
-        replace(posed, records=True).watched,
-        replace(posed, records=True).unwatched,
+        posed.but(records=True).watched,
+        posed.but(records=True).unwatched,
     ):
         try:
             return attempt()
@@ -223,7 +223,7 @@ def _problem(posed: "Posed", outputs: Sequence[Leaf], name: str | None) -> Probl
     def in_float64() -> Problem:
         wide, found = _first_run(replace(posed, wide=True, inside={}))
         if wide.inside:  # not all of it: some is cast to a narrow dtype inside
-            wide = replace(wide, lifts=True, inside={})
+            wide = wide.but(lifts=True, inside={})
             found = wide.ran(wide.point)
         return _problem(wide, [BRIDGE.leaf(path, tensor) for path, tensor in found], name)
 
@@ -290,6 +290,13 @@ class Posed:
             arrays = [a.astype(d, copy=False) for a, d in zip(arrays, dtypes, strict=True)]
         return tuple(arrays)
 
+    def but(self, **changes: Any) -> "Posed":
+        """The same at the same point, which is not copied again, but for some `changes`."""
+        other = replace(self, **changes)
+        if other.wide is self.wide:
+            vars(other)["point"] = self.point
+        return other
+
     @cached_property
     def module(self) -> torch.nn.Module | None:
         return module_of(self.target)
@@ -340,7 +347,7 @@ class Posed:
 
     @cached_property
     def unkept(self) -> "Posed":
-        return replace(self, keeps_attributes=False)
+        return self.but(keeps_attributes=False)
 
     @contextmanager
     def standing(self, own: Mapping[torch.Tensor, torch.Tensor]) -> Iterator[None]:
@@ -431,7 +438,7 @@ class Posed:
             for k, dtype in narrowest.items()
             if torch.finfo(dtype).eps > torch.finfo(leaves[k].dtype).eps
         }
-        return replace(self, inside=inside, writes=writes, is_random=watched.draws), found
+        return self.but(inside=inside, writes=writes, is_random=watched.draws), found
 
     def unwatched(self) -> tuple["Posed", list[tuple[str, torch.Tensor]]]:
         """This, of which nothing was seen; and its outputs."""

@@ -164,7 +164,7 @@ def _audited(posed: Posed, point: Arrays, cotangents: Arrays, hooks: Any) -> Aud
         saved.append(tensor.detach())  # the tensor itself would be a cycle
         return saved[-1]
 
-    posed = replace(posed, keeps_attributes=False, given=given)
+    posed = posed.but(keeps_attributes=False, given=given)
     leaves = [x.requires_grad_() for x in posed.tensors(point)]
     own = posed.own(leaves)
     with _kept(posed):

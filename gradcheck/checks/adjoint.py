@@ -17,7 +17,7 @@ from gradcheck.answers import Answers
 from gradcheck.checks.entrywise import LINEAR, ROUNDINGS, compared, floor, moved, narrowest, rough
 from gradcheck.errors import Unsupported
 from gradcheck.probes import direction, scale
-from gradcheck.problem import EPSILON, Array, Arrays, Problem, inner, norm
+from gradcheck.problem import EPSILON, Array, Arrays, Problem, extent, inner, norm
 from gradcheck.results import Entry, Finding, Verdict
 from gradcheck.settings import SIGNIFICANCE, Settings
 
@@ -84,12 +84,15 @@ class Sum:
     def at(self, k: int) -> tuple[Array, Array, Array]:
         """Of the k-th leaf the gradient of the whole, the sum of the parts, the size of both."""
         weight, _, gradients = self.whole
-        terms = [factor * _wide(part[k]) for factor, _, part in self.parts]
-        size = np.abs(terms[0])
-        for term in terms[1:]:
-            size += np.abs(term)
+        (factor, _, part), *others = self.parts
+        total = factor * _wide(part[k])
+        size = np.abs(total)
         with np.errstate(invalid="ignore"):  # infinities are said
-            return weight * _wide(gradients[k]), np.asarray(sum(terms)), size
+            for factor, _, part in others:
+                term = factor * _wide(part[k])
+                total += term
+                size += np.abs(term)
+            return weight * _wide(gradients[k]), total, size
 
 
 def _linear(
@@ -110,21 +113,25 @@ def _linear(
     zero = tuple(np.zeros_like(u) for u in cotangents[0])
     nothing = [a if np.any(a) else None for a in problem.vjp(point, zero)]
 
+    def cancelled(k: int) -> float:
+        """What rounding leaves of an entry that is nothing beside the others of its leaf."""
+        epsilon = narrowest(problem.leaves[k], problem.outputs).epsilon
+        sizes = [floor(centre[k], epsilon) for centre in gradients]
+        if epsilon <= EPSILON["float32"]:  # of a coarser one it would excuse anything
+            sizes += [max(floor(u_, epsilon) for u_ in u) for u in cotangents]
+        return TERMS * sum(sizes)
+
     @cache
     def restless() -> Arrays:
         """Of usual cotangents: an answer to ones, or to large ones, must not excuse itself."""
-        total = [np.zeros(leaf.shape) for leaf in problem.leaves]
+        total = [np.full(x.shape, cancelled(k)) for k, x in enumerate(point)]
         for u, centre in zip(cotangents, gradients, strict=True):
             sides = [
                 [problem.vjp(point, beside) for beside in moved(rng, problem.outputs, u, LINEAR)]
                 for _ in range(DRAWS)
             ]
-            for k, (leaf, array) in enumerate(zip(problem.leaves, total, strict=True)):
-                epsilon = narrowest(leaf, problem.outputs).epsilon
+            for k, array in enumerate(total):
                 array += TERMS * rough(centre[k], [(a[k], b[k]) for a, b in sides])
-                array += TERMS * floor(centre[k], epsilon)
-                if epsilon <= EPSILON["float32"]:  # of a coarser one it would excuse anything
-                    array += TERMS * max(floor(u_, epsilon) for u_ in u)
         return tuple(total)
 
     wanted = {k: leaf for k, leaf in enumerate(problem.leaves) if settings.wants(leaf.path)}
@@ -142,8 +149,10 @@ def _linear(
                 oracle=LINEARITY,
             )
             got, expected, size = asked.at(k)
-            unrest = partial(lambda k: restless()[k], k)
-            found[k].append(ask(got, expected, unrest, size=size, complaint=asked.complaint))
+            # A median is added to what is said, and half of it leaves the first below the second.
+            unrest = [lambda k: np.asarray(cancelled(k) / 2), lambda k: restless()[k]]
+            staged = [partial(say, k) for say in unrest]
+            found[k].append(ask(got, expected, staged, size=size, complaint=asked.complaint))
             if position:
                 continue
             if not np.all(np.isfinite(size)):
@@ -153,8 +162,7 @@ def _linear(
                 none = np.zeros_like(size)
                 complaint = "the gradient of a zero cotangent is not zero"
                 # No rounding makes anything of nothing.
-                unrest = partial(np.zeros_like, none)
-                found[k].append(ask(unasked, none, unrest, size=size, complaint=complaint))
+                found[k].append(ask(unasked, none, (), size=size, complaint=complaint))
     findings = {}
     for k, answered in found.items():
         # The first that failed; else the first, whose resolution is that of all.
@@ -233,7 +241,7 @@ class Pair:
         return Products(
             forward=sum(inner(a, b) for a, b in ahead),
             reverse=sum(inner(a, b) for a, b in back),
-            size=sum(norm(a * b) for a, b in (*ahead, *back)) / 2,
+            size=sum(extent(a, b) for a, b in (*ahead, *back)) / 2,
         )
 
     def unrest(self, v: Mapping[int, Array], centre: float, rng: np.random.Generator) -> float:
@@ -289,7 +297,7 @@ def _transposed(
     """All leaves at once; one by one those of which that says too little."""
     problem = pairs[0].problem
     v = {
-        k: problem.leaves[k].rounded(direction(rng, problem.leaves[k]) * scale(x))
+        k: problem.leaves[k].rounded(direction(rng, problem.leaves[k], scale(x)))
         for k, x in enumerate(problem.point)
         if k in linear
     }
@@ -299,7 +307,7 @@ def _transposed(
     doubtful = any(seen.is_doubtful(seen.bar(epsilon)) for seen in joint)
     findings = {}
     for k, finding in linear.items():
-        own = [norm(g[k] * v[k]) for g in gradients]
+        own = [extent(g[k], v[k]) for g in gradients]
         bars = [SIGNIFICANCE * seen.bar(epsilon) for seen in joint]
         sizes = zip(bars, own, strict=True)
         resolution = min(bar / size if size else float("inf") for bar, size in sizes)

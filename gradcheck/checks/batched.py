@@ -62,7 +62,7 @@ def check_batched(
             compared(
                 batch[k],
                 wanted,
-                lambda k=k: restless()[k],  # type: ignore[misc]
+                [lambda k=k: restless()[k]],  # type: ignore[misc]
                 check="batched",
                 leaf=leaf,
                 outputs=problem.outputs,

@@ -7,12 +7,13 @@ target uses inside, but vanishes for a rule that is smoothly wrong.
 """
 
 from collections.abc import Callable, Sequence
-from math import sqrt
+from dataclasses import dataclass, replace
+from math import isfinite, sqrt
 
 import numpy as np
 
 from gradcheck.probes import direction
-from gradcheck.problem import Array, Arrays, Leaf, norm
+from gradcheck.problem import Array, Arrays, Leaf, blocks, norm
 from gradcheck.results import Entry, Finding, Verdict
 from gradcheck.settings import SIGNIFICANCE, Settings
 
@@ -68,7 +69,7 @@ def narrowest(leaf: Leaf, outputs: Sequence[Leaf]) -> Leaf:
 def compared(
     got: Array,
     wanted: Array,
-    unrest: Callable[[], Array],
+    unrest: Sequence[Callable[[], Array]],
     *,
     size: Array | None = None,
     check: str,
@@ -81,7 +82,8 @@ def compared(
     """Return whether `got` is `wanted`, entry by entry.
 
     Args:
-        unrest: how far rounding moves each entry; asked in doubt only.
+        unrest: how far rounding moves each entry: answers one larger than the other, the dearest
+            last; each is asked only if those before it leave a doubt.
         size: of each entry, if nothing in it cancelled: what an error is relative to; None: its
             own.
         leaf, outputs: what the gradient is of; it has the digits of the narrowest of them.
@@ -89,19 +91,80 @@ def compared(
     """
     coarsest = narrowest(leaf, outputs)
     tolerance = settings.tolerance(coarsest.digits)
-    free = ROUNDINGS * coarsest.epsilon
+    equal = Finding(
+        check=check,
+        leaf=leaf.path,
+        verdict=Verdict.PASS,
+        mismatch=0.0,
+        resolution=0.0,
+        tolerance=tolerance,
+        oracle=oracle,
+        message="",
+    )
     if got is wanted or np.array_equal(got, wanted):  # most are, to the last bit; a NaN is not
         is_empty = not np.any(wanted if size is None else size)
-        return Finding(
-            check=check,
-            leaf=leaf.path,
-            verdict=Verdict.PASS,
-            mismatch=0.0,
-            resolution=0.0 if is_empty else min(SIGNIFICANCE * free, tolerance),
-            tolerance=tolerance,
-            oracle=oracle,
-            message="",
-        )
+        free = SIGNIFICANCE * ROUNDINGS * coarsest.epsilon
+        return equal if is_empty else replace(equal, resolution=min(free, tolerance))
+    apart = _close(got, wanted, size, coarsest, tolerance)
+    if apart is None:
+        apart = _entry_by_entry(got, wanted, size, coarsest, settings, unrest)
+    finding = replace(
+        equal,
+        mismatch=apart.off / apart.whole if apart.whole else float(bool(apart.off)),
+        resolution=SIGNIFICANCE * apart.bar / apart.whole if apart.whole else 0.0,
+        tolerance=apart.tolerance,
+    )
+    if apart.wrong:
+        message = f"{complaint}: {apart.wrong} of {wanted.size} entries"
+        return replace(finding, verdict=Verdict.FAIL, message=message, entries=apart.entries)
+    if apart.off <= apart.tolerance * apart.whole:  # rounding may hide an error: there is none
+        return replace(finding, resolution=min(finding.resolution, apart.tolerance))
+    if finding.resolution <= apart.tolerance:
+        return finding
+    message = f"rounding inside the target hides errors below {finding.resolution:.0e}"
+    return replace(finding, verdict=Verdict.INCONCLUSIVE, message=message)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Apart:
+    """How far two arrays are from each other: norms over all entries, and what is wrong."""
+
+    off: float
+    bar: float  # what rounding explains of it
+    whole: float  # what an error is relative to
+    tolerance: float
+    wrong: int = 0  # how many entries are
+    entries: tuple[Entry, ...] = ()  # the first of them
+
+
+def _close(
+    got: Array, wanted: Array, size: Array | None, coarsest: Leaf, tolerance: float
+) -> Apart | None:
+    """How far apart they are, if no entry is by more than a few roundings; None if in doubt."""
+    norms = []
+    with np.errstate(invalid="ignore"):
+        for a, b, *own in blocks(got, wanted, *([] if size is None else [size])):
+            off, sizes = np.abs(a - b), own[0] if own else np.abs(b)
+            bar = _free(sizes, coarsest)
+            if not np.all(off <= np.maximum(SIGNIFICANCE * bar, tolerance * sizes)):
+                return None
+            norms.append((norm(off), norm(bar), norm(sizes)))
+    of_off, of_bar, whole = (norm(np.array(parts)) for parts in zip(*norms, strict=True))
+    if not isfinite(whole):
+        return None
+    return Apart(off=of_off, bar=of_bar, whole=whole, tolerance=tolerance)
+
+
+def _entry_by_entry(
+    got: Array,
+    wanted: Array,
+    size: Array | None,
+    coarsest: Leaf,
+    settings: Settings,
+    unrest: Sequence[Callable[[], Array]],
+) -> Apart:
+    """How far apart they are, where rounding inside the target may have to explain it."""
+    tolerance = settings.tolerance(coarsest.digits)
     if size is None:
         size = np.abs(wanted).astype(np.float64, copy=False)
     if not np.all(np.isfinite(wanted)):  # what is not in both answers is the same, and of no size
@@ -109,39 +172,25 @@ def compared(
         got, wanted = np.where(same & ~np.isfinite(got), 0, (got, wanted))
         size = np.nan_to_num(size, posinf=0.0)
     whole = norm(size)
+    bar = _free(size, coarsest)
     with np.errstate(invalid="ignore"):
         off = np.abs(got - wanted)
-    # Below the normal numbers of a dtype (6e-5 in float16) the spacing is all that is left.
-    bar = free * size + coarsest.tiny
-    with np.errstate(invalid="ignore"):
         wrong = ~(off <= tolerance * size)  # a NaN is one too
         wrong &= ~(off <= SIGNIFICANCE * bar)
-    if np.any(wrong):
-        restless = unrest()
-        bar = bar + restless + np.median(restless)
+    for ask in unrest:
+        if not np.any(wrong):
+            break
+        restless = ask()
+        bar = _free(size, coarsest) + restless + np.median(restless)
         wrong &= ~(off <= SIGNIFICANCE * bar)
         if not np.any(wrong) and whole:  # then it was rounding, and the target is held to that
             tolerance = settings.tolerance(coarsest.digits, norm(restless) / whole)
-    resolution = SIGNIFICANCE * norm(bar) / whole if whole else 0.0
-    mismatch = norm(np.where(np.isfinite(off), off, 0.0))
-    verdict, message = Verdict.PASS, ""
-    if np.any(wrong):
-        count = f"{int(np.sum(wrong))} of {wrong.size} entries"
-        verdict, message = Verdict.FAIL, f"{complaint}: {count}"
-    elif mismatch <= tolerance * whole:  # rounding may hide an error, but there is none to hide
-        resolution = min(resolution, tolerance)
-    elif resolution > tolerance:
-        verdict = Verdict.INCONCLUSIVE
-        message = f"rounding inside the target hides errors below {resolution:.0e}"
-    return Finding(
-        check=check,
-        leaf=leaf.path,
-        verdict=verdict,
-        mismatch=mismatch / whole if whole else float(bool(mismatch)),
-        resolution=resolution,
+    return Apart(
+        off=norm(np.where(np.isfinite(off), off, 0.0)),
+        bar=norm(bar),
+        whole=whole,
         tolerance=tolerance,
-        oracle=oracle,
-        message=message,
+        wrong=int(np.sum(wrong)),
         entries=tuple(
             Entry(
                 index=tuple(int(i) for i in index),
@@ -149,6 +198,14 @@ def compared(
                 wanted=float(np.real(wanted[tuple(index)])),
                 error_bar=float(bar[tuple(index)]),
             )
-            for index in (np.argwhere(wrong)[:SHOWN] if verdict is Verdict.FAIL else ())
+            for index in np.argwhere(wrong)[:SHOWN]
         ),
     )
+
+
+def _free(size: Array, coarsest: Leaf) -> Array:
+    """The error bar of a few roundings.
+
+    Below the normal numbers of a dtype (6e-5 in float16) the spacing is all that is left.
+    """
+    return np.asarray(ROUNDINGS * coarsest.epsilon * size + coarsest.tiny)

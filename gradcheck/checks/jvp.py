@@ -38,7 +38,7 @@ def check_jvp(
     if problem.jvp is None:
         raise Unsupported("the target has no forward mode")
     directions = tuple(
-        direction(rng, leaf) * scale(x)
+        direction(rng, leaf, scale(x))
         for leaf, x in zip(problem.leaves, problem.point, strict=True)
     )
     posed = answers.of(_along(problem, directions))

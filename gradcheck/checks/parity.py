@@ -5,9 +5,9 @@ differ by rounding, since a kernel for another layout sums in another order; how
 matters is measured at points an ulp away, in doubt only.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 
@@ -105,19 +105,27 @@ class Reply:
     base: Arrays = ()  # an answer in which nothing cancels
     is_repeat: bool = False  # the same computation again, which rounds alike
 
-    def unrest(self, position: int, epsilon: float) -> Array:
-        """How far rounding may move each entry of one array.
+    def unrest(self, position: int, epsilon: float) -> Sequence[Callable[[], Array]]:
+        """How far rounding may move each entry of one array, guessed and measured.
 
         What is computed again is not measured: a state hidden in the target would excuse itself.
         """
         question = self.question
         wanted = question.answer[position]
         count = len(question.problem.outputs)
-        least = np.full(wanted.shape, floor(wanted, epsilon))
-        if position >= count:
-            x = question.point[position - count]
-            least += 8 * epsilon * natural(question.u, question.answer[:count], x)
-        return least if self.is_repeat else least + question.unrest[position]
+
+        @cache
+        def guessed() -> Array:
+            least = floor(wanted, epsilon)
+            if position >= count:
+                x = question.point[position - count]
+                least += 8 * epsilon * natural(question.u, question.answer[:count], x)
+            return np.asarray(least)
+
+        if self.is_repeat:
+            return [guessed]
+        # A median comes on top: half of the guess leaves the first below the second.
+        return [lambda: guessed() / 2, lambda: guessed() + question.unrest[position]]
 
 
 def asked(
@@ -236,7 +244,7 @@ def _compared(
     finding = compared(
         got,
         wanted,
-        lambda: reply.unrest(position, epsilon),
+        reply.unrest(position, epsilon),
         check=check,
         leaf=label,
         outputs=problem.outputs,

@@ -98,7 +98,7 @@ def _jumps(posed: Problem, rng: np.random.Generator) -> bool:
     """Whether the gradients do not settle near the point: the target has a kink there."""
     epsilon = posed.epsilon
     steps = [
-        direction(rng, leaf) * scale(x) for leaf, x in zip(posed.leaves, posed.point, strict=True)
+        direction(rng, leaf, scale(x)) for leaf, x in zip(posed.leaves, posed.point, strict=True)
     ]
     centre = posed.value(posed.point)
 

@@ -24,7 +24,7 @@ from gradcheck.diagnose import ADVICE
 from gradcheck.evidence import Probe
 from gradcheck.oracles import ladder
 from gradcheck.probes import Beside, Line, direction, nudged, relative, scale
-from gradcheck.problem import Array, Problem, is_same, is_same_entrywise, norm
+from gradcheck.problem import Array, Problem, blocks, is_same, is_same_entrywise, norm
 from gradcheck.results import Entry, Finding, Verdict, worst
 from gradcheck.rounding import rounded
 from gradcheck.settings import RIPPLE, SIGNIFICANCE, Settings
@@ -257,7 +257,9 @@ def _joint(
     probes: list[Probe] = []
     for first in range(0, count, COTANGENTS):
         draws = range(count)[first : first + COTANGENTS]
-        v = {q.index: direction(rng, leaves[q.index]) * scale(point[q.index]) for q in live}
+        for k in draws:  # before anything else of that size is made
+            answers.gradients(k)
+        v = {q.index: direction(rng, leaves[q.index], scale(point[q.index])) for q in live}
         beside = Beside()
         beside.lines = [replace(_line(answers, k, v), beside=beside) for k in draws]
         for line in beside.lines:
@@ -381,8 +383,10 @@ SMALL, MANY = 1e-5, 1e-2
 
 def _hidden(gradient: Array) -> Array:
     """Which entries are so small that the others hide them, if it is not by chance."""
-    sizes = np.abs(np.nan_to_num(gradient, posinf=0.0, neginf=0.0))
-    small = (sizes > 0) & (sizes < SMALL * norm(gradient) / max(gradient.size, 1) ** 0.5)
+    small = np.zeros(gradient.shape, bool)
+    limit = SMALL * norm(gradient) / max(gradient.size, 1) ** 0.5
+    for found, part in blocks(small, gradient):
+        np.less(np.abs(part), limit, out=found, where=part != 0)
     return small if np.count_nonzero(small) >= MANY * gradient.size else np.zeros_like(small)
 
 
