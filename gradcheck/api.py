@@ -83,6 +83,8 @@ def check(
         return unposed(label(target, name), error, settings)
     require_known(settings, problem)
     asked = ("vjp",) if checks == "default" else chosen
+    if checks == "default" and problem.has_vmap_rule:
+        chosen = (*chosen, "vmap")
     return check_problem(problem, settings, chosen, asked=asked)
 
 

@@ -42,6 +42,7 @@ class Meter:
             jvp=problem.jvp and self._counting(problem.jvp, 1, 0),
             second=problem.second and self._counting(problem.second, 0, 2),
             batched=problem.batched and self._counting(problem.batched, 0, 1),
+            mapped=problem.mapped and self._counting(problem.mapped, 1, 1),
             in_float64=problem.in_float64 and in_float64,
             analytic=problem.analytic and self._counting(problem.analytic, 1, 0),
         )

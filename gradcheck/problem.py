@@ -25,6 +25,7 @@ __all__ = [
     "Array",
     "Arrays",
     "Audit",
+    "Axes",
     "Call",
     "Deed",
     "Excepted",
@@ -45,6 +46,7 @@ __all__ = [
 Array = NDArray[Any]
 Excepted = Callable[[str], str | None]  # path of an output -> why the caller leaves it out, or None
 Arrays = tuple[Array, ...]
+Axes = tuple[int | None, ...]  # None: all examples have the same
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,6 +144,10 @@ class Problem:
     second: Callable[[Arrays, Arrays, Arrays], tuple[Arrays, Arrays]] | None = None
     # (point, cotangents stacked along a new first axis) -> the gradients, stacked likewise.
     batched: Callable[[Arrays, Arrays], Arrays] | None = None
+    # (point, the axis of each leaf along which examples are stacked, cotangents, stacked along the
+    # first) -> the outputs, stacked likewise, and the gradients, each like its leaf.
+    mapped: Callable[[Arrays, Axes, Arrays], tuple[Arrays, Arrays]] | None = None
+    has_vmap_rule: bool = False  # whether the target says itself how it is batched
     # Within a session, what one call leaves in the target meets the next one.
     session: Callable[[Manner], AbstractContextManager[Callable[[Arrays], Call]]] | None = None
     layouts: tuple[str, ...] = ()  # how arrays may lie in memory, beside contiguous

@@ -23,7 +23,18 @@ from gradcheck import trees
 from gradcheck.adapters import jax_digits as digits
 from gradcheck.adapters.bridge import Bridge, declared, received
 from gradcheck.errors import InputError, Unsupported, first_line
-from gradcheck.problem import EPSILON, WIDER, Array, Arrays, Excepted, Leaf, Problem, label, norm
+from gradcheck.problem import (
+    EPSILON,
+    WIDER,
+    Array,
+    Arrays,
+    Axes,
+    Excepted,
+    Leaf,
+    Problem,
+    label,
+    norm,
+)
 
 __all__ = ["BRIDGE", "problem_of_jax"]
 
@@ -158,6 +169,8 @@ def _problem(posed: "Posed", outputs: tuple[Leaf, ...], name: str | None) -> Pro
         jvp=posed.jvp,
         second=posed.second,
         batched=posed.batched,
+        mapped=posed.mapped,
+        has_vmap_rule=posed.program is not None and digits.has_vmap_rule(posed.program.jaxpr.jaxpr),
         session=partial(jax_manners.session, posed),
         audit=partial(jax_manners.audit, posed),
         in_float64=None if posed.wide else in_float64,
@@ -378,6 +391,20 @@ class Posed:
             except Exception as error:  # it runs one by one: whatever is raised is about the batch
                 raise Unsupported(f"vmap is not supported: {first_line(error)}") from error
             return _gradients(gradients)
+
+    def mapped(self, point: Arrays, axes: Axes, cotangents: Arrays) -> tuple[Arrays, Arrays]:
+        """Outputs and gradients of a batch of examples, by `vmap` over `axes` of the leaves.
+
+        Raises:
+            Unsupported: something in the target cannot be batched.
+        """
+        with jax.enable_x64(self.x64):
+            try:
+                outputs, pullback = jax.vjp(jax.vmap(self.f, axes), *self.arrays(point))
+                gradients = pullback(_cotangents(cotangents, outputs))
+            except Exception as error:  # it runs one by one: whatever is raised is about the batch
+                raise Unsupported(f"vmap is not supported: {first_line(error)}") from error
+            return tuple(map(BRIDGE.out, outputs)), _gradients(gradients)
 
     def both(self, point: Arrays, cotangents: Arrays) -> tuple[Arrays, Arrays]:
         with jax.enable_x64(self.x64):

@@ -116,6 +116,14 @@ def _floats(variable: Any) -> bool:
     return _dtype(variable) in EPSILON
 
 
+def has_vmap_rule(jaxpr: Any) -> bool:
+    """Return whether something in it is a `custom_vmap`."""
+    return any(
+        equation.primitive.name == "custom_vmap_call" or any(map(has_vmap_rule, _inner(equation)))
+        for equation in jaxpr.eqns
+    )
+
+
 def is_long(closed: Any) -> bool:
     """Return whether `closed` is compiled in less time than its operations are one by one."""
     return _length(getattr(closed, "jaxpr", closed)) > FEW

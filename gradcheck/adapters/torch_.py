@@ -30,7 +30,7 @@ from gradcheck.adapters.torch_modules import (
 )
 from gradcheck.adapters.torch_sparse import SPARSE, specified
 from gradcheck.errors import InputError, Unsupported, first_line
-from gradcheck.problem import WIDER, Array, Arrays, Excepted, Leaf, Problem, label, norm
+from gradcheck.problem import WIDER, Array, Arrays, Axes, Excepted, Leaf, Problem, label, norm
 
 __all__ = ["BRIDGE", "problem_of_torch"]
 
@@ -246,6 +246,8 @@ def _problem(posed: "Posed", outputs: Sequence[Leaf], name: str | None) -> Probl
         jvp=posed.jvp,
         second=posed.second,
         batched=posed.batched,
+        mapped=posed.mapped,
+        has_vmap_rule=_has_vmap_rule(target),
         session=partial(torch_manners.session, posed),
         layouts=torch_manners.LAYOUTS,
         audit=partial(torch_manners.audit, posed),
@@ -547,6 +549,27 @@ class Posed:
         size = len(cotangents[0])
         return _arrays(gradients, tuple(np.broadcast_to(x, (size, *x.shape)) for x in point))
 
+    @torch.inference_mode(False)
+    def mapped(self, point: Arrays, axes: Axes, cotangents: Arrays) -> tuple[Arrays, Arrays]:
+        """Outputs and gradients of a batch of examples, by `vmap` over `axes` of the leaves.
+
+        Raises:
+            Unsupported: something in the target cannot be batched.
+        """
+        try:
+            with self.whole() as posed, torch.enable_grad():
+                leaves = [tensor.requires_grad_() for tensor in posed.tensors(point)]
+
+                def run(*examples: torch.Tensor) -> tuple[torch.Tensor, ...]:
+                    return tuple(tensor for _, tensor in posed.run(examples))
+
+                outputs = torch.vmap(run, axes, randomness="same")(*leaves)
+                us = [_into(u, tensor) for u, tensor in zip(cotangents, outputs, strict=True)]
+                gradients = posed.pulled_back(outputs, leaves, us, {})
+        except Exception as error:  # it runs one by one: whatever is raised is about the batch
+            raise Unsupported(f"vmap is not supported: {first_line(error)}") from error
+        return tuple(BRIDGE.out(tensor) for tensor in outputs), _arrays(gradients, point)
+
     def recorded(
         self, point: Arrays
     ) -> tuple[list[torch.Tensor], Mapping[torch.Tensor, torch.Tensor], list[torch.Tensor]]:
@@ -676,6 +699,14 @@ REFUSALS = (
     "donated buffers",  # of a compiled backward, which may be run once and not be differentiated
     "use_reentrant=True",  # of a checkpoint, which cannot be differentiated twice
 )
+
+
+def _has_vmap_rule(target: Any) -> bool:
+    """Whether it is a Function that says, or has PyTorch say, how it is batched."""
+    if not isinstance(target, type):
+        return False
+    own = getattr(target, "vmap", None) is not torch.autograd.Function.vmap
+    return own or bool(getattr(target, "generate_vmap_rule", False))
 
 
 def _is_hooked(tensor: torch.Tensor) -> bool:

@@ -15,6 +15,7 @@ from gradcheck.checks.layout import check_layout
 from gradcheck.checks.second_order import check_second_order
 from gradcheck.checks.state import check_state
 from gradcheck.checks.vjp import check_vjp
+from gradcheck.checks.vmap import check_vmap
 from gradcheck.results import Finding
 from gradcheck.settings import Settings
 
@@ -41,6 +42,7 @@ CHECKS: Mapping[str, Check] = {
     # wrong. Most rules of attention and recurrent cells do, and are never differentiated twice.
     "second_order": Check(ask=check_second_order, by_default=False),
     "batched": Check(ask=check_batched, by_default=False),
+    "vmap": Check(ask=check_vmap, by_default=False),  # but of what has a rule of its own
     "layout": Check(ask=check_layout),
     "determinism": Check(ask=check_determinism),
     "state": Check(ask=check_state),

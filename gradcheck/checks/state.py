@@ -30,7 +30,7 @@ from gradcheck.problem import Arrays, Manner
 from gradcheck.results import Finding
 from gradcheck.settings import Settings
 
-__all__ = ["check_state"]
+__all__ = ["check_state", "groups"]
 
 STALE = "the gradient is that of another call"
 TWICE = "a second backward pass over the same graph gives another gradient"
@@ -157,7 +157,7 @@ def _parts(question: Question) -> Iterator[Reply | Finding]:
                 total = [g + reply.arrays[count + k] for k, g in enumerate(total)]
             placed = dict(enumerate(total, start=count))
             yield replied(question, "outputs one by one", UNDEFINED, placed)
-        for some in _groups(len(problem.leaves)):
+        for some in groups(len(problem.leaves)):
             yield asked(question, Manner(leaves=some), "some leaves only", FROZEN)
     except Unsupported:  # a rule that gives all of its gradients or none
         return
@@ -165,7 +165,7 @@ def _parts(question: Question) -> Iterator[Reply | Finding]:
         yield failing("state", problem, "outputs one by one, some leaves only", error)
 
 
-def _groups(count: int) -> Iterator[tuple[int, ...]]:
+def groups(count: int) -> Iterator[tuple[int, ...]]:
     """Groups of leaves such that of any two each is in one without the other.
 
     Those whose positions have a bit, and those whose positions lack it: a rule may compute the
