@@ -156,6 +156,8 @@ class Problem:
     analytic: Callable[[Arrays], Arrays] | None = None  # the value at complex arrays
     # Whether the VJP rounds to a narrower dtype than the value does, which float64 does not show.
     rounds_back: Callable[[], bool] | None = None
+    # Whether all rules in the derivative are the framework's own: one at a kink is a convention.
+    is_native: Callable[[], bool] | None = None
     is_compiled: bool = False  # whether value and VJP are compiled where a session's calls are not
     is_random: bool = False  # whether it was seen to draw numbers
     notes: tuple[str, ...] = ()  # what was left out of the problem, and why

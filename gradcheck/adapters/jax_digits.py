@@ -7,6 +7,7 @@ equation with every narrow array cast to float64, a jaxpr is the formula that it
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial, reduce
 from math import inf
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,7 +17,7 @@ from jax.extend.core import Literal
 
 from gradcheck.problem import EPSILON, WIDER
 
-__all__ = ["inside", "is_long", "lifted", "narrow_dtypes"]
+__all__ = ["has_vmap_rule", "inside", "is_long", "is_native", "lifted", "narrow_dtypes"]
 
 NARROW = tuple(WIDER)
 
@@ -25,7 +26,8 @@ Marks = tuple[int, ...]  # sets of leaves, as bits: all, and those seen through 
 NOTHING: Marks = (0,) * (1 + len(NARROW))
 
 # What only calls another jaxpr; a custom rule is its primal, and in a VJP it is resolved already.
-CALLS = ("jit", "pjit", "closed_call", "remat2", "checkpoint", "custom_jvp_call", "custom_vjp_call")
+CUSTOM = ("custom_jvp_call", "custom_vjp_call")
+CALLS = ("jit", "pjit", "closed_call", "remat2", "checkpoint", *CUSTOM)
 
 
 def inside(closed: Any) -> dict[int, str]:
@@ -122,6 +124,21 @@ def has_vmap_rule(jaxpr: Any) -> bool:
         equation.primitive.name == "custom_vmap_call" or any(map(has_vmap_rule, _inner(equation)))
         for equation in jaxpr.eqns
     )
+
+
+def is_native(jaxpr: Any) -> bool:
+    """Return whether all custom rules in it are JAX's own."""
+    return all(
+        _is_written_in_jax(equation) and all(map(is_native, _inner(equation)))
+        for equation in jaxpr.eqns
+    )
+
+
+def _is_written_in_jax(equation: Any) -> bool:
+    if equation.primitive.name not in CUSTOM:
+        return not equation.primitive.name.startswith("custom")
+    where = str(equation.params["call_jaxpr"].jaxpr.debug_info.func_src_info)
+    return str(Path(jax.__file__).parent) in where
 
 
 def is_long(closed: Any) -> bool:

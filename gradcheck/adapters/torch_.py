@@ -5,6 +5,7 @@ a fixed random state, so that the caller's module, its gradients, its buffers an
 come back as they were, and dropout draws the same mask at every step of a difference.
 """
 
+import re
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -254,6 +255,7 @@ def _problem(posed: "Posed", outputs: Sequence[Leaf], name: str | None) -> Probl
         in_float64=None if posed.wide else in_float64,
         analytic=replace(posed, wide=True).value,
         is_random=posed.is_random,
+        is_native=posed.is_native,
     )
 
 
@@ -611,6 +613,12 @@ class Posed:
                 is_grads_batched=is_grads_batched,
             )
 
+    def is_native(self) -> bool:
+        """Whether every node of the graph is one of PyTorch's own."""
+        with torch.inference_mode(False), self.whole() as posed:
+            _, _, outputs = posed.recorded(self.point)
+        return all(NATIVE.fullmatch(node.name()) for node in _nodes(outputs))
+
     def reenters(self, outputs: Sequence[torch.Tensor]) -> bool:
         """Whether the backward is one that only `backward()` runs: a reentrant checkpoint is in it.
 
@@ -629,6 +637,10 @@ class Posed:
         if self.wide and (value.is_floating_point() or value.is_complex()):
             return value.to(torch.complex128 if value.is_complex() else torch.float64, copy=True)
         return value.clone()
+
+
+# A rule of PyTorch has a number; that of a custom Function is called after its class.
+NATIVE = re.compile(r"\w+Backward\d+|torch::autograd::(AccumulateGrad|CopySlices|CopyBackwards)")
 
 
 @contextmanager

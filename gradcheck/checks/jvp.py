@@ -85,6 +85,7 @@ def _along(problem: Problem, directions: Arrays) -> Problem:
         value=lambda t: problem.value(moved(t)),
         vjp=vjp,
         in_float64=problem.in_float64 and in_float64,
+        is_native=problem.is_native,
     )
 
 

@@ -66,7 +66,7 @@ def check_vjp(
         moved = replace(problem, point=nudged(rng, problem.leaves, problem.point))
         beside, _ = _at_point(answers.of(moved), settings, rng)
         findings = tuple(
-            _joined(here, there, kinked.get(here.leaf))
+            _joined(here, there, kinked.get(here.leaf), problem)
             for here, there in zip(findings, beside, strict=True)
         )
     return tuple(_strong_enough(finding, settings.min_power) for finding in findings)
@@ -442,17 +442,23 @@ def _not_finite(question: Question, gradients: Sequence[Array]) -> Finding:
     return replace(finding, mismatch=float("inf"))
 
 
-def _joined(here: Finding, beside: Finding, kink: Kink | None) -> Finding:
+def _joined(here: Finding, beside: Finding, kink: Kink | None, problem: Problem) -> Finding:
     """One finding for a leaf that was checked at a kink and beside it.
 
     At a kink the differences leave an interval, blurred by the smallest step. A gradient inside
     it that is right beside the kink is right; one outside may be a convention, unless it is wrong
-    beside the kink too.
+    beside the kink too, and is one if nobody but the framework has a say in it.
     """
-    blurred = here.verdict is Verdict.INCONCLUSIVE and here.mismatch <= here.resolution
-    if kink is Kink.INSIDE and blurred and beside.verdict is Verdict.PASS:
-        message = "the point lies on a kink or next to one; checked beside it"
-        return replace(beside, message=message, mismatch=max(here.mismatch, beside.mismatch))
+    if here.verdict is Verdict.INCONCLUSIVE and beside.verdict is Verdict.PASS:
+        if kink is Kink.INSIDE and here.mismatch <= here.resolution:
+            message = "the point lies on a kink or next to one; checked beside it"
+            return replace(beside, message=message, mismatch=max(here.mismatch, beside.mismatch))
+        if kink is Kink.OUTSIDE and problem.is_native is not None and problem.is_native():
+            message = (
+                "the point lies on a kink inside, where the framework chooses what is no "
+                "subgradient of the whole; right beside it"
+            )
+            return replace(beside, message=message)
     verdict = worst((here.verdict, beside.verdict))
     if here.verdict is verdict:
         return replace(here, resolution=min(here.resolution, beside.resolution))

@@ -790,6 +790,75 @@ def test_the_production_path_of_a_confident_classifier_is_not_accused(
     assert Verdict.ERROR not in verdicts
 
 
+class Relu(torch.autograd.Function):
+    """Right wherever there is a derivative, and at zero what PyTorch says: zero."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(x)
+        return x.clamp(min=0)
+
+    @staticmethod
+    def backward(ctx: Any, u: torch.Tensor) -> torch.Tensor:
+        return torch.where(ctx.saved_tensors[0] > 0, u, 0)
+
+
+def _zero_initialised(activation: Callable[[Any], Any]) -> torch.nn.Module:
+    class Network(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = torch.nn.Linear(4, 5), torch.nn.Linear(5, 3)
+            torch.nn.init.zeros_(self.first.weight)
+            torch.nn.init.zeros_(self.first.bias)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.last(activation(self.first(x)))
+
+    torch.manual_seed(0)
+    return Network().double()
+
+
+def test_at_a_kink_inside_the_rules_of_the_framework_are_a_convention() -> None:
+    """Of many units at zero the sum of subgradients is none of the whole; no rule is wrong."""
+    x = torch.randn(6, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    result = check(_zero_initialised(torch.relu), x)
+    assert result.passed, result
+    assert any("the framework chooses" in finding.message for finding in result.findings)
+    mine = check(_zero_initialised(Relu.apply), x)  # it may be wrong there, for all that is known
+    assert mine.verdict is Verdict.INCONCLUSIVE
+
+
+@pytest.mark.parametrize("factor", [2.0, 1.001])
+def test_beside_such_a_kink_an_error_is_found(factor: float) -> None:
+    def hooked(x: torch.Tensor) -> torch.Tensor:
+        y = torch.relu(x)
+        y.register_hook(lambda u: factor * u)
+        return y
+
+    x = torch.randn(6, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    assert check(_zero_initialised(hooked), x).verdict is Verdict.FAIL
+
+
+def test_at_a_kink_inside_only_the_rules_of_jax_are_a_convention() -> None:
+    rng = np.random.default_rng(0)
+    w, v, x = rng.standard_normal((4, 5)), rng.standard_normal((5, 2)), rng.standard_normal((6, 4))
+
+    @jax.custom_jvp
+    def own(x: Array) -> Array:
+        return jnp.maximum(x, 0)
+
+    own.defjvp(lambda primals, tangents: (own(*primals), jnp.where(primals[0] > 0, *tangents, 0)))
+
+    def verdicts(relu: Callable[[Array], Array]) -> set[Verdict]:
+        def network(b: Array) -> Array:
+            return relu(b + 0 * (x @ w)) @ v
+
+        return {check(network, np.zeros(5), seed=seed).verdict for seed in range(4)}
+
+    assert verdicts(jax.nn.relu) == {Verdict.PASS}
+    assert verdicts(own) == {Verdict.PASS, Verdict.INCONCLUSIVE}
+
+
 def test_cancellation_inside_is_not_taken_for_a_kink() -> None:
     def vjp(inputs: Any, u: Array) -> Array:
         x = inputs[0]
