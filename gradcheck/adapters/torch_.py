@@ -542,7 +542,7 @@ class Posed:
             Unsupported: something in the backward cannot be batched.
         """
         try:
-            with self.whole() as posed:
+            with self.whole() as posed, _unhurried():
                 leaves, own, outputs = posed.recorded(point)
                 us = [_into(u, tensor) for u, tensor in zip(cotangents, outputs, strict=True)]
                 gradients = posed.pulled_back(outputs, leaves, us, own, is_grads_batched=True)
@@ -559,7 +559,7 @@ class Posed:
             Unsupported: something in the target cannot be batched.
         """
         try:
-            with self.whole() as posed, torch.enable_grad():
+            with self.whole() as posed, torch.enable_grad(), _unhurried():
                 leaves = [tensor.requires_grad_() for tensor in posed.tensors(point)]
 
                 def run(*examples: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -648,6 +648,14 @@ def _unwarned() -> Iterator[None]:
     """Have the compiler look at a copy of an input without a warning that this is no leaf."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf")
+        yield
+
+
+@contextmanager
+def _unhurried() -> Iterator[None]:
+    """Have `vmap` take an operator that it cannot batch one by one without a word."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "There is a performance drop")
         yield
 
 

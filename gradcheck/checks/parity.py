@@ -29,6 +29,7 @@ __all__ = [
     "first_question",
     "is_random",
     "replied",
+    "rounded_away",
 ]
 
 PLAIN = Manner()
@@ -63,6 +64,14 @@ class Question:
             sides.append([self._at(x, u) for x, u in zip(points, us, strict=True)])
         unrest = [rough(y, [(a[k], b[k]) for a, b in sides]) for k, y in enumerate(self.answer)]
         return tuple(np.maximum(a, b) for a, b in zip(unrest, self._rounded(), strict=True))
+
+    def least(self, position: int, epsilon: float) -> float:
+        """How far rounding moves an entry that cancels, at the least."""
+        blur, count = floor(self.answer[position], epsilon), len(self.problem.outputs)
+        if position >= count:
+            x = self.point[position - count]
+            blur += 8 * epsilon * natural(self.u, self.answer[:count], x)
+        return blur
 
     def _rounded(self) -> Sequence[Array | float]:
         """How far each entry lies from the same in float64; 0 where that is another function.
@@ -111,16 +120,10 @@ class Reply:
         What is computed again is not measured: a state hidden in the target would excuse itself.
         """
         question = self.question
-        wanted = question.answer[position]
-        count = len(question.problem.outputs)
 
         @cache
         def guessed() -> Array:
-            least = floor(wanted, epsilon)
-            if position >= count:
-                x = question.point[position - count]
-                least += 8 * epsilon * natural(question.u, question.answer[:count], x)
-            return np.asarray(least)
+            return np.asarray(question.least(position, epsilon))
 
         if self.is_repeat:
             return [guessed]
@@ -224,6 +227,14 @@ def failing(check: str, problem: Problem, manner: str, error: Exception) -> Find
     )
 
 
+def rounded_away(finding: Finding) -> Finding:
+    """A pass, where what is left open is a gradient of which there is nothing but rounding."""
+    if finding.verdict is not Verdict.INCONCLUSIVE or finding.resolution < 1:
+        return finding
+    message = "nothing of this gradient is above its rounding"
+    return replace(finding, verdict=Verdict.PASS, message=message, resolution=1.0)
+
+
 def is_random(question: Question) -> bool:
     """Whether other random numbers give other values."""
     assert question.problem.session is not None
@@ -252,12 +263,8 @@ def _compared(
         oracle=reply.manner,
         complaint=f"{reply.complaint} ({reply.manner})",
     )
-    if finding.verdict is not Verdict.INCONCLUSIVE:
-        return finding
-    if finding.resolution >= 1:
-        message = "nothing of this gradient is above its rounding"
-        return replace(finding, verdict=Verdict.PASS, message=message, resolution=1.0)
-    if not reply.base:
+    finding = rounded_away(finding)
+    if finding.verdict is not Verdict.INCONCLUSIVE or not reply.base:
         return finding
     # What is left of a gradient that cancels is compared with its size at other cotangents.
     own, whole = norm(wanted[np.isfinite(wanted)]), norm(reply.base[position])

@@ -12,8 +12,8 @@ from functools import partial
 import numpy as np
 
 from gradcheck.answers import Answers
-from gradcheck.checks.entrywise import compared, floor
-from gradcheck.checks.parity import Question
+from gradcheck.checks.entrywise import compared
+from gradcheck.checks.parity import Question, rounded_away
 from gradcheck.checks.state import groups
 from gradcheck.errors import Unsupported
 from gradcheck.probes import direction
@@ -103,7 +103,7 @@ def _asked(
         at = lies[position]
         join = _added if at is None else np.stack
         own = [q.answer[position] for q in loop]
-        yield compared(
+        finding = compared(
             got if at is None else np.moveaxis(got, at, 0),
             join(own),
             [partial(_unrest, join, loop, position, label.epsilon)],
@@ -115,6 +115,7 @@ def _asked(
             oracle="one by one",
             complaint=f"vmap {over} gives another answer than a loop",
         )
+        yield rounded_away(finding)
 
 
 def _added(arrays: Sequence[Array]) -> Array:
@@ -128,8 +129,7 @@ def _unrest(
     epsilon: float,
 ) -> Array:
     """How far rounding may move each entry."""
-    moved = [q.unrest[position] + floor(q.answer[position], epsilon) for q in loop]
-    return join(moved)
+    return join([q.unrest[position] + q.least(position, epsilon) for q in loop])
 
 
 def _listed(problem: Problem, some: Collection[int]) -> str:

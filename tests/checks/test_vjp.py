@@ -847,7 +847,7 @@ def test_at_a_kink_inside_only_the_rules_of_jax_are_a_convention() -> None:
     def own(x: Array) -> Array:
         return jnp.maximum(x, 0)
 
-    own.defjvp(lambda primals, tangents: (own(*primals), jnp.where(primals[0] > 0, *tangents, 0)))
+    own.defjvp(lambda primals, tangents: (own(*primals), jnp.where(primals[0] > 0, tangents[0], 0)))
 
     def verdicts(relu: Callable[[Array], Array]) -> set[Verdict]:
         def network(b: Array) -> Array:
