@@ -811,7 +811,7 @@ def _zero_initialised(activation: Callable[[Any], Any]) -> torch.nn.Module:
             torch.nn.init.zeros_(self.first.weight)
             torch.nn.init.zeros_(self.first.bias)
 
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
+        def forward(self, x: torch.Tensor) -> Any:
             return self.last(activation(self.first(x)))
 
     torch.manual_seed(0)
@@ -832,7 +832,7 @@ def test_at_a_kink_inside_the_rules_of_the_framework_are_a_convention() -> None:
 def test_beside_such_a_kink_an_error_is_found(factor: float) -> None:
     def hooked(x: torch.Tensor) -> torch.Tensor:
         y = torch.relu(x)
-        y.register_hook(lambda u: factor * u)
+        y.register_hook(lambda u: factor * u)  # type: ignore[no-untyped-call]
         return y
 
     x = torch.randn(6, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
