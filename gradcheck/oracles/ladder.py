@@ -26,6 +26,8 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import inf, isfinite
 
+import numpy as np
+
 from gradcheck import noise
 from gradcheck.probes import Line, Sample
 from gradcheck.problem import EPSILON
@@ -179,13 +181,34 @@ def estimate(
         if _settles(flights[-1], line) and not _stalls(flights):
             return _verdict(line, flights)
     measured = noise.measure(line.change, line.unit, line.ulp)
-    level = max(line.floor, measured.level, line.ripple * flights[0].samples[0].weight)
+    known = (line.floor, measured.level, line.ripple * flights[0].samples[0].weight)
+    level = max(*known, _of_stairs(line))
     flights = [_read(flight.samples, level) for flight in flights]
     if flights[0].is_noise_bound:
         flights = _coarser(line, flights)
     elif careful:
         flights = _finer(line, flights)
     return _verdict(line, flights, measured.level if measured.throughout else 0.0)
+
+
+def _of_stairs(line: Line) -> float:
+    """The noise of those outputs that climb stairs, while others are smooth.
+
+    At the finest steps a sum of both is as smooth as the others, and lacks the slope of the stairs:
+    as in a row of attention to which a mask has added -1e9 everywhere. Stairs are what moves at the
+    first step, to either side, and at the last to neither; a kink moves to one.
+    """
+    first, last = (OFF_GRID * line.unit * 2.0**-k for k in (FIRST, FINER[-1] + RUNGS - 1))
+    far = zip(line.at(first), line.at(-first), line.centre, strict=True)
+    near = zip(line.at(last), line.at(-last), line.centre, strict=True)
+    climbs = [(a != f) & (b != f) for a, b, f in far]
+    stands = [(a == f) & (b == f) for a, b, f in near]
+    stairs = [c & s for c, s in zip(climbs, stands, strict=True)]
+    if not any(np.any(s) for s in stairs) or all(map(np.array_equal, climbs, stairs)):
+        return 0.0
+    u = tuple(np.where(s, u_, 0) for s, u_ in zip(stairs, line.u, strict=True))
+    alone = replace(line, u=u, beside=None)
+    return noise.measure(alone.change, alone.unit, alone.ulp).level
 
 
 def fold(line: Line) -> float:

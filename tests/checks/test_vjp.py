@@ -859,6 +859,36 @@ def test_at_a_kink_inside_only_the_rules_of_jax_are_a_convention() -> None:
     assert verdicts(own) == {Verdict.PASS, Verdict.INCONCLUSIVE}
 
 
+def _masked_attention(factor: float) -> Callable[..., torch.Tensor]:
+    """Attention of which a row is masked as a whole: there the scores have seven digits left."""
+
+    class Scaled(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx: Any, u: torch.Tensor) -> torch.Tensor:
+            return factor * u
+
+    mask = torch.zeros(5, 5, dtype=torch.float64)
+    mask[0] = -1e9
+
+    def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        scores: torch.Tensor = Scaled.apply(q @ k.mT)  # type: ignore[no-untyped-call]
+        return torch.softmax(scores / 2 + mask, -1) @ v
+
+    return attention
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(("factor", "verdict"), [(1.0, Verdict.PASS), (1.01, Verdict.FAIL)])
+def test_stairs_in_some_outputs_are_noise(factor: float, verdict: Verdict, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    q, k, v = (torch.randn(5, 4, dtype=torch.float64, generator=generator) for _ in range(3))
+    assert check(_masked_attention(factor), q, k, v).verdict is verdict
+
+
 def test_cancellation_inside_is_not_taken_for_a_kink() -> None:
     def vjp(inputs: Any, u: Array) -> Array:
         x = inputs[0]
