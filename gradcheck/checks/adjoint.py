@@ -10,12 +10,13 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache, partial
+from math import inf
 
 import numpy as np
 
 from gradcheck.answers import Answers
 from gradcheck.checks.entrywise import LINEAR, ROUNDINGS, compared, floor, moved, narrowest, rough
-from gradcheck.errors import Unsupported
+from gradcheck.errors import Unsupported, maybe_out_of_domain
 from gradcheck.probes import direction, scale
 from gradcheck.problem import EPSILON, Array, Arrays, Problem, extent, inner, norm
 from gradcheck.results import Entry, Finding, Verdict
@@ -252,16 +253,17 @@ class Pair:
             points = moved(rng, self.problem.leaves, self.point, size)
             us = moved(rng, self.problem.outputs, self.u, LINEAR)
             vs = moved(rng, leaves, tangents, LINEAR)
-            ahead, behind = (
-                np.asarray(
-                    replace(self, point=points[k], u=us[k])
-                    .products(dict(zip(v, vs[k], strict=True)))
-                    .excess
+            with maybe_out_of_domain():
+                ahead, behind = (
+                    np.asarray(
+                        replace(self, point=points[k], u=us[k])
+                        .products(dict(zip(v, vs[k], strict=True)))
+                        .excess
+                    )
+                    for k in (0, 1)
                 )
-                for k in (0, 1)
-            )
-            sides.append((ahead, behind))
-        return float(rough(np.asarray(centre), sides))
+                sides.append((ahead, behind))
+        return float(rough(np.asarray(centre), sides)) if sides else inf
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -302,6 +304,9 @@ def _transposed(
         if k in linear
     }
     pushed = pairs[0].pushed(v)  # once, for all cotangents
+    if not all(np.all(np.isfinite(y)) for y in pushed):
+        message = "forward mode is not finite here, which is for the check jvp to judge"
+        return {k: replace(finding, message=message) for k, finding in linear.items()}
     epsilon = max(narrowest(problem.leaves[k], problem.outputs).epsilon for k in linear)
     joint = [p.products(v, g, pushed) for p, g in zip(pairs, gradients, strict=True)]
     doubtful = any(seen.is_doubtful(seen.bar(epsilon)) for seen in joint)

@@ -7,12 +7,10 @@ import numpy as np
 
 from gradcheck.evidence import Probe
 from gradcheck.oracles import ladder
-from gradcheck.probes import disturbed
 from gradcheck.problem import EPSILON
+from gradcheck.rounding import unrest_of
 
 __all__ = ["climbed", "equally_noisy", "folded", "measured", "rippled", "unrested"]
-
-DISTURBED = 3  # points an ulp away, at which a suspected gradient's own rounding is measured
 
 # Ulps of the value over the leaf's size that a gradient's own rounding may be. A tanh that
 # saturates is at 16 times its scale in float64, where 1 - y² is off by an ulp of one; a softmax
@@ -38,11 +36,7 @@ def unrested(probe: Probe, rng: np.random.Generator) -> Probe:
     1 - y² of a saturated tanh): a few ulps of the value over the size of the leaf.
     """
     line, problem, index = probe.line, probe.line.problem, probe.index
-    gradient = line.gradients[index]
-    unrest = np.zeros(gradient.shape)
-    for _ in range(DISTURBED):
-        other = problem.vjp(disturbed(rng, problem.leaves, problem.point), line.u)[index]
-        unrest = np.maximum(unrest, np.abs(other - gradient))
+    unrest = unrest_of(problem, index, line.u, line.gradients[index], rng)
     ulps = REUSE if probe.epsilon <= EPSILON["float32"] else REUSE_NARROW
     reuse = ulps * probe.epsilon / line.unit
     return replace(probe, line=replace(line, unrest={index: unrest}, reuse=reuse))

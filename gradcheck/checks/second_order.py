@@ -13,7 +13,7 @@ import numpy as np
 
 from gradcheck.answers import Answers, answers_of
 from gradcheck.checks.vjp import check_vjp
-from gradcheck.errors import Unsupported
+from gradcheck.errors import Unsupported, maybe_out_of_domain
 from gradcheck.probes import direction, nudged, scale
 from gradcheck.problem import Arrays, Problem, is_same, norm
 from gradcheck.results import Finding, Verdict
@@ -55,8 +55,11 @@ def check_second_order(
     posed = _derivative(source, answers.cotangents(0))
     remark = ""
     if _jumps(posed, rng):
-        posed = replace(posed, point=nudged(rng, posed.leaves, posed.point))
-        remark = "the gradient jumps at this point, so its derivative was asked beside it"
+        beside = replace(posed, point=nudged(rng, posed.leaves, posed.point))
+        with maybe_out_of_domain():
+            beside.value(beside.point)
+            posed = beside
+            remark = "the gradient jumps at this point, so its derivative was asked beside it"
     if settings.wrt:
         settings = replace(settings, wrt=(*settings.wrt, f"{COTANGENTS}*"))
     own = answers_of(posed, settings.seed)
@@ -104,8 +107,10 @@ def _jumps(posed: Problem, rng: np.random.Generator) -> bool:
 
     def change(h: float) -> float:
         lines = zip(posed.leaves, posed.point, steps, strict=True)
-        there = posed.value(tuple(leaf.rounded(x + h * step) for leaf, x, step in lines))
-        return norm(np.array([norm(a - b) for a, b in zip(there, centre, strict=True)]))
+        with maybe_out_of_domain():
+            there = posed.value(tuple(leaf.rounded(x + h * step) for leaf, x, step in lines))
+            return norm(np.array([norm(a - b) for a, b in zip(there, centre, strict=True)]))
+        return 0.0
 
     # What is smooth changes by a factor of epsilon**0.25 less, what has a root by epsilon**0.125.
     return any(

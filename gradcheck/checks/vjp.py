@@ -21,6 +21,7 @@ from gradcheck.checks.entrywise import narrowest
 from gradcheck.checks.judgement import judge
 from gradcheck.checks.question import Question
 from gradcheck.diagnose import ADVICE
+from gradcheck.errors import maybe_out_of_domain
 from gradcheck.evidence import Probe
 from gradcheck.oracles import ladder
 from gradcheck.probes import Beside, Line, direction, nudged, relative, scale
@@ -64,11 +65,12 @@ def check_vjp(
     if kinked:
         problem = answers.problem
         moved = replace(problem, point=nudged(rng, problem.leaves, problem.point))
-        beside, _ = _at_point(answers.of(moved), settings, rng)
-        findings = tuple(
-            _joined(here, there, kinked.get(here.leaf), problem)
-            for here, there in zip(findings, beside, strict=True)
-        )
+        with maybe_out_of_domain():
+            beside, _ = _at_point(answers.of(moved), settings, rng)
+            findings = tuple(
+                _joined(here, there, kinked.get(here.leaf), problem)
+                for here, there in zip(findings, beside, strict=True)
+            )
     return tuple(_strong_enough(finding, settings.min_power) for finding in findings)
 
 

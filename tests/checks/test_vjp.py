@@ -889,6 +889,24 @@ def test_stairs_in_some_outputs_are_noise(factor: float, verdict: Verdict, seed:
     assert check(_masked_attention(factor), q, k, v).verdict is verdict
 
 
+@pytest.mark.parametrize(("p", "target"), [(1.0, 1.0), (1.0, 0.0), (0.0, 0.0), (0.0, 1.0)])
+def test_at_the_border_of_its_domain_a_target_is_not_said_to_raise(p: float, target: float) -> None:
+    """What it refuses are points of ours, a step or an ulp away, and not its own."""
+    x = torch.tensor([p, 0.3], dtype=torch.float64)
+    t = torch.tensor([target, 0.5], dtype=torch.float64)
+
+    def loss(x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.binary_cross_entropy(x, t)
+
+    result = gradcheck.check(loss, x)
+    assert result.verdict is Verdict.INCONCLUSIVE, result
+    assert "move the point into the domain" in str(result)
+    assert gradcheck.check(loss, x, checks=("adjoint", "second_order")).verdict not in (
+        Verdict.ERROR,
+        Verdict.FAIL,
+    )
+
+
 def test_cancellation_inside_is_not_taken_for_a_kink() -> None:
     def vjp(inputs: Any, u: Array) -> Array:
         x = inputs[0]
