@@ -104,20 +104,23 @@ def find_culprit(
 
         def repairs(guilty: Sequence[Accused]) -> bool | None:
             ways = framework.repairs(target, [part for one in guilty for part in one.parts])
-            passed = (_passes(way, result, again) for way in ways)
-            return any(passed) if ways else None
+            passed = [_passes(way, result, again) for way in ways]
+            return any(passed) if any(said is not None for said in passed) else None
 
         def again(network: Any) -> CheckResult:
             with unheard():  # it is another network
                 return asked(network, *inputs, declared=declared)
 
         accused = _proved(accused, repairs)
-        # Nobody yet: one is wrong around those, at a later call, or for what came back to it.
-        for look in (alone.at_first, alone.at_every_call):
+        # Nobody yet: one is wrong around those, at a later call, for what came back to it, or as
+        # that lay in memory.
+        for look in (alone.at_first, alone.at_every_call, alone.in_every_layout):
             if not any(one.proved for one in accused):
                 known = {part.path for one in accused for part in one.parts}
                 rest = [part for part in parts if part.path not in known]
                 accused = _proved([*accused, *_accused(rest, look)], repairs)
+        for look in (alone.at_every_call, alone.in_every_layout):  # or one inside of the culprit
+            accused = _narrowed(accused, parts, look, repairs)
     suspects = sorted((one.suspect() for one in accused if _is_first(one, accused)), key=_rank)
     return Blame(result=result, suspects=tuple(suspects), checked=len(parts))
 
@@ -158,6 +161,10 @@ class Looks:
         """What is wrong with a part at the first call where it is."""
         return next((result for result in self._at_calls(part) if result is not None), None)
 
+    def in_every_layout(self, part: Part) -> CheckResult | None:
+        """What is wrong with a part that is given strided arrays."""
+        return self._at(part, part.target, part.calls[0], checks=("vjp", "layout"))
+
     def _at_calls(self, part: Part) -> Iterator[CheckResult | None]:
         yield self.at_first(part)
         for call in part.calls[1:]:
@@ -166,9 +173,9 @@ class Looks:
             if (paired := part.paired(call)) is not None:
                 yield self._at(part, paired, call)
 
-    def _at(self, part: Part, target: Any, call: Call) -> CheckResult | None:
+    def _at(self, part: Part, target: Any, call: Call, **options: Any) -> CheckResult | None:
         try:
-            result = self._asked(target, *call.inputs, wrt=part.wrt, name=part.name)
+            result = self._asked(target, *call.inputs, wrt=part.wrt, name=part.name, **options)
         except InputError:  # nothing of it can be differentiated
             return None
         return result if result.verdict in self._wrong else None
@@ -212,12 +219,30 @@ def _proved(
     return [replace(one, proved=True) if one in guilty else one for one in judged]
 
 
+def _narrowed(
+    accused: Sequence[Accused],
+    parts: Sequence[Part],
+    look: Callable[[Part], CheckResult | None],
+    repairs: Callable[[Sequence[Accused]], bool | None],
+) -> list[Accused]:
+    """The accused, with a part of a culprit in its place where that proves to be one."""
+    narrowed = []
+    for one in accused:
+        around = {part.path for part in one.parts} if one.proved else set()
+        inside = [part for part in parts if around & part.within]
+        fewer = [other for other in _proved(_accused(inside, look), repairs) if other.proved]
+        narrowed += fewer or [one]
+    return narrowed
+
+
 def _passes(
     way: AbstractContextManager[Any], before: CheckResult, asked: Callable[[Any], CheckResult]
-) -> bool:
-    """Whether what was wrong with a network is right in one that was repaired."""
+) -> bool | None:
+    """Whether what was wrong with a network is right in one that was repaired; None: it raises."""
     with way as network:
         after = asked(network)
+    if after.verdict is Verdict.ERROR and before.verdict is not Verdict.ERROR:
+        return None
     wrong = {finding.leaf for finding in before.findings if finding.verdict in WRONG}
     return after.verdict not in WRONG and all(
         finding.verdict is Verdict.PASS for finding in after.findings if finding.leaf in wrong

@@ -1,8 +1,9 @@
 """One layer of a PyTorch network is wrong: it is named and proved, and nobody else is."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -111,6 +112,75 @@ def test_a_rule_that_is_too_large_for_differences_is_proved_by_its_forward() -> 
     blame = find_culprit(Wide(), *batch(3, 2))
 
     assert [suspect.path for suspect in blame.culprits] == ["Dense"], blame
+
+
+class Laid(torch.autograd.Function):
+    """A sine that takes its input for contiguous."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.sin()
+
+    @staticmethod
+    def backward(ctx: Any, u: Tensor) -> Any:
+        (x,) = ctx.saved_tensors
+        return u * (x.cos() if x.is_contiguous() else x.t().cos())
+
+
+class Summed(torch.autograd.Function):
+    """A sine that takes its cotangent for contiguous."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.sin()
+
+    @staticmethod
+    def backward(ctx: Any, u: Tensor) -> Any:
+        return u * ctx.saved_tensors[0].cos() * (2 if 0 in u.stride() else 1)
+
+
+class Around(nn.Module):
+    def __init__(self, run: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.run = run
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.run(x)
+
+
+@pytest.mark.parametrize(
+    ("run", "named"),
+    [
+        (lambda x: Laid.apply(x.t()).t(), "2.Laid"),  # type: ignore[no-untyped-call]
+        (lambda x: Summed.apply(x).sum(0).expand(3, 3) * 1.0, "2.Summed"),  # type: ignore[no-untyped-call]
+    ],
+)
+def test_a_rule_that_is_wrong_as_its_arrays_lie_is_named_and_not_what_is_around_it(
+    run: Callable[[Tensor], Tensor], named: str
+) -> None:
+    torch.manual_seed(0)
+    layers = [nn.Linear(3, 3), nn.Tanh(), Around(run), nn.Linear(3, 3), nn.Sigmoid()]
+    blame = find_culprit(nn.Sequential(*layers).double(), torch.randn(3, 3, dtype=torch.float64))
+    assert [(s.path, s.proved) for s in blame.suspects] == [(named, True)], blame
+
+
+def test_of_a_large_rule_in_numpy_it_is_said_that_it_is_not_proved() -> None:
+    class InNumpy(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            ctx.save_for_backward(x)
+            return torch.from_numpy(np.sin(x.numpy()))
+
+        @staticmethod
+        def backward(ctx: Any, u: Tensor) -> Any:
+            return 1.1 * u * ctx.saved_tensors[0].cos()
+
+    apply: Callable[[Tensor], Tensor] = InNumpy.apply
+    model = nn.Sequential(nn.Linear(2, 70), Around(apply), nn.Linear(70, 1)).double()
+    blame = find_culprit(model, torch.ones(70, 2, dtype=torch.float64))
+    assert [(s.path, s.proved) for s in blame.suspects] == [("1.InNumpy", None)], blame
 
 
 def test_a_module_that_is_too_large_for_differences_is_a_suspect() -> None:
