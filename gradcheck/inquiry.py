@@ -89,7 +89,8 @@ def conducted(
     for key, question in questions.items():
         meter.deadline = _deadline(started, settings, is_asked=key in asked)
         try:
-            found = question()
+            with np.errstate(all="ignore"):  # what is not finite is said by the findings
+                found = question()
         except Unsupported as refusal:
             left_open.append(f"{key}: {refusal}")
             continue
@@ -153,13 +154,14 @@ def compare_problems(
     counted = {key: meter.around(problem) for key, problem in problems.items()}
     target = next(iter(problems.values())).target
     try:
-        found = triangulate(
-            counted,
-            settings,
-            np.random.default_rng(settings.seed),
-            alone=alone,
-            arbitrate=arbitrate,
-        )
+        with np.errstate(all="ignore"):
+            found = triangulate(
+                counted,
+                settings,
+                np.random.default_rng(settings.seed),
+                alone=alone,
+                arbitrate=arbitrate,
+            )
     except ShapeMismatch as mismatch:
         misshapen = (_misshapen(mismatch),)
         return _result(name, target, settings, misshapen, meter.evaluations, started), ()

@@ -24,7 +24,7 @@ import numpy as np
 from jax.tree_util import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 from gradcheck.adapters import Rule, problem_of
-from gradcheck.dropin import InconclusiveWarning, asked, bad, warn_if_inconclusive
+from gradcheck.dropin import InconclusiveWarning, asked, bad, warn, warn_if_inconclusive
 from gradcheck.problem import EPSILON, Problem
 from gradcheck.results import Verdict
 from gradcheck.settings import TOLERANCE, Settings
@@ -32,6 +32,7 @@ from gradcheck.settings import TOLERANCE, Settings
 __all__ = ["InconclusiveWarning", "check_grads", "check_jvp", "check_vjp"]
 
 EPS = 1e-4  # JAX's default, for the signature
+MODES = ("fwd", "rev", "lin")
 
 Tolerance = float | Mapping[Any, float] | None
 
@@ -51,8 +52,12 @@ def check_grads(
 
     Raises:
         AssertionError: a derivative is wrong; the message says of which order, and where.
+        ValueError: one of the modes is none.
     """
-    _checked(f, _canonical(tuple(args)), order, tuple(modes), _Tolerances(atol, rtol), "")
+    wanted = tuple(mode for mode in MODES if mode in modes)  # of a string too, as in JAX
+    if not wanted and modes:
+        raise ValueError(f"expected modes among {MODES}; got {modes!r}")
+    _checked(f, _canonical(tuple(args)), order, wanted, _Tolerances(atol, rtol), "")
 
 
 def check_jvp(
@@ -147,8 +152,11 @@ def _check_jvp(
     tolerances: _Tolerances,
     words: str,
 ) -> None:
-    value, _ = f_jvp(args, _tangents(args))  # what cannot be done is refused in JAX's own words
+    # What cannot be done is refused in JAX's own words, and what the rule raises is its own.
+    value, tangents = f_jvp(args, _tangents(args))
     _compare_values(value, f(*args), tolerances, words)
+    _compare_structures(tangents, value, f"{words} tangent".strip())
+    _compare_dtypes(tangents, value, f"{words} tangent".strip())
     problem = _native(f, args) if _is_own(f_jvp, jax.jvp, f) else None
     if problem is None:
         problem = _posed(f, args, jvp=f_jvp)
@@ -162,8 +170,9 @@ def _check_vjp(
     tolerances: _Tolerances,
     words: str,
 ) -> None:
-    value, _ = f_vjp(*args)
+    value, pullback = f_vjp(*args)
     _compare_values(value, f(*args), tolerances, words)
+    _matched(pullback(_tangents(value)), args, f"{words} cotangent".strip())
     problem = _native(f, args) if _is_own(f_vjp, jax.vjp, f) else None
     if problem is None:
         problem = _posed(f, args, vjp=f_vjp)
@@ -180,6 +189,8 @@ def _ask(
         RuntimeError: the function raised beside its arguments.
         NotImplementedError: it has no derivative of this kind.
     """
+    if narrower := {str(leaf.dtype) for leaf in tree_leaves(args) if _is_too_narrow(leaf)}:
+        warn(f"{words}: not checked in {', '.join(sorted(narrower))}", InconclusiveWarning)
     if problem is None:  # nothing to differentiate, or nothing that could be
         return
     settings, atol = tolerances.settings(args), tolerances.absolute(args)
@@ -202,6 +213,9 @@ def _compare_values(got: Any, wanted: Any, tolerances: _Tolerances, words: str) 
 
     An output that is zero by cancellation has the rounding of the others.
     """
+    primal = f"{words} primal".strip()
+    _compare_structures(got, wanted, primal)
+    _compare_dtypes(got, wanted, primal)
     pairs = zip(tree_leaves(got), tree_leaves(wanted), strict=True)
     floating = [(np.asarray(a), np.asarray(b)) for a, b in pairs if _is_floating(b)]
     largest = max((float(np.max(np.abs(b), initial=0.0)) for _, b in floating), default=0.0)
@@ -213,8 +227,36 @@ def _compare_values(got: Any, wanted: Any, tolerances: _Tolerances, words: str) 
             b.astype(wide),
             rtol=limit,
             atol=_number(tolerances.atol, b) or limit * largest,
-            err_msg=f"{words} primal".strip(),
+            err_msg=primal,
         )
+
+
+def _compare_structures(got: Any, wanted: Any, words: str) -> None:
+    """Raise a ValueError where they are nested otherwise, as JAX does."""
+    one: Any = tree_flatten(got)[1]
+    other: Any = tree_flatten(wanted)[1]
+    if one != other:
+        raise ValueError(f"{words}: expected the structure {other}; got {one}")
+
+
+def _matched(gradients: Any, args: Any, words: str = "cotangent") -> list[Any]:
+    """The gradient of each leaf of `args`, None where a rule gives none."""
+    leaves, tree = tree_flatten(args)
+    structure: Any = tree
+    try:
+        found: list[Any] = structure.flatten_up_to(gradients)
+    except ValueError as error:
+        raise ValueError(f"{words}: expected the structure {structure}; {error}") from error
+    for gradient, leaf in zip(found, leaves, strict=True):
+        if gradient is not None:
+            _compare_structures(gradient, leaf, words)
+    return found
+
+
+def _compare_dtypes(got: Any, wanted: Any, words: str) -> None:
+    for a, b in zip(tree_leaves(got), tree_leaves(wanted), strict=True):
+        if _is_floating(b) and np.asarray(a).dtype != b.dtype:
+            raise AssertionError(f"{words}: expected {b.dtype}; got {np.asarray(a).dtype}")
 
 
 def _native(f: Callable[..., Any], args: tuple[Any, ...]) -> Problem | None:
@@ -257,8 +299,13 @@ def _posed(
         outputs, structure = tree_flatten(value)
         given = iter(cotangents)
         us = [next(given).conj() if _is_floating(y) else _nothing(y) for y in outputs]
-        gradients = tree_leaves(pullback(tree_unflatten(structure, us)))
-        return tuple(jax.numpy.asarray(gradients[place]).conj() for place in places)
+        gradients = _matched(pullback(tree_unflatten(structure, us)), args)
+        return tuple(
+            jax.numpy.zeros_like(flat[k])
+            if gradients[k] is None
+            else jax.numpy.asarray(gradients[k]).conj()
+            for k in places
+        )
 
     def push(leaves: Any, tangents: Any) -> tuple[Any, ...]:
         assert jvp is not None
@@ -324,6 +371,13 @@ def _has_outputs(f: Callable[..., Any], args: tuple[Any, ...]) -> bool:
 
 def _is_floating(leaf: Any) -> bool:
     return getattr(getattr(leaf, "dtype", None), "name", "") in EPSILON
+
+
+def _is_too_narrow(leaf: Any) -> bool:
+    """Whether it is floating, in a dtype of a byte: not one of ours."""
+    dtype = getattr(leaf, "dtype", None)
+    is_inexact = dtype is not None and jax.numpy.issubdtype(dtype, np.inexact)
+    return bool(is_inexact) and not _is_floating(leaf)
 
 
 def _called(f: Any) -> str:

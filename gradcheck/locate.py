@@ -146,7 +146,8 @@ class _Search:
         line = self.line
         place = tuple(int(i) for i in np.unravel_index(flat, self.v.shape))
         v = np.zeros_like(self.v)
-        v[place] = self.v[place] / abs(self.v[place]) if np.iscomplexobj(v) else 1.0
+        size = abs(self.v[place])
+        v[place] = self.v[place] / size if np.iscomplexobj(v) and size else 1.0
         alone = replace(line, v={self.index: v})
         truth = ladder.estimate(alone, careful=self.careful)
         own = scale(line.problem.point[self.index][place])

@@ -70,7 +70,7 @@ class Leaf:
 
     @property
     def tiny(self) -> float:
-        """The spacing of the subnormal numbers of that dtype."""
+        """The least number of that dtype that no arithmetic flushes to zero."""
         return TINY[self.digits]
 
     def rounded(self, array: Array) -> Array:
@@ -239,13 +239,14 @@ EPSILON = {
     "bfloat16": 2.0**-7,
 }
 
+# The least normal number, for XLA has no others; of float16, computed in float32, the least of all.
 TINY = {
-    "float64": 2.0**-1074,
-    "complex128": 2.0**-1074,
-    "float32": 2.0**-149,
-    "complex64": 2.0**-149,
+    "float64": 2.0**-1022,
+    "complex128": 2.0**-1022,
+    "float32": 2.0**-126,
+    "complex64": 2.0**-126,
     "float16": 2.0**-24,
-    "bfloat16": 2.0**-133,
+    "bfloat16": 2.0**-126,
 }
 
 
@@ -284,7 +285,7 @@ def blocks(*arrays: Array) -> Iterator[tuple[Array, ...]]:
 
 
 def extent(a: Array, b: Array) -> float:
-    """Return ‖a ∘ b‖, without making a ∘ b."""
+    """Return ‖a ∘ b‖, without making a ∘ b; NaN if that has one."""
     return norm(np.array([norm(x * y) for x, y in blocks(a, b)]))
 
 

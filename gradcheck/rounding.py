@@ -206,13 +206,16 @@ def unrest_of(
 ) -> Array:
     """How far each entry of a leaf's gradient moves when the point does, by an ulp.
 
-    A neighbour that the target refuses lies out of its domain, and says nothing.
+    Infinitely far where it is not finite there. A neighbour that the target refuses lies out of its
+    domain, and says nothing.
     """
     unrest = np.zeros(claim.shape)
     for _ in range(DISTURBED):
         with maybe_out_of_domain():
             other = problem.vjp(disturbed(rng, problem.leaves, problem.point), u)[index]
-            unrest = np.maximum(unrest, np.abs(other - claim))
+            with np.errstate(invalid="ignore"):
+                off = np.nan_to_num(np.abs(other - claim), nan=inf, posinf=inf)
+            unrest = np.maximum(unrest, off)
     return unrest
 
 

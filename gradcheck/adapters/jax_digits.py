@@ -5,7 +5,7 @@ equation with every narrow array cast to float64, a jaxpr is the formula that it
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial, reduce
+from functools import lru_cache, partial, reduce
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -155,7 +155,7 @@ def _length(jaxpr: Any) -> float:
 
 
 # A loop or a branch outside of a compiled function is compiled at every call.
-COMPILING = ("scan", "while", "cond", "random_gamma")
+COMPILING = ("scan", "while", "cond", "random_gamma", "shard_map")
 
 # Operations up to which those of small functions, compiled once for all checks, are faster.
 FEW = 4
@@ -213,8 +213,12 @@ def _bind_params(primitive: Any, params: Any) -> tuple[Any, Any]:
 
 
 def _closed(inner: Any, *given: Any) -> list[Any]:
-    jaxpr, consts = (inner.jaxpr, inner.consts) if hasattr(inner, "consts") else (inner, ())
-    return _evaluated(jaxpr, consts, *given)
+    return _evaluated(*_opened(inner), *given)
+
+
+def _opened(inner: Any) -> tuple[Any, Sequence[Any]]:
+    """A jaxpr, closed or not, and its constants."""
+    return (inner.jaxpr, inner.consts) if hasattr(inner, "consts") else (inner, ())
 
 
 def _scanned(params: Any, given: list[Any]) -> list[Any]:
@@ -266,15 +270,17 @@ def _wide(value: Any) -> Any:
     if isinstance(value, np.dtype | type) and (wide := WIDER.get(str(np.dtype(value)))):
         return np.dtype(wide)
     if hasattr(value, "consts"):  # a closed jaxpr, which has equations too
-        return _retraced(value.jaxpr, value.consts)
+        return _retraced(value)
     if hasattr(value, "eqns"):
-        return _retraced(value, ()).jaxpr
+        return _retraced(value).jaxpr
     if isinstance(value, tuple) and any(hasattr(item, "jaxpr") for item in value):
         items = map(_wide, value)
         return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
     return value
 
 
-def _retraced(jaxpr: Any, consts: Sequence[Any]) -> Any:
+@lru_cache(maxsize=256)  # a new one at every call would be compiled at every call
+def _retraced(inner: Any) -> Any:
+    jaxpr, consts = _opened(inner)
     zeros = [jnp.zeros(v.aval.shape, WIDER.get(_dtype(v), v.aval.dtype)) for v in jaxpr.invars]
     return jax.make_jaxpr(partial(_evaluated, jaxpr, consts))(*zeros)

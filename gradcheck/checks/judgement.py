@@ -55,7 +55,7 @@ def judge(question: Question, probes: Sequence[Probe], rng: np.random.Generator)
         return question.answer(Verdict.INCONCLUSIVE, message, probes)
     most = max(probes, key=lambda probe: probe.bars_off)
     best = finest(probes)
-    open_ = best is not None and best.resolution > question.tolerance
+    open_ = best is not None and not best.resolution <= question.tolerance  # it may be a NaN
     if (most.is_significant or open_) and (stairs := _stairs(question, probes)):
         return stairs
     if most.is_significant:
@@ -66,7 +66,7 @@ def judge(question: Question, probes: Sequence[Probe], rng: np.random.Generator)
     if best is None:
         message = "vacuous: no output depends on this leaf at this point; its gradient is zero"
         return question.answer(Verdict.PASS, message, probes)
-    if best.resolution > question.tolerance:
+    if open_:
         return (
             _by_complex_step(question, probes)
             or _by_path(question, probes)
@@ -293,6 +293,8 @@ def _remedy(probe: Probe) -> str:
     """Why nothing can be said, and what to try."""
     if not np.isfinite(probe.truth.error_bar):
         return "the value is not finite a small step away: move the point into the domain"
+    if not np.isfinite(probe.bar):
+        return "the gradient is not finite an ulp away: the point is singular, move it"
     cause = "noise" if probe.truth.noise >= 0.5 * probe.truth.error_bar else "truncation"
     advice = {
         "noise": "run the layer in float64, or accept a larger rtol",

@@ -907,6 +907,26 @@ def test_at_the_border_of_its_domain_a_target_is_not_said_to_raise(p: float, tar
     )
 
 
+def test_a_gradient_that_is_not_finite_an_ulp_away_is_no_pass() -> None:
+    """It says nothing of its rounding: so it cannot be told whether that is the mismatch."""
+    at = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
+
+    class Square(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+            ctx.save_for_backward(x)
+            return x * x
+
+        @staticmethod
+        def backward(ctx: Any, u: torch.Tensor) -> torch.Tensor:
+            (x,) = ctx.saved_tensors
+            return torch.where(x == at, 5 * x * u, torch.nan)
+
+    result = check(Square, at.clone())
+    assert result.verdict is Verdict.INCONCLUSIVE
+    assert "the point is singular" in result.findings[0].message
+
+
 def test_cancellation_inside_is_not_taken_for_a_kink() -> None:
     def vjp(inputs: Any, u: Array) -> Array:
         x = inputs[0]

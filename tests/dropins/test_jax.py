@@ -175,3 +175,93 @@ def test_the_users_configuration_stays() -> None:
         check_grads(jnp.sin, (np.linspace(0.1, 1.0, 3),), 2)
 
         assert jnp.zeros(1).dtype == np.float32
+
+
+def _five_times_too_large() -> Callable[[Any], Any]:
+    @jax.custom_vjp
+    def sine(x: Any) -> Any:
+        return jnp.sin(x)
+
+    sine.defvjp(lambda x: (jnp.sin(x), x), lambda x, u: (5 * u * jnp.cos(x),))
+    return sine
+
+
+@pytest.mark.parametrize("modes", ["rev", ("rev",), ["rev"]])
+def test_modes_may_be_a_word(modes: Any) -> None:
+    x = jnp.arange(1.0, 4.0)
+    check_grads(jnp.sin, (x,), 1, modes)
+    with pytest.raises(AssertionError, match="VJP cotangent"):
+        check_grads(_five_times_too_large(), (x,), 1, modes)
+
+
+def test_a_mode_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(ValueError, match="expected modes among"):
+        check_grads(jnp.sin, (jnp.ones(2),), 1, "backward")
+
+
+@pytest.mark.parametrize(
+    ("push", "error"),
+    [
+        (lambda p, v: (jnp.sin(*p), (jnp.cos(*p) * v[0]).astype("float16")), AssertionError),
+        (lambda p, v: (jnp.sin(*p).astype("float16"), jnp.cos(*p) * v[0]), AssertionError),
+        (lambda p, v: (None, jnp.cos(*p) * v[0]), ValueError),
+    ],
+)
+def test_a_jvp_of_another_dtype_or_structure_fails(push: Any, error: type[Exception]) -> None:
+    x = jnp.arange(1.0, 4.0, dtype="float32")
+    for check in (check_jvp, jax.test_util.check_jvp):
+        with pytest.raises(error):
+            check(jnp.sin, push, (x,))
+
+
+@pytest.mark.parametrize("pull", [lambda g: g, lambda g: [g]])
+def test_a_vjp_of_another_structure_fails(pull: Callable[[Any], Any]) -> None:
+    def vjp(x: Any) -> Any:
+        return jnp.sin(x), lambda u: pull(jnp.cos(x) * u)
+
+    for check in (check_vjp, jax.test_util.check_vjp):
+        with pytest.raises(ValueError, match="structure"):
+            check(jnp.sin, vjp, (jnp.arange(1.0, 4.0),))
+
+
+def test_what_a_rule_raises_is_raised() -> None:
+    @jax.custom_vjp
+    def sine(x: Any) -> Any:
+        return jnp.sin(x)
+
+    def back(x: Any, u: Any) -> Any:
+        raise KeyError("of my own")
+
+    sine.defvjp(lambda x: (jnp.sin(x), x), back)
+    with pytest.raises(KeyError, match="of my own"):
+        check_grads(sine, (jnp.ones(2),), 1, ["rev"])
+
+
+def test_of_a_dtype_of_one_byte_it_is_said_that_it_is_not_checked() -> None:
+    @jax.custom_vjp
+    def double(x: Any) -> Any:
+        return 2 * x.astype("float32")
+
+    double.defvjp(lambda x: (double(x), x), lambda x, u: ((7 * u).astype(x.dtype),))
+    with pytest.warns(InconclusiveWarning, match="not checked in float8_e4m3fn"):
+        check_grads(double, (jnp.asarray([0.5, 1.0], "float8_e4m3fn"),), 1, ["rev"])
+
+
+def test_what_is_flushed_to_zero_is_no_error() -> None:
+    """At second order the value is the cotangent: of 1e-19, gradients of 1e-36 are left."""
+
+    @jax.jit
+    def small(x: Any) -> Any:
+        for _ in range(3):
+            x = jnp.sin(jnp.dot(x, x, precision=jax.lax.Precision.HIGHEST) * 1e-3)
+        return x
+
+    check_grads(small, (jnp.ones((2, 2)),), order=2, modes=["fwd", "rev"])
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_the_engine_itself_warns_of_nothing() -> None:
+    check_grads(jax.nn.softplus, (-float("inf"),), order=1, rtol=1e-2)
+    draw = np.random.RandomState(0).randn(2, 3, 4).astype("float32")
+    z = 3 * draw[0] + 3j * draw[1]
+    check_grads(jax.scipy.special.erfcx, (z,), order=1, atol=1e-3, rtol=0.1)
