@@ -33,7 +33,7 @@ from gradcheck.adapters.torch_sparse import SPARSE, specified
 from gradcheck.errors import InputError, Unsupported, first_line
 from gradcheck.problem import WIDER, Array, Arrays, Axes, Excepted, Leaf, Problem, label, norm
 
-__all__ = ["BRIDGE", "problem_of_torch"]
+__all__ = ["BRIDGE", "graph_of", "problem_of_torch"]
 
 
 Restore = Callable[[torch.Tensor], torch.Tensor]  # the values of a sparse tensor -> the tensor
@@ -44,7 +44,12 @@ def _out(tensor: torch.Tensor) -> Array:
     plain = dense.detach().resolve_conj().resolve_neg().cpu()
     if plain.dtype in (torch.bfloat16, torch.float16):
         plain = plain.to(torch.float32)
-    array: Array = plain.numpy(force=True).copy()  # also what PyTorch knows to be zero
+    try:
+        array: Array = plain.numpy(force=True).copy()  # also what PyTorch knows to be zero
+    except RuntimeError:  # a wrapper around a tensor, which can be copied into a plain one
+        inner = torch.empty(plain.shape, dtype=plain.dtype)
+        inner.copy_(plain)
+        array = inner.numpy()
     return array
 
 
@@ -617,7 +622,7 @@ class Posed:
         """Whether every node of the graph is one of PyTorch's own."""
         with torch.inference_mode(False), self.whole() as posed:
             _, _, outputs = posed.recorded(self.point)
-        return all(NATIVE.fullmatch(node.name()) for node in _nodes(outputs))
+        return all(NATIVE.fullmatch(node.name()) for node in graph_of(outputs))
 
     def reenters(self, outputs: Sequence[torch.Tensor]) -> bool:
         """Whether the backward is one that only `backward()` runs: a reentrant checkpoint is in it.
@@ -625,7 +630,7 @@ class Posed:
         Gradients are then accumulated in every tensor that it reaches, which must be our own.
         """
         if "checkpoint" not in self.draws:
-            names = (node.name() for node in _nodes(outputs))
+            names = (node.name() for node in graph_of(outputs))
             is_in_it = any(name == "CheckpointFunctionBackward" for name in names)
             self.draws["checkpoint"] = is_in_it and not out_of_reach(self.target)
         return self.draws["checkpoint"]
@@ -676,10 +681,10 @@ def _arrays(gradients: Sequence[torch.Tensor | None], like: Arrays) -> Arrays:
 
 def _raises_when_differentiated(tensors: Sequence[torch.Tensor]) -> bool:
     """Whether a node that only raises lies in their graph: `grad` walks around it in silence."""
-    return any(node.name() == "torch::autograd::Error" for node in _nodes(tensors))
+    return any(node.name() == "torch::autograd::Error" for node in graph_of(tensors))
 
 
-def _nodes(tensors: Sequence[torch.Tensor]) -> Iterator[Any]:
+def graph_of(tensors: Sequence[torch.Tensor]) -> Iterator[Any]:
     """Yield the nodes of the graph that `tensors` come from."""
     seen, ahead = set(), [tensor.grad_fn for tensor in tensors]
     while ahead:

@@ -4,8 +4,10 @@ The engine knows dense leaves. Sparse, MKLDNN and strided inputs are given to it
 restored before the function sees them.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -13,6 +15,7 @@ from torch.autograd import forward_ad
 
 from gradcheck import trees
 from gradcheck.adapters import problem_of
+from gradcheck.adapters.torch_ import graph_of
 from gradcheck.adapters.torch_sparse import COMPRESSED, SPARSE, specified
 from gradcheck.errors import InputError
 from gradcheck.problem import Problem
@@ -52,10 +55,47 @@ class Call:
         return [tensor for _, tensor in leaves_of(self.inputs)]
 
     def replaced(self, leaves: Sequence[torch.Tensor]) -> Any:
-        """The value with other tensors in the place of the leaves."""
+        """The value with other tensors in the place of the leaves, or with their values in them."""
+        if self.is_bound and not any(map(_is_dual, leaves)):
+            with self.holding(leaves):
+                return self.run()
+        return self._given(leaves)
+
+    def _given(self, leaves: Sequence[torch.Tensor]) -> Any:
         paths = [path for path, _ in leaves_of(self.inputs)]
         moved = dict(zip(paths, leaves, strict=True))
         return self.func(*trees.rebuild(self.inputs, lambda path, old: moved.get(path, old)))
+
+    @cached_property
+    def is_bound(self) -> bool:
+        """Whether the function knows its inputs as more than arguments: by closure, as parameters.
+
+        Given other tensors it is then another function; PyTorch always hands in the caller's own.
+        """
+        leaves = self.leaves()
+        if any(leaf.layout is not torch.strided for leaf in leaves):
+            return False
+        if any(isinstance(leaf, torch.nn.Parameter) for leaf in leaves):
+            return True
+        copies = [_requiring(leaf.detach().clone()) for leaf in leaves]
+        with torch.enable_grad():
+            try:
+                return _reached(self.run(), leaves) != _reached(self._given(copies), copies)
+            except Exception:  # whatever the function raises is said elsewhere
+                return False
+
+    @contextmanager
+    def holding(self, values: Sequence[torch.Tensor]) -> Iterator[None]:
+        """Have the caller's own leaves hold other values meanwhile."""
+        leaves = [leaf.data for leaf in self.leaves()]
+        before = [leaf.clone() for leaf in leaves]
+        try:
+            for leaf, value in zip(leaves, values, strict=True):
+                leaf.copy_(value.detach())
+            yield
+        finally:
+            for leaf, value in zip(leaves, before, strict=True):
+                leaf.copy_(value)
 
     def problem(self, pick: Callable[[Any], tuple[torch.Tensor, ...]]) -> Problem:
         """The engine's problem: dense leaves in, the outputs that `pick` chooses out.
@@ -67,11 +107,36 @@ class Call:
 
         def target(*dense: torch.Tensor) -> tuple[torch.Tensor, ...]:
             with torch.enable_grad():
+                if self.is_bound and not any(map(_is_dual, dense)):
+                    return Bound.apply(self, pick, *dense)  # type: ignore[no-untyped-call, no-any-return]
                 restored = [form.restore(_armed(x)) for form, x in zip(forms, dense, strict=True)]
                 return pick(self.replaced(restored))
 
         name = str(getattr(self.func, "__name__", type(self.func).__name__))
         return problem_of(target, [form.dense for form in forms], name=name)
+
+
+class Bound(torch.autograd.Function):
+    """A call whose leaves stay the caller's own tensors, as a function of their values."""
+
+    @staticmethod
+    def forward(ctx: Any, call: Call, pick: Callable[[Any], Any], *values: torch.Tensor) -> Any:
+        ctx.set_materialize_grads(False)
+        ctx.call, ctx.values = call, values
+        with call.holding(values), torch.enable_grad():
+            ctx.outputs = pick(call.run())
+        return tuple(output.detach() for output in ctx.outputs)
+
+    @staticmethod
+    def backward(ctx: Any, *us: torch.Tensor | None) -> Any:
+        pairs = [(y, u) for y, u in zip(ctx.outputs, us, strict=True) if u is not None]
+        outputs, cotangents = zip(*pairs, strict=True)
+        # What a leaf held in the forward pass it must hold here: the graph has saved the leaf.
+        with ctx.call.holding(ctx.values):
+            found = torch.autograd.grad(
+                outputs, ctx.call.leaves(), cotangents, retain_graph=True, allow_unused=True
+            )
+        return None, None, *found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,14 +173,15 @@ def _form_of_sparse(tensor: torch.Tensor, masked: bool) -> Form:
     if not masked:
         blocks = tensor.values().shape[1:3] if layout in COMPRESSED[2:] else None
         ones = (
-            torch.ones(size, dtype=torch.int8).to_sparse(tensor.sparse_dim())
+            torch.ones(size[: tensor.sparse_dim()], dtype=torch.int8).to_sparse()
             if layout is torch.sparse_coo
             else None
         )
 
         def full(x: torch.Tensor) -> torch.Tensor:
             if ones is not None:
-                values = x.reshape(-1, *size[tensor.sparse_dim() :])
+                entries, inner = size[: tensor.sparse_dim()], size[tensor.sparse_dim() :]
+                values = x.reshape(entries.numel(), *inner)
                 return torch.sparse_coo_tensor(ones.indices(), values, size, is_coalesced=True)
             return x.to_sparse(layout=layout, blocksize=blocks)
 
@@ -126,8 +192,18 @@ def _form_of_sparse(tensor: torch.Tensor, masked: bool) -> Form:
 
 def _armed(x: torch.Tensor) -> torch.Tensor:
     """The tensor, requiring a gradient as the caller's does; not in forward mode, as in PyTorch."""
-    is_dual = forward_ad.unpack_dual(x).tangent is not None  # type: ignore[no-untyped-call]
-    return x if is_dual else _requiring(x)
+    return x if _is_dual(x) else _requiring(x)
+
+
+def _is_dual(x: torch.Tensor) -> bool:
+    return forward_ad.unpack_dual(x).tangent is not None  # type: ignore[no-untyped-call]
+
+
+def _reached(value: Any, leaves: Sequence[torch.Tensor]) -> list[bool]:
+    """Of each leaf, whether the graph of `value` leads back to it."""
+    nodes = set(graph_of(connected(value)))
+    variables = {id(getattr(node, "variable", None)) for node in nodes}
+    return [leaf.grad_fn in nodes if leaf.grad_fn else id(leaf) in variables for leaf in leaves]
 
 
 def _requiring(x: torch.Tensor) -> torch.Tensor:

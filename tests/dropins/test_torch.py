@@ -385,3 +385,96 @@ def test_a_function_that_returns_no_tensor_is_refused(func: Any, got: str) -> No
     for checker in (gradcheck, gradgradcheck):
         with pytest.raises(ValueError, match=got):
             checker(func, (leaf(),))
+
+
+class Scaled(torch.nn.Module):
+    """x² w, with a gradient in w that is given."""
+
+    def __init__(self, slope: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.w = torch.nn.Parameter(torch.tensor([0.5, -1.0, 2.0], dtype=torch.float64))
+
+        class Product(torch.autograd.Function):
+            @staticmethod
+            def forward(ctx: Any, x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+                ctx.save_for_backward(x, w)
+                return x * x * w
+
+            @staticmethod
+            def backward(ctx: Any, u: torch.Tensor) -> Any:
+                x, w = ctx.saved_tensors
+                return 2 * u * x * w, u * slope(x)
+
+        self.product = Product
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.product.apply(x, self.w)  # type: ignore[no-untyped-call]
+
+
+@pytest.mark.parametrize("everything", [False, True])
+@pytest.mark.parametrize(
+    ("check", "slope"),
+    [
+        (gradcheck, lambda x: 1.5 * x * x),
+        (gradgradcheck, lambda x: x.detach() ** 2),
+    ],
+    ids=["gradcheck", "gradgradcheck"],
+)
+def test_what_a_function_closes_over_is_checked_where_it_is_an_input(
+    check: Callable[..., bool], slope: Callable[[torch.Tensor], torch.Tensor], everything: bool
+) -> None:
+    """`gradcheck(lambda x, *params: module(x), (x, *module.parameters()))`, as many tests do."""
+    x = leaf(3)
+
+    def of(module: torch.nn.Module) -> tuple[Callable[..., Any], tuple[torch.Tensor, ...]]:
+        return lambda y, *_: module(x if everything else y), (x, *module.parameters())
+
+    right, wrong = of(Scaled(lambda x: x * x)), of(Scaled(slope))
+    before = [tensor.detach().clone() for tensor in right[1]]
+    assert check(*right)
+    assert all(torch.equal(a, b) for a, b in zip(before, right[1], strict=True))
+    with pytest.raises(GradcheckError):
+        check(*wrong)
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.01])
+def test_a_parameter_arrives_as_one(factor: float) -> None:
+    class Holder(torch.nn.Module):
+        def __init__(self, w: torch.Tensor) -> None:
+            super().__init__()
+            self.w = w  # a parameter if it is one, else an attribute
+
+        def forward(self, x: torch.Tensor) -> Any:
+            return sum((p * x for p in self.parameters()), torch.zeros_like(x))
+
+    def function(w: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        return hooked(lambda u: factor * u)(Holder(w)(x))
+
+    w = torch.nn.Parameter(torch.tensor([0.5, -1.0, 2.0], dtype=torch.float64))
+    assert gradcheck(function, (w, leaf(3)), raise_exception=False) is (factor == 1)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_sparse_input_may_be_empty_inside(masked: bool) -> None:
+    x = torch.zeros(2, 2, 0, dtype=torch.float64).to_sparse(2).requires_grad_()
+    assert gradcheck(lambda x: x.to_dense(masked_grad=masked), (x,), masked=masked)
+
+
+def test_a_wrapper_of_a_tensor_is_read() -> None:
+    from torch.testing._internal.logging_tensor import LoggingTensor
+
+    w = LoggingTensor(torch.rand(3, dtype=torch.float64))  # type: ignore[no-untyped-call]
+    assert gradcheck(lambda x: x * w, (leaf(3),))
+
+
+def test_an_error_beyond_atol_is_not_looked_for_in_every_entry() -> None:
+    calls = 0
+
+    def function(x: torch.Tensor) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        return x.sin() + 0.1 * x.detach()
+
+    with pytest.raises(GradcheckError):
+        gradcheck(function, (leaf(1000),), atol=1e-4)
+    assert calls < 1500  # a VJP for each output is needed; four values for each input are not
