@@ -17,7 +17,7 @@ import numpy as np
 
 from gradcheck.problem import Array, norm
 
-__all__ = ["SPACINGS", "Noise", "Reading", "measure", "read"]
+__all__ = ["SPACINGS", "Noise", "Reading", "jump", "measure", "read"]
 
 # In units of the leaf's scale, two for each precision that are well above its steps and far apart:
 # 1e-16 for float64, 1e-7 for float32, 1e-3 for float16 and 8e-3 for bfloat16.
@@ -97,6 +97,62 @@ def measure(change: Callable[[float], float], unit: float, ulp: float = 0.0) -> 
         smooth |= reading.climbs and not reading.dominant
         jumps |= reading.jumps
     return Noise(level=believable, throughout=throughout)
+
+
+def jump(change: Callable[[float], float], reach: float) -> float:
+    """Return the size of a jump of φ within `reach` of 0 on either side; 0 if none is seen.
+
+    Intervals are halved in which φ rises otherwise than those beside them say. There a jump stays
+    as large as it is, while what a smooth function or a kink leaves goes away with the interval.
+    """
+    ticks = [reach * tick / HALF for tick in range(-HALF, HALF + 1)]
+    values = [change(tick) for tick in ticks]
+    if not np.all(np.isfinite(values)):
+        return 0.0
+    rises = np.diff(values)
+    # Of a polynomial of fourth degree, the rises beside one give the one between.
+    expected = (4 * (rises[1:-3] + rises[3:-1]) - rises[:-4] - rises[4:]) / 6
+    likely = 2 + np.argsort(np.abs(rises[2:-2] - expected))[-CANDIDATES:]
+    ends = list(zip(ticks, values, strict=True))
+    return max(_halved(change, ends[k], ends[k + 1]) for k in likely)
+
+
+HALF = 8  # intervals on either side among which a jump is looked for
+
+CANDIDATES = 3  # those that are looked into
+
+# Of an interval, at first with several jumps, maybe. A kink halves with each of the last two, and
+# what is smooth is a thousandth after two.
+HALVINGS, GONE, STAYS = 8, 2.0**-7, 0.7
+
+Point = tuple[float, float]  # t, φ(t)
+
+
+def _halved(change: Callable[[float], float], low: Point, high: Point) -> float:
+    """The size of a jump between two points, or 0."""
+    near = (high[0] - low[0]) * 2.0 ** -(HALVINGS + 8)
+
+    def slope(a: Point) -> float:
+        return (change(a[0] + near) - a[1]) / near
+
+    def unlike(a: Point, middle: Point, b: Point) -> float:
+        """How far the rise is from the integral of the slope, by Simpson's rule."""
+        mean = (slope(a) + 4 * slope(middle) + slope(b)) / 6
+        return abs(b[1] - a[1] - mean * (b[0] - a[0]))
+
+    def between(a: Point, b: Point) -> Point:
+        t = (a[0] + b[0]) / 2
+        return t, change(t)
+
+    middle = between(low, high)
+    sizes = [unlike(low, middle, high)]
+    for _ in range(HALVINGS):
+        halves = [(a, between(a, b), b) for a, b in ((low, middle), (middle, high))]
+        low, middle, high = max(halves, key=lambda half: unlike(*half))
+        sizes.append(unlike(low, middle, high))
+        if not sizes[-1] > GONE * sizes[0]:
+            return 0.0
+    return sizes[-1] if sizes[-1] > STAYS * sizes[-3] else 0.0
 
 
 def _stairs(finer: Sequence[Reading], slope: float) -> float:

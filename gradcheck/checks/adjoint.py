@@ -14,6 +14,7 @@ from math import inf
 
 import numpy as np
 
+from gradcheck import noise
 from gradcheck.answers import Answers
 from gradcheck.checks.entrywise import LINEAR, ROUNDINGS, compared, floor, moved, narrowest, rough
 from gradcheck.errors import Unsupported, maybe_out_of_domain
@@ -72,6 +73,46 @@ def _blurred(finding: Finding) -> Finding:
     """What is said of a gradient that is as small as the rounding of the value: nothing sure."""
     message = "the gradient is as small as what rounding the value may leave of it"
     return replace(finding, verdict=Verdict.INCONCLUSIVE, message=message, entries=())
+
+
+# Of how small a mismatch jumps of the gradient may be the reason, by how many of them, and how far
+# they are looked for. What is nothing beside the gradient is rounding.
+SMALL, EACH, NEARBY, NOTHING = 5e-2, 30.0, (2.0**-1, 2.0, 2.0**3), 1e-12
+
+
+def _unless_it_jumps(
+    answers: Answers, index: int, finding: Finding, times: float, rng: np.random.Generator
+) -> Finding:
+    """The finding; not a failure if the gradient jumps as its cotangent moves.
+
+    So does that of an iteration which stops at a tolerance: it is linear up to that, and up to as
+    many `times` that as a small cotangent counts for.
+    """
+    if finding.verdict is not Verdict.FAIL or not 0 < finding.mismatch <= SMALL:
+        return finding
+    fine = answers.in_float64 or answers
+    problem, u, w = fine.problem, fine.cotangents(0), fine.cotangents(1)
+    v = direction(rng, problem.leaves[index])
+    base = fine.gradients(0)[index]
+    if np.array_equal(base, base.astype("complex64" if np.iscomplexobj(base) else "float32")):
+        return finding  # whatever has no more digits than that jumps
+
+    def change(t: float) -> float:
+        moved = tuple(
+            output.rounded(a + t * b) for output, a, b in zip(problem.outputs, u, w, strict=True)
+        )
+        return inner(problem.vjp(problem.point, moved)[index] - base, v)
+
+    size = extent(base, v)
+    for reach in NEARBY:
+        height = noise.jump(change, reach)
+        if height > NOTHING * size and finding.mismatch * size <= EACH * times * height:
+            message = (
+                f"the gradient jumps by {height:.0e} as its cotangent moves, as that of an "
+                "iteration which stops at a tolerance"
+            )
+            return replace(finding, verdict=Verdict.INCONCLUSIVE, message=message, entries=())
+    return finding
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,7 +194,9 @@ def _linear(
             # A median is added to what is said, and half of it leaves the first below the second.
             unrest = [lambda k: np.asarray(cancelled(k) / 2), lambda k: restless()[k]]
             staged = [partial(say, k) for say in unrest]
-            found[k].append(ask(got, expected, staged, size=size, complaint=asked.complaint))
+            finding = ask(got, expected, staged, size=size, complaint=asked.complaint)
+            times = max(abs(weight) for weight, _, _ in asked.parts)
+            found[k].append(_unless_it_jumps(answers, k, finding, times, rng))
             if position:
                 continue
             if not np.all(np.isfinite(size)):
@@ -166,8 +209,10 @@ def _linear(
                 found[k].append(ask(unasked, none, (), size=size, complaint=complaint))
     findings = {}
     for k, answered in found.items():
-        # The first that failed; else the first, whose resolution is that of all.
-        finding = next((f for f in answered if f.verdict is Verdict.FAIL), answered[0])
+        # The first that failed, or was left open; else the first, whose resolution is that of all.
+        failed = [f for f in answered if f.verdict is Verdict.FAIL]
+        unsure = [f for f in answered if f.verdict is Verdict.INCONCLUSIVE]
+        finding = (failed or unsure or answered)[0]
         if k in endless:
             message, said = "the gradient is not finite", Verdict.INCONCLUSIVE
             finding = replace(finding, verdict=said, message=message, entries=(), mismatch=0.0)

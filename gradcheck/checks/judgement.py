@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from gradcheck import noise
 from gradcheck.checks.doubts import folded, measured
 from gradcheck.checks.question import Question
 from gradcheck.diagnose import ADVICE, Evidence, Scene, diagnose
@@ -20,7 +21,7 @@ from gradcheck.problem import Array, Arrays
 from gradcheck.results import Finding, Verdict
 from gradcheck.settings import SIGNIFICANCE
 
-__all__ = ["judge"]
+__all__ = ["JUMPS", "hidden_by_jumps", "judge"]
 
 # Other directions along which a mismatch that no entry explains must show once more. One that is
 # wrong as a whole, as when both of two tied maxima get the cotangent, shows in half of them.
@@ -59,7 +60,7 @@ def judge(question: Question, probes: Sequence[Probe], rng: np.random.Generator)
     if (most.is_significant or open_) and (stairs := _stairs(question, probes)):
         return stairs
     if most.is_significant:
-        return _located(question, probes, most, rng)
+        return _unless_it_jumps(_located(question, probes, most, rng), question, most)
     if any(probe.is_outside(question.tolerance) for probe in probes):
         message = "the point lies on a kink, and the gradient is none of its subgradients: move it"
         return question.answer(Verdict.INCONCLUSIVE, message, probes)
@@ -214,6 +215,43 @@ def _located(
     message += "; " + (ADVICE[pattern.split(":")[0]] if pattern else "no known pattern fits")
     shown = location.entries[:SHOWN]
     return question.answer(Verdict.FAIL, message, probes, entries=shown, diagnosis=pattern)
+
+
+# Of how small a mismatch a jump nearby may be the reason, and how far away, in units of the leaf's
+# size, one is looked for: an iteration that stops at a tolerance makes one step more or less, and
+# what it computes between is not what it approaches: by so many jumps over the distance to them.
+JUMPS = "the value jumps"
+SMALL, NEARBY, EACH = 0.1, (2.0**-3, 2.0**-1), 10.0
+
+
+def _unless_it_jumps(finding: Finding, question: Question, most: Probe) -> Finding:
+    """The failure, unless a value that is known up to jumps only may explain it."""
+    if finding.verdict is not Verdict.FAIL or not most.mismatch <= SMALL:
+        return finding
+    line = most.line
+    for reach in NEARBY:
+        height = noise.jump(line.change, reach * line.unit)
+        if most.excess <= EACH * height / (reach * line.unit):
+            hidden = EACH * height / (reach * line.unit * most.size)
+            return hidden_by_jumps(finding, hidden, f"by {height:.0e} nearby")
+    return finding
+
+
+def hidden_by_jumps(finding: Finding, hidden: float, where: str) -> Finding:
+    """What is left of a failure where jumps of the value hide errors as large as `hidden`."""
+    return replace(
+        finding,
+        verdict=Verdict.INCONCLUSIVE,
+        resolution=hidden,
+        message=(
+            f"{JUMPS} {where}, as that of an iteration which stops at a tolerance; that hides any "
+            f"error below {hidden:.0e} of the gradient: tighten it for this check, or accept a "
+            "larger rtol"
+        ),
+        entries=(),
+        diagnosis=None,
+        power=(),
+    )
 
 
 def _evidence(probe: Probe) -> Evidence:

@@ -1,0 +1,86 @@
+"""What is solved to a tolerance is known up to that: no failure, and no excuse for what is more."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import gradcheck
+from gradcheck import noise
+from gradcheck.results import Verdict
+
+
+class Equilibrium(torch.autograd.Function):
+    """z = tanh(W z + x) and its adjoint, by iteration until a step is small; a factor in W's."""
+
+    @staticmethod
+    def forward(ctx: Any, w: torch.Tensor, x: torch.Tensor, tol: float, factor: float) -> Any:
+        z = torch.zeros_like(x)
+        while True:
+            before, z = z, torch.tanh(z @ w + x)
+            if (z - before).norm() <= tol * (1 + z.norm()):
+                break
+        ctx.save_for_backward(w, x, z)
+        ctx.tol, ctx.factor = tol, factor
+        return z
+
+    @staticmethod
+    def backward(ctx: Any, u: torch.Tensor) -> Any:
+        w, x, z = ctx.saved_tensors
+        slope, adjoint = 1 - torch.tanh(z @ w + x) ** 2, u
+        while True:
+            before, adjoint = adjoint, u + (adjoint * slope) @ w.mT
+            if (adjoint - before).norm() <= ctx.tol * (1 + adjoint.norm()):
+                break
+        inner = adjoint * slope
+        return ctx.factor * z.mT @ inner, inner, None, None
+
+
+def _checked(tol: float, factor: float, dtype: torch.dtype, seed: int) -> gradcheck.CheckResult:
+    generator = torch.Generator().manual_seed(seed)
+    w = torch.randn(5, 5, dtype=dtype, generator=generator) / 4
+    x = torch.randn(3, 5, dtype=dtype, generator=generator)
+
+    def layer(w: torch.Tensor, x: torch.Tensor) -> Any:
+        return Equilibrium.apply(w, x, tol, factor)  # type: ignore[no-untyped-call]
+
+    return gradcheck.check(layer, w, x, checks="vjp")
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("tol", [1e-4, 1e-6])
+def test_a_right_implicit_layer_is_not_accused_of_its_tolerance(
+    tol: float, dtype: torch.dtype, seed: int
+) -> None:
+    result = _checked(tol, 1.0, dtype, seed)
+    assert result.verdict in (Verdict.PASS, Verdict.INCONCLUSIVE), result
+    if result.verdict is Verdict.INCONCLUSIVE:
+        assert "stops at a tolerance" in str(result).replace("\n      ", " ")
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize(("tol", "factor"), [(1e-4, 1.1), (1e-6, 1.01)])
+def test_an_error_larger_than_the_tolerance_is_found(
+    tol: float, factor: float, dtype: torch.dtype, seed: int
+) -> None:
+    assert _checked(tol, factor, dtype, seed).verdict is Verdict.FAIL
+
+
+@pytest.mark.parametrize(
+    ("phi", "wanted"),
+    [
+        (lambda t: np.sin(3 * t) + 1e-6 * (t > 0.123), 1e-6),
+        (lambda t: np.sin(3 * t) + 1e-6 * np.floor(7 * t), 1e-6),
+        (lambda t: np.sin(3 * t), 0.0),
+        (lambda t: np.exp(t) * np.abs(t - 0.123), 0.0),
+        (lambda t: max(t, 0.123) + 0.1 * max(t, -0.2), 0.0),
+    ],
+    ids=["one jump", "several", "smooth", "a kink", "two kinks"],
+)
+def test_a_jump_is_told_from_a_bend(phi: Callable[[float], float], wanted: float) -> None:
+    height = noise.jump(lambda t: float(phi(t) - phi(0.0)), 0.5)
+    assert height == pytest.approx(wanted, rel=1e-2, abs=1e-12)
