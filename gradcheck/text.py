@@ -211,8 +211,14 @@ def _proved(findings: Iterable[Finding]) -> list[str]:
         weakest[kind] = max(weakest.get(kind, 0.0), power.smallest)
     if not weakest:
         return []
-    faults = ", ".join(f"{scientific(size, 1)} in a {kind}" for kind, size in weakest.items())
-    return _wrapped("would catch an error of ", faults.replace("a entry", "an entry"), 1)
+    named = {("an " if kind == "entry" else "a ") + kind: size for kind, size in weakest.items()}
+    finite = {kind: size for kind, size in named.items() if math.isfinite(size)}
+    hidden = ", ".join(kind for kind in named if kind not in finite)  # of a gradient of zero, say
+    if not finite:
+        return _wrapped("would catch no error, however large, in ", hidden, 1)
+    faults = ", ".join(f"{scientific(size, 1)} in {kind}" for kind, size in finite.items())
+    none = f"; none, however large, in {hidden}" if hidden else ""
+    return _wrapped("would catch an error of ", faults + none, 1)
 
 
 def _notes(findings: Iterable[Finding]) -> list[str]:

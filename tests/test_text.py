@@ -3,7 +3,9 @@
 import math
 
 import pytest
+import torch
 
+import gradcheck
 from gradcheck.results import (
     Agreement,
     CheckResult,
@@ -377,3 +379,10 @@ def test_findings_are_ranked_by_verdict_then_mismatch(order: tuple[int, ...]) ->
 
 def test_printable_text_of_any_script_stays() -> None:
     assert plain("∂y/∂x — γ, 梯度") == "∂y/∂x — γ, 梯度"
+
+
+def test_what_nothing_would_catch_is_said_in_words() -> None:
+    x = torch.zeros(3, dtype=torch.float64)
+    text = str(gradcheck.check(torch.relu, x, checks="vjp"))
+    assert "would catch no error, however large, in a leaf, an entry" in text
+    assert "inf" not in text

@@ -23,6 +23,7 @@ from gradcheck.adapters.torch_ import (
     _arrays,
     _into,
     _refusals,
+    graph_of,
 )
 from gradcheck.adapters.torch_digits import eagerly
 from gradcheck.errors import Unsupported
@@ -199,7 +200,7 @@ def _audited(posed: Posed, point: Arrays, cotangents: Arrays, hooks: Any) -> Aud
     if silent and not overwritten:
         path = next(iter(posed.named))
         deeds.append(Deed(path=path, what=INTO_SAVED, is_wrong=False))
-    deeds += rules
+    deeds += [*_unseen(outputs), *rules]
     deeds += _shared(posed, gradients, held)
     return Audit(
         deeds=tuple(dict.fromkeys(deeds)),
@@ -294,21 +295,35 @@ def _watched(outputs: Sequence[torch.Tensor], values: Arrays | None) -> Iterator
         yield deeds
 
 
-def _rules(outputs: Sequence[torch.Tensor]) -> list[Any]:
-    """The custom Functions in the graph, each once."""
-    nodes = [y.grad_fn for y in outputs]
-    visited: set[Any] = set()
-    rules: dict[Any, None] = {}
-    while nodes:
-        node = nodes.pop()
-        if node is None or node in visited:
-            continue
-        visited.add(node)
+def _applied(outputs: Sequence[torch.Tensor]) -> Iterator[tuple[Any, Any]]:
+    """The custom Functions in the graph, each with its context, as often as it was applied."""
+    for node in graph_of(outputs):
         rule = getattr(node, "_forward_cls", None)
         if rule is not None and not rule.__module__.startswith("torch."):
-            rules[rule] = None
-        nodes += [above for above, _ in node.next_functions]
-    return list(rules)
+            yield rule, node
+
+
+def _rules(outputs: Sequence[torch.Tensor]) -> list[Any]:
+    """The custom Functions in the graph, each once."""
+    return list(dict.fromkeys(rule for rule, _ in _applied(outputs)))
+
+
+def _unseen(outputs: Sequence[torch.Tensor]) -> list[Deed]:
+    """What custom Functions keep beside what autograd watches over: arguments and outputs.
+
+    What is saved by `save_for_backward` cannot be written into unnoticed.
+    """
+    return [
+        Deed(
+            path=f"{rule.__name__}.forward",
+            what=f"keeps an argument or output as ctx.{key}: whoever writes into it before the "
+            "backward pass gets a wrong gradient, where save_for_backward raises",
+            is_wrong=False,
+        )
+        for rule, ctx in _applied(outputs)
+        for key, value in vars(ctx).items()
+        if isinstance(value, torch.Tensor) and value.requires_grad
+    ]
 
 
 @contextmanager

@@ -402,3 +402,26 @@ def test_an_output_of_jax_may_be_declared(jit: Any) -> None:
     assert gradcheck.check(
         jit(f), x, declared={"output['rmse']": "for the log"}, checks="all"
     ).passed
+
+
+@pytest.mark.parametrize("saves", [True, False])
+def test_an_argument_kept_beside_what_autograd_watches_is_said(saves: bool) -> None:
+    class Square(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+            if saves:
+                ctx.save_for_backward(x)
+            else:
+                ctx.x = x
+            ctx.twice = 2 * x  # an intermediate may be kept as one likes
+            return x * x
+
+        @staticmethod
+        def backward(ctx: Any, u: torch.Tensor) -> Any:
+            x = ctx.saved_tensors[0] if saves else ctx.x
+            return (x + ctx.twice / 2) * u
+
+    result = gradcheck.check(Square, torch.arange(1.0, 4.0, dtype=torch.float64))
+    assert result.passed, result
+    said = [f.message for f in result.findings if f.leaf == "Square.forward"]
+    assert ["ctx.x" in message for message in said] == ([] if saves else [True])
