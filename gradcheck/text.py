@@ -181,6 +181,8 @@ def _how_sure(finding: Finding) -> str:
             return f"{resolution}, tolerance {scientific(finding.tolerance, 1)}{oracle}"
         case Verdict.INCONCLUSIVE | Verdict.ERROR:
             return f"nothing compared{oracle}"
+        case Verdict.FAIL if math.isnan(finding.mismatch):  # a shape, or what was raised
+            return f"nothing to compare{oracle}"
         case _:
             return f"off by {scientific(finding.mismatch)}, {resolution}{oracle}"
 

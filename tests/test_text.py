@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -386,3 +387,11 @@ def test_what_nothing_would_catch_is_said_in_words() -> None:
     text = str(gradcheck.check(torch.relu, x, checks="vjp"))
     assert "would catch no error, however large, in a leaf, an entry" in text
     assert "inf" not in text
+
+
+def test_a_gradient_of_another_shape_is_said_once_and_without_numbers() -> None:
+    rule = gradcheck.Rule(lambda x: 2 * x, lambda inputs, u: (2 * u.T,))
+    result = gradcheck.check(rule, np.ones((4, 3)))
+    assert [f.check for f in result.findings if f.verdict is Verdict.FAIL] == ["shape"]
+    assert "nan" not in str(result)
+    assert "Is it transposed?" in str(result)
