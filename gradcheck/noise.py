@@ -73,10 +73,11 @@ def measure(change: Callable[[float], float], unit: float, ulp: float = 0.0) -> 
     The largest believable level counts. Where no finer spacing showed a smooth function, any is.
     Where one did, what looks like noise may be structure that the spacing skips. Noise then has
     the same level at a spacing fifty times finer, or its steps were seen as jumps; and it is a
-    ripple on the slope, where a skipped oscillation is all there is.
+    ripple on the slope, where a skipped oscillation is all there is. Where noise is all there is,
+    too, as of `(exp(x) - 1) / x` at 1e-7, it jumps, and an oscillation does not.
     """
     readings = [_reading(change, spacing * unit) for spacing in SPACINGS]
-    believable, smooth, jumps, throughout = 0.0, False, False, False
+    believable, smooth, jumps, throughout, looked = 0.0, False, False, False, False
     if not any(reading.climbs for reading in readings):  # `1 - cos x` at 1e-8: look from farther
         far = [_reading(change, spacing * unit).level or 0.0 for spacing in FAR]
         believable = max((level for level in far if level <= ulp), default=0.0)
@@ -88,6 +89,10 @@ def measure(change: Callable[[float], float], unit: float, ulp: float = 0.0) -> 
         if level is not None and (not smooth or rounding or (steady and not reading.dominant)):
             believable = max(believable, level)
             throughout |= not smooth and not rounding
+        elif level is not None and level > believable and reading.dominant and not looked:
+            looked = True
+            height = jump(change, SPACINGS[k] * unit)
+            believable = max(believable, level if 10 * height >= level else 0.0)
         if reading.climbs and not smooth:
             stairs = _stairs(readings[:k], reading.stride / SPACINGS[k])
             believable = max(believable, stairs)
@@ -148,8 +153,9 @@ def _halved(change: Callable[[float], float], low: Point, high: Point) -> float:
     sizes = [unlike(low, middle, high)]
     for _ in range(HALVINGS):
         halves = [(a, between(a, b), b) for a, b in ((low, middle), (middle, high))]
-        low, middle, high = max(halves, key=lambda half: unlike(*half))
-        sizes.append(unlike(low, middle, high))
+        left = [unlike(*half) for half in halves]
+        sizes.append(max(left))
+        low, middle, high = halves[left.index(sizes[-1])]
         if not sizes[-1] > GONE * sizes[0]:
             return 0.0
     return sizes[-1] if sizes[-1] > STAYS * sizes[-3] else 0.0
