@@ -32,6 +32,9 @@ POINTS = 7  # recommended in section 3.2; with fewer, three successive orders ca
 # table says of it.
 WOBBLE = 8.0
 
+# Ulps of a number like one that cancellation may leave of a value: all but its first six digits.
+LOST = 2.0**32
+
 # A level above this part of the first differences is no ripple on a slope: it is all there is.
 DOMINANT = 0.3
 
@@ -89,7 +92,7 @@ def measure(change: Callable[[float], float], unit: float, ulp: float = 0.0) -> 
         if level is not None and (not smooth or rounding or (steady and not reading.dominant)):
             believable = max(believable, level)
             throughout |= not smooth and not rounding
-        elif level is not None and level > believable and reading.dominant and not looked:
+        elif level is not None and believable < level <= LOST * ulp and steady and not looked:
             looked = True
             height = jump(change, SPACINGS[k] * unit)
             believable = max(believable, level if 10 * height >= level else 0.0)
