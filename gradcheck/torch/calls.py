@@ -78,7 +78,7 @@ class Call:
         if any(isinstance(leaf, torch.nn.Parameter) for leaf in leaves):
             return True
         copies = [_requiring(leaf.detach().clone()) for leaf in leaves]
-        with torch.enable_grad():
+        with torch.enable_grad(), torch.random.fork_rng(devices=[]):
             try:
                 return _reached(self.run(), leaves) != _reached(self._given(copies), copies)
             except Exception:  # whatever the function raises is said elsewhere
