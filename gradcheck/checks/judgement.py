@@ -224,8 +224,8 @@ JUMPS = "the value jumps"
 # tolerance makes one step more here and there. What it computes between is not what it approaches,
 # by so many jumps over the distance to them (0.4 to 18 for layers that settle). A smaller error has
 # another reason: a router that chooses otherwise nearby is right between.
-SMALL, LOW, NEARBY = 0.1, 1e-2, (2.0**-3, 2.0**-1)
-FEWEST, MOST = 0.02, 20.0
+SMALL, LOW, NEARBY = 0.1, 1e-2, (2.0**-5, 2.0**-3)
+FEWEST, MOST, HIDING = 0.02, 20.0, 0.3
 
 
 def _unless_it_jumps(finding: Finding, question: Question, most: Probe) -> Finding:
@@ -237,9 +237,10 @@ def _unless_it_jumps(finding: Finding, question: Question, most: Probe) -> Findi
     for reach in NEARBY:
         height = noise.jump(line.change, reach * line.unit)
         slope = height / (reach * line.unit)
-        if height <= LOW * value and FEWEST * slope <= most.excess <= MOST * slope:
-            where = f"by {height:.0e} nearby"
-            return hidden_by_jumps(finding, MOST * slope / most.size, where)
+        hidden = MOST * slope / most.size
+        explains = height <= LOW * value and hidden <= HIDING
+        if explains and FEWEST * slope <= most.excess <= MOST * slope:
+            return hidden_by_jumps(finding, hidden, f"by {height:.0e} nearby")
     return finding
 
 

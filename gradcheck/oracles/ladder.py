@@ -258,7 +258,10 @@ def _stalls(flights: Sequence[Flight]) -> bool:
 
 def _verdict(line: Line, flights: Sequence[Flight], ripple: float = 0.0) -> Estimate:
     """The best flight's slope; or the kink, or the jump, that the finest rungs still show."""
-    best, last = min(flights, key=lambda f: f.bar), min(flights, key=lambda f: f.samples[-1].h)
+    # Slopes that double with every halving converge to nothing, whatever a tableau makes of them.
+    calm = [f for f in flights if not _doubles([s.central for s in f.samples], f.rounding)]
+    best = min(calm or flights, key=lambda f: f.bar)
+    last = min(flights, key=lambda f: f.samples[-1].h)
     weight = best.weight if isfinite(best.bar) else 0.0
     near = flights[0].weight if weight else 0.0  # a far step makes outputs, and not noise, larger
     common = Estimate(
