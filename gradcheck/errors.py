@@ -70,6 +70,6 @@ def maybe_out_of_domain() -> Iterator[None]:
         return
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """Return the first line of what an error says."""
     return str(error).strip().partition("\n")[0]

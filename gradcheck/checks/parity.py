@@ -213,7 +213,7 @@ def findings(
     return tuple(found)
 
 
-def failing(check: str, problem: Problem, manner: str, error: Exception) -> Finding:
+def failing(check: str, problem: Problem, manner: str, error: BaseException) -> Finding:
     """Return the failure of a target that raises where it must not."""
     return Finding(
         check=check,

@@ -13,7 +13,7 @@ import numpy as np
 
 from gradcheck.answers import Answers
 from gradcheck.checks.entrywise import compared
-from gradcheck.checks.parity import Question, rounded_away
+from gradcheck.checks.parity import Question, failing, rounded_away
 from gradcheck.checks.state import groups
 from gradcheck.errors import Unsupported
 from gradcheck.probes import direction
@@ -25,6 +25,11 @@ __all__ = ["check_vmap"]
 
 BATCH = 3  # more than two, and other than most axes: a batch that is taken for one shows
 
+DRAWS = (
+    "random numbers are drawn, in a batch maybe others for each example: a rule of one's own "
+    "must do as info.randomness says"
+)
+
 APART = 2.0**-4  # how far examples are from the point, of each entry: a zero stays one
 
 
@@ -34,6 +39,9 @@ def check_vmap(
     """Return one finding for each leaf, and one for each output that differs.
 
     Entries have the batch as their first axis, but for the gradient of a leaf that had none.
+
+    A target that has a batching rule of its own, which raises anything but a NotImplementedError,
+    fails.
 
     Raises:
         Unsupported: the target cannot be batched, or its framework cannot.
@@ -50,7 +58,13 @@ def check_vmap(
     ]
     asked = partial(_asked, answers, (problem.point, *others), settings, rng)
     everything = range(len(problem.leaves))
-    found, refused = list(asked(everything, 0)), ""
+    try:
+        found, refused = list(asked(everything, 0)), ""
+    except Unsupported as refusal:
+        why = refusal.__cause__
+        if not problem.has_vmap_rule or why is None or isinstance(why, NotImplementedError):
+            raise
+        return (failing("vmap", problem, "all leaves batched", why),)  # by a rule of its own
     for some, axis in ((everything, -1), *((some, 0) for some in groups(len(problem.leaves)))):
         try:
             found += asked(some, axis)
@@ -64,6 +78,9 @@ def check_vmap(
         own = [finding for finding in found if finding.leaf == path]
         failed = [finding for finding in own if finding.verdict is Verdict.FAIL]
         worst = max(own, key=lambda f: (f.verdict is not Verdict.PASS, f.resolution))
+        if failed and problem.is_random:
+            worst = replace(failed[0], verdict=Verdict.INCONCLUSIVE, message=DRAWS, entries=())
+            failed = []
         findings.append(failed[0] if failed else replace(worst, message=worst.message or refused))
     return tuple(findings)
 

@@ -325,3 +325,16 @@ def test_a_subnormal_gradient_in_float16_is_linear(seed: int, size: float) -> No
     result = gradcheck.check(Small, torch.linspace(-1, 1, 30).half(), checks="adjoint", seed=seed)
 
     assert result.verdict is not Verdict.FAIL, str(result)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_at_a_kink_both_modes_may_choose(seed: int) -> None:
+    """At zero the reverse mode of PReLU has its slope, and the forward mode one."""
+    torch.manual_seed(seed)
+    first, last = torch.nn.Linear(4, 5), torch.nn.Linear(5, 3)
+    torch.nn.init.zeros_(first.weight)
+    torch.nn.init.zeros_(first.bias)
+    network = torch.nn.Sequential(first, torch.nn.PReLU(), last).double()
+    result = _asked(network, torch.randn(6, 4, dtype=torch.float64))
+    assert result.passed, result
+    assert any("they agree beside it" in finding.message for finding in result.findings)

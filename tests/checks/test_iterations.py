@@ -84,3 +84,47 @@ def test_an_error_larger_than_the_tolerance_is_found(
 def test_a_jump_is_told_from_a_bend(phi: Callable[[float], float], wanted: float) -> None:
     height = noise.jump(lambda t: float(phi(t) - phi(0.0)), 0.5)
     assert height == pytest.approx(wanted, rel=1e-2, abs=1e-12)
+
+
+class Tanh(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, factor: float) -> torch.Tensor:
+        y = x.tanh()
+        ctx.save_for_backward(y)
+        ctx.factor = factor
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, u: torch.Tensor) -> Any:
+        return ctx.factor * u * (1 - ctx.saved_tensors[0] ** 2), None
+
+
+STEPS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "a mask": lambda x: x * (x > 0.05),
+    "signs": lambda x: x + x.sign(),
+    "a router": lambda x: x * (x == x.amax(-1, keepdim=True)),
+    "a quantiser": lambda x: x + torch.round(256 * x) / 256,
+}
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.01, 1.001])
+@pytest.mark.parametrize("step", STEPS.values(), ids=STEPS.keys())
+def test_steps_nearby_are_no_excuse(
+    step: Callable[[torch.Tensor], torch.Tensor], factor: float
+) -> None:
+    x = torch.randn(5, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+    def layer(x: torch.Tensor) -> torch.Tensor:
+        return step(Tanh.apply(x, factor))  # type: ignore[no-untyped-call]
+
+    wanted = Verdict.PASS if factor == 1 else Verdict.FAIL
+    assert gradcheck.check(layer, x, checks="vjp").verdict is wanted
+
+
+@pytest.mark.parametrize("eps", [1e-4, 1e-6, 1e-7])
+def test_a_slope_that_only_the_finest_steps_see_is_not_that_of_the_coarse(eps: float) -> None:
+    """A row of zeros, as of padding, under x / (|x| + eps): its gradient is 1 / eps."""
+    x = torch.randn(3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    x[1] = 0
+    result = gradcheck.check(lambda x: x / (x.norm(dim=-1, keepdim=True) + eps), x, checks="vjp")
+    assert result.verdict in (Verdict.PASS, Verdict.INCONCLUSIVE), result

@@ -213,3 +213,46 @@ def test_what_cannot_be_batched_is_said(target: Any, inputs: list[Any]) -> None:
 def test_it_is_not_asked_by_default_of_what_has_no_rule() -> None:
     result = gradcheck.check(torch.sin, torch.from_numpy(X))
     assert "vmap" not in {finding.check for finding in result.findings}
+
+
+def _misspelt(n: int, axes: Any, x: torch.Tensor, w: torch.Tensor) -> Any:
+    return x.moovedim(axes[0], 0), w  # type: ignore[attr-defined]
+
+
+def _refusing(n: int, axes: Any, x: torch.Tensor, w: torch.Tensor) -> Any:
+    raise NotImplementedError("not batched")
+
+
+def test_a_rule_of_its_own_that_raises_fails_unless_it_says_that_it_is_not_there() -> None:
+    x, w = torch.from_numpy(X), torch.from_numpy(W)
+    broken = gradcheck.check(_product(_misspelt), x, w)
+    assert broken.verdict is Verdict.FAIL
+    assert "raises AttributeError" in str(broken)
+    refused = gradcheck.check(_product(_refusing), x, w)
+    assert refused.passed, refused
+    assert any("not batched" in said for said in refused.not_checked)
+
+
+def test_a_rule_that_draws_a_mask_for_each_example_is_no_failure() -> None:
+    class Dropped(torch.autograd.Function):
+        @staticmethod
+        def forward(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            mask = (torch.rand_like(x) < 0.5).to(x.dtype)
+            return x * mask, mask
+
+        @staticmethod
+        def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+            ctx.save_for_backward(output[1])
+            ctx.mark_non_differentiable(output[1])
+
+        @staticmethod
+        def backward(ctx: Any, u: torch.Tensor, _: Any) -> Any:
+            return u * ctx.saved_tensors[0]
+
+        @staticmethod
+        def vmap(info: Any, axes: Any, x: torch.Tensor) -> Any:
+            return Dropped.apply(x.movedim(axes[0], 0)), (0, 0)  # type: ignore[no-untyped-call]
+
+    result = gradcheck.check(Dropped, torch.from_numpy(X))
+    assert result.passed, result
+    assert any("info.randomness" in said for said in result.not_checked)
