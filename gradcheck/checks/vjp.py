@@ -328,6 +328,9 @@ def _alone(
             v = np.where(only, relative(v, answers.problem.point[index]), 0)
         probes.append(_probe(answers, k, index, v, question.tolerance))
     probes = [_finer(probe) for probe in probes]
+    if any(probe.truth.kink > 0 for probe in probes) and leaf.shape and only is None:
+        # What is too large at every kink shows along itself, and rarely along random signs.
+        probes.append(_aligned(answers, index, direction(rng, leaf)))
     coarse = min(probe.resolution for probe in probes) > question.tolerance
     if coarse and leaf.shape and only is None:
         probes.append(_finer(_aligned(answers, index, direction(rng, leaf))))

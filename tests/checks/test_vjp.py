@@ -803,6 +803,29 @@ class Relu(torch.autograd.Function):
         return torch.where(ctx.saved_tensors[0] > 0, u, 0)
 
 
+@pytest.mark.parametrize("size", [3, 20])
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    ("slope", "is_right"), [(0.0, True), (0.5, True), (1.0, True), (1.5, False)]
+)
+def test_where_all_is_at_a_kink_what_is_too_large_shows(
+    slope: float, is_right: bool, seed: int, size: int
+) -> None:
+    class Absolute(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+            ctx.save_for_backward(x)
+            return x.abs()
+
+        @staticmethod
+        def backward(ctx: Any, u: torch.Tensor) -> Any:
+            (x,) = ctx.saved_tensors
+            return u * torch.where(x == 0, slope, x.sign())
+
+    result = check(Absolute, torch.zeros(size, dtype=torch.float64), seed=seed)
+    assert result.verdict is (Verdict.PASS if is_right else Verdict.FAIL)
+
+
 def _zero_initialised(activation: Callable[[Any], Any]) -> torch.nn.Module:
     class Network(torch.nn.Module):
         def __init__(self) -> None:
