@@ -32,9 +32,6 @@ POINTS = 7  # recommended in section 3.2; with fewer, three successive orders ca
 # table says of it.
 WOBBLE = 8.0
 
-# Ulps of a number like one that cancellation may leave of a value: all but its first six digits.
-LOST = 2.0**32
-
 # A level above this part of the first differences is no ripple on a slope: it is all there is.
 DOMINANT = 0.3
 
@@ -76,11 +73,10 @@ def measure(change: Callable[[float], float], unit: float, ulp: float = 0.0) -> 
     The largest believable level counts. Where no finer spacing showed a smooth function, any is.
     Where one did, what looks like noise may be structure that the spacing skips. Noise then has
     the same level at a spacing fifty times finer, or its steps were seen as jumps; and it is a
-    ripple on the slope, where a skipped oscillation is all there is. Where noise is all there is,
-    too, as of `(exp(x) - 1) / x` at 1e-7, it jumps, and an oscillation does not.
+    ripple on the slope, where a skipped oscillation is all there is.
     """
     readings = [_reading(change, spacing * unit) for spacing in SPACINGS]
-    believable, smooth, jumps, throughout, looked = 0.0, False, False, False, False
+    believable, smooth, jumps, throughout = 0.0, False, False, False
     if not any(reading.climbs for reading in readings):  # `1 - cos x` at 1e-8: look from farther
         far = [_reading(change, spacing * unit).level or 0.0 for spacing in FAR]
         believable = max((level for level in far if level <= ulp), default=0.0)
@@ -92,10 +88,6 @@ def measure(change: Callable[[float], float], unit: float, ulp: float = 0.0) -> 
         if level is not None and (not smooth or rounding or (steady and not reading.dominant)):
             believable = max(believable, level)
             throughout |= not smooth and not rounding
-        elif level is not None and believable < level <= LOST * ulp and steady and not looked:
-            looked = True
-            height = jump(change, SPACINGS[k] * unit)
-            believable = max(believable, level if 10 * height >= level else 0.0)
         if reading.climbs and not smooth:
             stairs = _stairs(readings[:k], reading.stride / SPACINGS[k])
             believable = max(believable, stairs)

@@ -34,6 +34,7 @@ __all__ = [
     "Problem",
     "blocks",
     "extent",
+    "has_digits_of_float32",
     "inner",
     "is_same",
     "is_same_entrywise",
@@ -215,6 +216,11 @@ def is_same_entrywise(problem: Problem, values: Arrays, wide: Arrays) -> bool:
         np.allclose(a, b, rtol=half, atol=half * _typical(b))
         for a, b in zip(values, wide, strict=True)
     )
+
+
+def has_digits_of_float32(a: Array) -> bool:
+    """Whether no number in it has more digits: then it is rounded, and jumps."""
+    return np.array_equal(a, a.astype("complex64" if np.iscomplexobj(a) else "float32"))
 
 
 def _typical(a: Array) -> float:

@@ -19,7 +19,16 @@ from gradcheck.answers import Answers
 from gradcheck.checks.entrywise import LINEAR, ROUNDINGS, compared, floor, moved, narrowest, rough
 from gradcheck.errors import Unsupported, maybe_out_of_domain
 from gradcheck.probes import direction, nudged, scale
-from gradcheck.problem import EPSILON, Array, Arrays, Problem, extent, inner, norm
+from gradcheck.problem import (
+    EPSILON,
+    Array,
+    Arrays,
+    Problem,
+    extent,
+    has_digits_of_float32,
+    inner,
+    norm,
+)
 from gradcheck.results import Entry, Finding, Verdict
 from gradcheck.settings import SIGNIFICANCE, Settings
 
@@ -94,8 +103,8 @@ def _unless_it_jumps(
     problem, u, w = fine.problem, fine.cotangents(0), fine.cotangents(1)
     v = direction(rng, problem.leaves[index])
     base = fine.gradients(0)[index]
-    if np.array_equal(base, base.astype("complex64" if np.iscomplexobj(base) else "float32")):
-        return finding  # whatever has no more digits than that jumps
+    if has_digits_of_float32(base):
+        return finding
 
     def change(t: float) -> float:
         moved = tuple(

@@ -17,7 +17,7 @@ from gradcheck.evidence import Probe, finest
 from gradcheck.locate import Location, locate
 from gradcheck.oracles import complex_step, ladder, path
 from gradcheck.oracles.ladder import FLOATING
-from gradcheck.problem import Array, Arrays, norm
+from gradcheck.problem import Array, Arrays, has_digits_of_float32, norm
 from gradcheck.results import Finding, Verdict
 from gradcheck.settings import SIGNIFICANCE
 
@@ -226,6 +226,7 @@ JUMPS = "the value jumps"
 # another reason: a router that chooses otherwise nearby is right between.
 SMALL, LOW, NEARBY = 0.1, 1e-2, (2.0**-5, 2.0**-3)
 FEWEST, MOST, HIDING = 0.02, 20.0, 0.3
+ROUNDING = 1e-10  # of the value: what looking for a jump makes of float64's
 
 
 def _unless_it_jumps(finding: Finding, question: Question, most: Probe) -> Finding:
@@ -233,12 +234,14 @@ def _unless_it_jumps(finding: Finding, question: Question, most: Probe) -> Findi
     if finding.verdict is not Verdict.FAIL or not most.mismatch <= SMALL:
         return finding
     line = most.line
+    if line.problem.is_narrow or all(map(has_digits_of_float32, line.centre)):
+        return finding
     value = norm(np.array([norm(u * f) for u, f in zip(line.u, line.centre, strict=True)]))
     for reach in NEARBY:
         height = noise.jump(line.change, reach * line.unit)
         slope = height / (reach * line.unit)
         hidden = MOST * slope / most.size
-        explains = height <= LOW * value and hidden <= HIDING
+        explains = ROUNDING * value <= height <= LOW * value and hidden <= HIDING
         if explains and FEWEST * slope <= most.excess <= MOST * slope:
             return hidden_by_jumps(finding, hidden, f"by {height:.0e} nearby")
     return finding

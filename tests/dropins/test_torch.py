@@ -477,4 +477,4 @@ def test_an_error_beyond_atol_is_not_looked_for_in_every_entry() -> None:
 
     with pytest.raises(GradcheckError):
         gradcheck(function, (leaf(1000),), atol=1e-4)
-    assert calls < 1500  # a VJP for each output is needed; four values for each input are not
+    assert calls < 3000  # a VJP for each output is needed; four values for each input are not
