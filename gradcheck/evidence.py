@@ -9,7 +9,6 @@ import numpy as np
 from gradcheck.oracles.ladder import Estimate
 from gradcheck.oracles.path import Integral
 from gradcheck.probes import Line
-from gradcheck.problem import norm
 from gradcheck.settings import SIGNIFICANCE
 
 __all__ = ["Probe", "finest", "telling"]
@@ -122,7 +121,7 @@ class Probe:
         the value, or one that drowns in noise would count as one that does not depend on the leaf.
         """
         line = self.line
-        value = norm(np.array([norm(u * f) for u, f in zip(line.u, line.centre, strict=True)]))
+        value = line.weight
         blur, epsilon = self.bar * line.unit, max(self.epsilon, line.coarseness)
         few = SIGNIFICANCE * epsilon * value / line.unit
         if blur <= CANCELLED * epsilon * value:

@@ -12,7 +12,7 @@ from math import hypot
 
 import numpy as np
 
-from gradcheck.errors import GradcheckError
+from gradcheck.errors import maybe_out_of_domain
 from gradcheck.problem import EPSILON, Array, Arrays, Leaf, Problem, blocks, extent, inner, norm
 from gradcheck.settings import RIPPLE
 
@@ -170,6 +170,11 @@ class Line:
         return norm(np.array(list(self.extents.values())))
 
     @cached_property
+    def weight(self) -> float:
+        """The size of the value at the point, as the cotangent sees it: ‖u ∘ f‖."""
+        return norm(np.array([extent(u, f) for u, f in zip(self.u, self.centre, strict=True)]))
+
+    @cached_property
     def slack(self) -> float:
         """How much of the claimed rise rounding a float64 point may make up: eps ‖g ∘ x‖."""
         parts = [
@@ -231,12 +236,9 @@ class Line:
 
     def _value(self, point: Arrays) -> Arrays:
         """The value, or nothing where the target raises: it refuses what is out of its domain."""
-        try:
+        with maybe_out_of_domain():
             return self.problem.value(point)
-        except GradcheckError:
-            raise
-        except Exception:  # whatever a target raises out of its domain
-            return ()
+        return ()
 
     def filled(self, moved: Mapping[int, Array]) -> Arrays:
         return tuple(moved.get(index, x) for index, x in enumerate(self.problem.point))

@@ -8,7 +8,7 @@ Inner products are real: ⟨a, b⟩ = Re Σ ā b, for complex arrays too. An ada
 another convention for complex cotangents (JAX) conjugates on the way in and out.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -39,6 +39,7 @@ __all__ = [
     "is_same",
     "is_same_entrywise",
     "label",
+    "listed",
     "norm",
     "owner",
     "posed_in_float64",
@@ -261,6 +262,12 @@ def label(target: Any, name: str | None = None) -> str:
     if isinstance(target, partial) and name is None:
         return label(target.func)
     return name or str(getattr(target, "__name__", type(target).__name__))
+
+
+def listed(paths: Sequence[str]) -> str:
+    """Return the first three of `paths`, and how many more there are."""
+    more = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
+    return ", ".join(paths[:3]) + more
 
 
 def owner(target: Any) -> Any:

@@ -118,20 +118,22 @@ def _floats(variable: Any) -> bool:
     return _dtype(variable) in EPSILON
 
 
+def _equations(jaxpr: Any) -> Iterator[Any]:
+    """Those of a jaxpr, and of all that they hold."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in _inner(equation):
+            yield from _equations(inner)
+
+
 def has_vmap_rule(jaxpr: Any) -> bool:
     """Return whether something in it is a `custom_vmap`."""
-    return any(
-        equation.primitive.name == "custom_vmap_call" or any(map(has_vmap_rule, _inner(equation)))
-        for equation in jaxpr.eqns
-    )
+    return any(equation.primitive.name == "custom_vmap_call" for equation in _equations(jaxpr))
 
 
 def is_native(jaxpr: Any) -> bool:
     """Return whether all custom rules in it are JAX's own."""
-    return all(
-        _is_written_in_jax(equation) and all(map(is_native, _inner(equation)))
-        for equation in jaxpr.eqns
-    )
+    return all(map(_is_written_in_jax, _equations(jaxpr)))
 
 
 def _is_written_in_jax(equation: Any) -> bool:

@@ -13,7 +13,7 @@ import numpy as np
 from gradcheck.answers import Answers
 from gradcheck.errors import GradcheckError, Unsupported, first_line
 from gradcheck.probes import direction, scale
-from gradcheck.problem import Arrays, Audit, Deed, Problem, norm
+from gradcheck.problem import Arrays, Audit, Deed, Problem, listed, norm
 from gradcheck.results import Finding, Verdict
 from gradcheck.settings import Settings
 
@@ -72,20 +72,15 @@ def _severed(problem: Problem, seen: Audit, rng: np.random.Generator) -> list[De
     for k in moving.intersection(seen.detached):
         causes = [leaf.path for j, leaf in enumerate(leaves) if k in _moving(problem, [j], rng)]
         path = outputs[k].path
-        what = f"wrongly detached: it has no graph, but depends on {_listed(causes)}"
+        what = f"wrongly detached: it has no graph, but depends on {listed(causes)}"
         what += f"; if it is meant, say declared={{{path!r}: why}}"
         deeds.append(Deed(path=path, what=what))
     for k in seen.unreached:
         moved = [outputs[j].path for j in sorted(_moving(problem, [k], rng))]
-        what = f"no gradient reaches it, but {_listed(moved)} depends on it"
+        what = f"no gradient reaches it, but {listed(moved)} depends on it"
         idle = "nothing depends on it"
         deeds.append(Deed(path=leaves[k].path, what=what if moved else idle, is_wrong=bool(moved)))
     return deeds
-
-
-def _listed(paths: Sequence[str]) -> str:
-    more = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
-    return ", ".join(paths[:3]) + more
 
 
 def _moving(problem: Problem, leaves: Iterable[int], rng: np.random.Generator) -> set[int]:

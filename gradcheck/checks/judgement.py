@@ -17,7 +17,7 @@ from gradcheck.evidence import Probe, finest
 from gradcheck.locate import Location, locate
 from gradcheck.oracles import complex_step, ladder, path
 from gradcheck.oracles.ladder import FLOATING
-from gradcheck.problem import Array, Arrays, has_digits_of_float32, norm
+from gradcheck.problem import Array, Arrays, has_digits_of_float32
 from gradcheck.results import Finding, Verdict
 from gradcheck.settings import SIGNIFICANCE
 
@@ -236,12 +236,11 @@ def _unless_it_jumps(finding: Finding, question: Question, most: Probe) -> Findi
     line = most.line
     if line.problem.is_narrow or all(map(has_digits_of_float32, line.centre)):
         return finding
-    value = norm(np.array([norm(u * f) for u, f in zip(line.u, line.centre, strict=True)]))
     for reach in NEARBY:
         height = noise.jump(line.change, reach * line.unit)
         slope = height / (reach * line.unit)
         hidden = MOST * slope / most.size
-        explains = ROUNDING * value <= height <= LOW * value and hidden <= HIDING
+        explains = ROUNDING * line.weight <= height <= LOW * line.weight and hidden <= HIDING
         if explains and FEWEST * slope <= most.excess <= MOST * slope:
             return hidden_by_jumps(finding, hidden, f"by {height:.0e} nearby")
     return finding

@@ -26,7 +26,7 @@ from gradcheck.checks.parity import (
     is_random,
 )
 from gradcheck.errors import first_line
-from gradcheck.problem import Arrays, Leaf, Manner, Problem
+from gradcheck.problem import Arrays, Leaf, Manner, Problem, listed
 from gradcheck.results import Finding, Verdict
 from gradcheck.settings import Settings
 
@@ -89,7 +89,7 @@ def _inputs(problem: Problem, question: Question) -> tuple[list[Reply], dict[str
     replies: list[Reply] = []
     remarks: dict[str, str] = {}
     for layout, leaves in sweep(problem):
-        name = f"{_listed(leaves)} {layout}"
+        name = f"{listed([leaf.path for leaf in leaves])} {layout}"
         manner = Manner(layouts={leaf.path: layout for leaf in leaves})
         try:
             replies.append(asked(question, manner, name, COMPLAINT))
@@ -114,11 +114,6 @@ def sweep(problem: Problem) -> Iterator[tuple[str, list[Leaf]]]:
             continue
         for start in range(min(GROUPS, len(leaves))):
             yield layout, leaves[start::GROUPS]
-
-
-def _listed(leaves: list[Leaf]) -> str:
-    named = ", ".join(leaf.path for leaf in leaves[:3])
-    return f"{named} and {len(leaves) - 3} more" if len(leaves) > 3 else named
 
 
 def _constant(rng: np.random.Generator, outputs: tuple[Leaf, ...]) -> Arrays:

@@ -17,7 +17,7 @@ from gradcheck.checks.parity import Question, failing, rounded_away
 from gradcheck.checks.state import groups
 from gradcheck.errors import Unsupported
 from gradcheck.probes import direction
-from gradcheck.problem import Array, Arrays, Problem
+from gradcheck.problem import Array, Arrays, Problem, listed
 from gradcheck.results import Finding, Verdict
 from gradcheck.settings import Settings
 
@@ -69,7 +69,7 @@ def check_vmap(
         try:
             found += asked(some, axis)
         except Unsupported as refusal:  # a limit of the framework, or of the rule
-            refused = f"over axis {axis} of {_listed(problem, some)}: {refusal}"
+            refused = f"{_over(problem, some, axis)}: {refusal}"
     paths = [leaf.path for leaf in problem.leaves if settings.wants(leaf.path)]
     outputs = {output.path for output in problem.outputs}
     paths += [f.leaf for f in found if f.leaf in outputs and f.verdict is Verdict.FAIL]
@@ -113,7 +113,7 @@ def _asked(
     us = tuple(np.stack(parts) for parts in zip(*(q.u for q in loop), strict=True))
     with np.errstate(all="ignore"):
         values, gradients = problem.mapped(stacked, axes, us)
-    over = f"over axis {axis} of {_listed(problem, some)}"
+    over = _over(problem, some, axis)
     labels = (*problem.outputs, *problem.leaves)
     lies = (*[0] * len(values), *axes)
     for position, (label, got) in enumerate(zip(labels, (*values, *gradients), strict=True)):
@@ -149,6 +149,5 @@ def _unrest(
     return join([q.unrest[position] + q.least(position, epsilon) for q in loop])
 
 
-def _listed(problem: Problem, some: Collection[int]) -> str:
-    paths = [problem.leaves[k].path for k in some]
-    return ", ".join(paths[:3]) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
+def _over(problem: Problem, some: Collection[int], axis: int) -> str:
+    return f"over axis {axis} of {listed([problem.leaves[k].path for k in some])}"

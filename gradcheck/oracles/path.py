@@ -20,7 +20,7 @@ from math import hypot, isfinite
 
 import numpy as np
 
-from gradcheck.errors import GradcheckError
+from gradcheck.errors import maybe_out_of_domain
 from gradcheck.probes import Line
 from gradcheck.problem import Array, Arrays, inner, norm
 
@@ -147,13 +147,9 @@ def _piece(
 def _gradients(line: Line, low: Mapping[int, Array], way: Mapping[int, Array], s: float) -> Arrays:
     leaves = line.problem.leaves
     moved = {k: leaves[k].rounded(_wide(low[k]) + s * way[k]) for k in way}
-    with np.errstate(all="ignore"):
-        try:
-            return line.problem.vjp(line.filled(moved), line.u)
-        except GradcheckError:
-            raise
-        except Exception:  # out of the domain, as for a value
-            return tuple(np.full_like(x, np.nan) for x in line.problem.point)
+    with np.errstate(all="ignore"), maybe_out_of_domain():
+        return line.problem.vjp(line.filled(moved), line.u)
+    return tuple(np.full_like(x, np.nan) for x in line.problem.point)
 
 
 def _wide(array: Array) -> Array:

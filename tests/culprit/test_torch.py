@@ -114,13 +114,15 @@ def test_a_rule_that_is_too_large_for_differences_is_proved_by_its_forward() -> 
     assert [suspect.path for suspect in blame.culprits] == ["Dense"], blame
 
 
-class Laid(torch.autograd.Function):
-    """A sine that takes its input for contiguous."""
-
+class Sine(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.save_for_backward(x)
         return x.sin()
+
+
+class Laid(Sine):
+    """A sine that takes its input for contiguous."""
 
     @staticmethod
     def backward(ctx: Any, u: Tensor) -> Any:
@@ -128,13 +130,8 @@ class Laid(torch.autograd.Function):
         return u * (x.cos() if x.is_contiguous() else x.t().cos())
 
 
-class Summed(torch.autograd.Function):
+class Summed(Sine):
     """A sine that takes its cotangent for contiguous."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
-        return x.sin()
 
     @staticmethod
     def backward(ctx: Any, u: Tensor) -> Any:
