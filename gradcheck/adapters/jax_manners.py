@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from gradcheck.adapters.jax_ import BRIDGE, Posed, _cotangents, _gradients, _is_refusal
+from gradcheck.adapters.jax_posed import BRIDGE, Posed, cotangents_of, gradients_of, is_refusal
 from gradcheck.adapters.manners import narrowed
 from gradcheck.errors import Unsupported, first_line
 from gradcheck.problem import Arrays, Audit, Call, Deed, Manner
@@ -52,8 +52,8 @@ def _call(posed: Posed, manner: Manner, point: Arrays) -> Call:
     def pull(cotangents: Arrays) -> Callable[[], Arrays]:
         outputs = range(len(cotangents)) if manner.outputs is None else manner.outputs
         with jax.enable_x64(posed.x64), _refusals(manner):
-            us = _cotangents(tuple(cotangents[k] for k in outputs), values)
-            found = _gradients(run(lambda back, us: back(us))(pullback, us))
+            us = cotangents_of(tuple(cotangents[k] for k in outputs), values)
+            found = gradients_of(run(lambda back, us: back(us))(pullback, us))
         placed = dict(zip(chosen, found, strict=True))
         return lambda: tuple(placed.get(k, np.zeros_like(x)) for k, x in enumerate(point))
 
@@ -72,7 +72,7 @@ def _refusals(manner: Manner) -> Iterator[None]:
         yield
     except Exception as error:
         branches = isinstance(error, jax.errors.JAXTypeError | jax.errors.JAXIndexError)
-        if not branches and not (manner.is_compiled and _is_refusal(error)):
+        if not branches and not (manner.is_compiled and is_refusal(error)):
             raise
         raise Unsupported(f"compiling is not supported: {first_line(error)}") from error
 
@@ -81,7 +81,7 @@ def audit(posed: Posed, point: Arrays, cotangents: Arrays) -> Audit:
     """Return which gradients are not of their leaf's dtype: JAX passes on what a rule returns."""
     with jax.enable_x64(posed.x64):
         values, pullback = jax.vjp(posed.f, *posed.arrays(point))
-        gradients = pullback(_cotangents(cotangents, values))
+        gradients = pullback(cotangents_of(cotangents, values))
         read = tuple(map(BRIDGE.out, values))
     deeds: list[Deed] = []
     for k, gradient in zip(posed.chosen, gradients, strict=True):

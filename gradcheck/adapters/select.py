@@ -243,9 +243,9 @@ def _of_plain_inputs(
 def _run(target: Any, inputs: tuple[Any, ...]) -> Any:
     if "jax" not in sys.modules:
         return trees.called(target, inputs)
-    from gradcheck.adapters import jax_
+    from gradcheck.adapters.jax_posed import afresh
 
-    return jax_.afresh(lambda: trees.called(target, inputs))
+    return afresh(lambda: trees.called(target, inputs))
 
 
 def _as_jax(jax: Any) -> Any:
@@ -254,13 +254,13 @@ def _as_jax(jax: Any) -> Any:
 
 def _bridge(framework: str) -> Bridge:
     if framework == "torch":
-        from gradcheck.adapters import torch_
+        from gradcheck.adapters import torch_posed
 
-        return torch_.BRIDGE
+        return torch_posed.BRIDGE
     if framework == "jax":
-        from gradcheck.adapters import jax_
+        from gradcheck.adapters import jax_posed
 
-        return jax_.BRIDGE
+        return jax_posed.BRIDGE
     from gradcheck.adapters import numpy_
 
     return numpy_.BRIDGE

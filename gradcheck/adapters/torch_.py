@@ -1,82 +1,30 @@
-"""PyTorch: functions on tensors, `nn.Module`s, `autograd.Function` subclasses.
+"""PyTorch: functions on tensors, `nn.Module`s, `autograd.Function` subclasses."""
 
-Every evaluation runs on fresh leaves, put in the place of a module's own, with cloned buffers and
-a fixed random state, so that the caller's module, its gradients, its buffers and his generator
-come back as they were, and dropout draws the same mask at every step of a difference.
-"""
-
-import re
-import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from torch.autograd import forward_ad
 from torch.autograd.function import FunctionCtx
 
 from gradcheck import trees
-from gradcheck.adapters.bridge import Bridge, declared, received
-from gradcheck.adapters.randomness import same_randomness
-from gradcheck.adapters.torch_digits import Lifted, Watched, eagerly
+from gradcheck.adapters import torch_manners
+from gradcheck.adapters.bridge import declared, received
 from gradcheck.adapters.torch_modules import (
-    Rooms,
     generators_of,
     module_of,
     out_of_reach,
     rooms_of,
 )
+from gradcheck.adapters.torch_posed import BRIDGE, Posed, Restore
 from gradcheck.adapters.torch_sparse import SPARSE, specified
-from gradcheck.errors import InputError, Unsupported, first_line
-from gradcheck.problem import WIDER, Array, Arrays, Axes, Excepted, Leaf, Problem, label, norm
+from gradcheck.errors import InputError
+from gradcheck.problem import WIDER, Excepted, Leaf, Problem, label, norm
 
-__all__ = ["BRIDGE", "graph_of", "problem_of_torch"]
-
-
-Restore = Callable[[torch.Tensor], torch.Tensor]  # the values of a sparse tensor -> the tensor
-
-
-def _out(tensor: torch.Tensor) -> Array:
-    dense = tensor if tensor.layout is torch.strided else tensor.detach().to_dense()
-    plain = dense.detach().resolve_conj().resolve_neg().cpu()
-    if plain.dtype in (torch.bfloat16, torch.float16):
-        plain = plain.to(torch.float32)
-    try:
-        array: Array = plain.numpy(force=True).copy()  # also what PyTorch knows to be zero
-    except RuntimeError:  # a wrapper around a tensor, which can be copied into a plain one
-        inner = torch.empty(plain.shape, dtype=plain.dtype)
-        inner.copy_(plain)
-        array = inner.numpy()
-    return array
-
-
-def _into(array: Array, like: torch.Tensor) -> torch.Tensor:
-    return _crossed(array, like, like.dtype)
-
-
-def _wide(array: Array, like: torch.Tensor) -> torch.Tensor:
-    return _crossed(array, like, None)
-
-
-def _crossed(
-    array: Array, like: torch.Tensor, dtype: torch.dtype | None, *, copy: bool = True
-) -> torch.Tensor:
-    tensor = torch.from_numpy(np.ascontiguousarray(array).reshape(array.shape))
-    return tensor.to(device=like.device, dtype=dtype or tensor.dtype, copy=copy)
-
-
-BRIDGE = Bridge(
-    framework="torch",
-    is_array=lambda value: isinstance(value, torch.Tensor),
-    dtype_of=lambda tensor: str(tensor.dtype).removeprefix("torch."),
-    out=_out,
-    into=_into,
-    wide=_wide,
-    native=lambda array, dtype, beside: _crossed(array, beside, getattr(torch, dtype)),
-)
+__all__ = ["problem_of_torch"]
 
 
 def problem_of_torch(
@@ -179,7 +127,7 @@ def _is_among(tensor: torch.Tensor, others: Sequence[torch.Tensor]) -> bool:
     )
 
 
-def _first_run(posed: "Posed") -> tuple["Posed", list[tuple[str, torch.Tensor]]]:
+def _first_run(posed: Posed) -> tuple[Posed, list[tuple[str, torch.Tensor]]]:
     """The target as it runs, and what is seen of it on the way.
 
     It runs without a graph, or with one where it asks for a derivative itself: a hook on a tensor,
@@ -199,7 +147,7 @@ def _first_run(posed: "Posed") -> tuple["Posed", list[tuple[str, torch.Tensor]]]
     raise refusals[1]  # it was not for want of a graph
 
 
-def _depends_on_recording(posed: "Posed", outputs: Sequence[tuple[str, torch.Tensor]]) -> bool:
+def _depends_on_recording(posed: Posed, outputs: Sequence[tuple[str, torch.Tensor]]) -> bool:
     """Whether the target returns something else where autograd records it: a faster path, say.
 
     What is differentiated is then the other function. Two kernels may differ by rounding: half of
@@ -221,9 +169,7 @@ def _depends_on_recording(posed: "Posed", outputs: Sequence[tuple[str, torch.Ten
     )
 
 
-def _problem(posed: "Posed", outputs: Sequence[Leaf], name: str | None) -> Problem:
-    from gradcheck.adapters import torch_manners  # it builds on this module
-
+def _problem(posed: Posed, outputs: Sequence[Leaf], name: str | None) -> Problem:
     target, called = posed.target, label(posed.target, name)
 
     def in_float64() -> Problem:
@@ -262,468 +208,6 @@ def _problem(posed: "Posed", outputs: Sequence[Leaf], name: str | None) -> Probl
         is_random=posed.is_random,
         is_native=posed.is_native,
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Posed:
-    """A target at its inputs, its leaves by path; computed in float64 if `wide`."""
-
-    target: Any
-    inputs: tuple[Any, ...]
-    named: Mapping[str, torch.Tensor]
-    seed: int
-    rooms: Rooms | None = None  # those of the module that the target is
-    restores: Mapping[str, Restore] = field(default_factory=dict)  # path of a sparse input -> it
-    silent: frozenset[str] = frozenset()  # outputs that are left out
-    generators: Sequence[Any] = ()  # of random numbers, that the target has of its own
-    wide: bool = False
-    records: bool = False  # whether the target runs, or computes the same, only if it is recorded
-    lifts: bool = False  # whether what it casts to a narrow dtype inside stays in float64
-    inside: Mapping[int, str] = field(default_factory=dict)  # leaf -> a narrower dtype inside
-    is_random: bool = False  # whether it was seen to draw numbers, from whatever generator
-    writes: bool = True  # whether the target may write into its leaves: they are copied for a run
-    keeps_attributes: bool = True
-    # Part of a run -> whether it was seen to draw; whether a "checkpoint" was seen that reenters.
-    draws: dict[str, bool] = field(default_factory=dict)
-    # What the target is given in place of a copy of an input, parameter or buffer.
-    given: Callable[[str, Any], Any] = lambda path, copy: copy
-
-    @cached_property
-    def point(self) -> Arrays:
-        arrays = [BRIDGE.out(tensor) for tensor in self.named.values()]
-        if self.wide:
-            dtypes = [
-                WIDER.get(BRIDGE.dtype_of(t), array.dtype)
-                for t, array in zip(self.named.values(), arrays, strict=True)
-            ]
-            arrays = [a.astype(d, copy=False) for a, d in zip(arrays, dtypes, strict=True)]
-        return tuple(arrays)
-
-    def but(self, **changes: Any) -> "Posed":
-        """The same at the same point, which is not copied again, but for some `changes`."""
-        other = replace(self, **changes)
-        if other.wide is self.wide:
-            vars(other)["point"] = self.point
-        return other
-
-    @cached_property
-    def module(self) -> torch.nn.Module | None:
-        return module_of(self.target)
-
-    @cached_property
-    def is_compiled(self) -> bool:
-        """Whether the target, or a module in it, is what `torch.compile` made."""
-        parts = [self.target] if self.module is None else [self.target, *self.module.modules()]
-        return any(hasattr(part, "_torchdynamo_orig_callable") for part in parts)
-
-    @cached_property
-    def devices(self) -> list[int]:
-        found = {t.device.index or 0 for t in self.named.values() if t.device.type == "cuda"}
-        return sorted(found)
-
-    def tensors(self, point: Arrays, *, shared: bool = False) -> list[torch.Tensor]:
-        """The leaves at `point`, in the target's dtype or, if `wide`, in that of the arrays.
-
-        Their memory may be that of the arrays if it is `shared`.
-        """
-        return [
-            _crossed(array, like, None if self.wide else like.dtype, copy=not shared)
-            for array, like in zip(point, self.named.values(), strict=True)
-        ]
-
-    def own(self, leaves: Sequence[torch.Tensor]) -> Mapping[torch.Tensor, torch.Tensor]:
-        """What takes the place of each parameter and buffer of the module at `leaves`."""
-        if self.rooms is None:
-            return {}
-        moved = dict(zip(self.named, leaves, strict=True))
-        return {
-            own: moved[path] if path in moved else self.given(name, self._copied(own))
-            for name, own in self.rooms.tensors.items()
-            for path in [f"params.{name}"]
-        }
-
-    @contextmanager
-    def whole(self) -> Iterator["Posed"]:
-        """Yield what runs forward and backward, with what the forward stores still there.
-
-        A hook that removes itself finds its handle, a rule what it left on the module.
-        """
-        if self.rooms is None or not self.keeps_attributes:
-            yield self
-        else:
-            with self.rooms.kept():
-                yield self.unkept
-
-    @cached_property
-    def unkept(self) -> "Posed":
-        return self.but(keeps_attributes=False)
-
-    @contextmanager
-    def standing(self, own: Mapping[torch.Tensor, torch.Tensor]) -> Iterator[None]:
-        """Have the module hold its `own` tensors of a run, in its backward pass too.
-
-        A backward pass that runs the module again (a checkpoint, the adjoint of a differential
-        equation) must find what the forward pass found.
-        """
-        if self.rooms is None:
-            yield
-        else:
-            with self.rooms.kept() if self.keeps_attributes else nullcontext(), self.rooms.put(own):
-                yield
-
-    def run(
-        self,
-        leaves: Sequence[torch.Tensor],
-        own: Mapping[torch.Tensor, torch.Tensor] | None = None,
-        *,
-        shared: bool = False,
-    ) -> list[tuple[str, torch.Tensor]]:
-        """The floating outputs at `leaves`, in the caller's grad mode.
-
-        Inputs are copied unless they are `shared`, so that the target may write into them.
-        """
-        moved = dict(zip(self.named, leaves, strict=True))
-
-        def argument(path: str, leaf: Any) -> Any:
-            key = f"{path}.values()" if path in self.restores else path
-            if not (shared and key in moved):
-                copy = self.given(key, self._copied(moved.get(key, leaf)))
-            else:
-                copy = moved[key]
-            return self.restores[path](copy) if path in self.restores else copy
-
-        target: Any = self.target
-        quiet = _unwarned() if self.is_compiled else nullcontext()
-        with quiet, self.seeded("forward", self.seed):
-            arguments = trees.rebuild(self.inputs, argument, "input")
-            with self.standing(self.own(leaves) if own is None else own), self.lifting():
-                if isinstance(target, type):  # an autograd.Function
-                    return self.heard(_floating(target.apply(*arguments)))  # type: ignore[attr-defined]
-                return self.heard(_floating(trees.called(target, arguments)))
-
-    def heard(self, outputs: Sequence[tuple[str, torch.Tensor]]) -> list[tuple[str, torch.Tensor]]:
-        return [(path, tensor) for path, tensor in outputs if path not in self.silent]
-
-    @contextmanager
-    def lifting(self) -> Iterator[None]:
-        if self.lifts:
-            with eagerly(), Lifted():  # type: ignore[no-untyped-call]
-                yield
-        else:
-            yield
-
-    @contextmanager
-    def seeded(self, part: str, seed: int) -> Iterator[None]:
-        """Make the "forward" or "backward" part of a run draw the same numbers every time.
-
-        A part that was seen to draw none is left alone: that costs more than a small layer.
-        """
-        if self.draws.get(part, True):
-            with same_randomness(seed, self.devices, self.generators) as drawn:
-                yield
-                if part not in self.draws:
-                    self.draws[part] = drawn()
-        else:
-            yield
-
-    # The caller may be in inference mode, in which no gradient is recorded.
-    @torch.inference_mode(False)
-    def value(self, point: Arrays) -> Arrays:
-        return tuple(BRIDGE.out(tensor) for _, tensor in self.ran(point, shared=not self.writes))
-
-    @torch.inference_mode(False)
-    def watched(self) -> tuple["Posed", list[tuple[str, torch.Tensor]]]:
-        """This, with what was seen of a run from inside; and its outputs."""
-        with torch.set_grad_enabled(self.records):
-            leaves = self.tensors(self.point)
-            if self.records:
-                leaves = [tensor.requires_grad_() for tensor in leaves]
-            with eagerly(), Watched(leaves) as watched:
-                found = self.run(leaves, shared=not self.records)
-        writes = self.records or not _equal(leaves, self.tensors(self.point, shared=True))
-        narrowest = watched.inside([tensor for _, tensor in found])
-        inside = {
-            k: str(dtype).removeprefix("torch.")
-            for k, dtype in narrowest.items()
-            if torch.finfo(dtype).eps > torch.finfo(leaves[k].dtype).eps
-        }
-        return self.but(inside=inside, writes=writes, is_random=watched.draws), found
-
-    def unwatched(self) -> tuple["Posed", list[tuple[str, torch.Tensor]]]:
-        """This, of which nothing was seen; and its outputs."""
-        return self, self.ran(self.point)
-
-    def ran(self, point: Arrays, *, shared: bool = False) -> list[tuple[str, torch.Tensor]]:
-        """The floating outputs at `point`, recorded by autograd only if they must be."""
-        with torch.set_grad_enabled(self.records):
-            leaves = self.tensors(point, shared=shared)
-            if self.records:
-                leaves = [tensor.requires_grad_() for tensor in leaves]
-            return self.run(leaves, shared=shared)
-
-    @torch.inference_mode(False)
-    def vjp(self, point: Arrays, cotangents: Arrays) -> Arrays:
-        return self.both(point, cotangents)[1]
-
-    @torch.inference_mode(False)
-    def both(self, point: Arrays, cotangents: Arrays) -> tuple[Arrays, Arrays]:
-        """The value of a run that autograd records, and the VJP."""
-        with self.whole() as posed:
-            leaves, own, outputs = posed.recorded(point)
-            us = [_into(u, tensor) for u, tensor in zip(cotangents, outputs, strict=True)]
-            gradients = posed.pulled_back(outputs, leaves, us, own)
-        return tuple(BRIDGE.out(tensor) for tensor in outputs), _arrays(gradients, point)
-
-    @torch.inference_mode(False)
-    def jvp(self, point: Arrays, tangents: Arrays) -> Arrays:
-        """Forward mode.
-
-        Raises:
-            Unsupported: the target, or something in it, has no forward mode.
-        """
-        if self.records:
-            raise Unsupported(
-                "forward mode is not supported: the target runs only while gradients are recorded"
-            )
-        with (
-            forward_ad.dual_level(),
-            torch.no_grad(),
-            _refusals("forward mode"),
-            warnings.catch_warnings(),
-        ):
-            # PyTorch's own, when it loads the forward rules of some operators.
-            warnings.simplefilter("ignore", DeprecationWarning)
-            pairs = zip(self.tensors(point), tangents, strict=True)
-            duals = [forward_ad.make_dual(x, _into(v, x)) for x, v in pairs]  # type: ignore[no-untyped-call]
-            outputs = [tensor for _, tensor in self.run(duals)]
-            unpacked = [forward_ad.unpack_dual(y) for y in outputs]  # type: ignore[no-untyped-call]
-        if all(tangent is None for _, tangent in unpacked):  # a custom operator drops it silently
-            raise Unsupported("forward mode is not supported: no tangent reaches an output")
-        return tuple(
-            np.zeros_like(BRIDGE.out(primal)) if tangent is None else BRIDGE.out(tangent)
-            for primal, tangent in unpacked
-        )
-
-    @torch.inference_mode(False)
-    def second(self, point: Arrays, cotangents: Arrays, w: Arrays) -> tuple[Arrays, Arrays]:
-        """Reverse over reverse.
-
-        Raises:
-            Unsupported: the target is marked as differentiable once, or a rule in it is missing.
-        """
-        with self.whole() as posed:
-            return posed._second(point, cotangents, w)
-
-    def _second(self, point: Arrays, cotangents: Arrays, w: Arrays) -> tuple[Arrays, Arrays]:
-        leaves, own, outputs = self.recorded(point)
-        with torch.enable_grad():
-            us = [
-                _into(u, tensor).requires_grad_()
-                for u, tensor in zip(cotangents, outputs, strict=True)
-            ]
-            with _refusals("a second derivative"):
-                gradients = self.pulled_back(outputs, leaves, us, own, create_graph=True)
-                pairs = [
-                    (gradient, _into(w_, gradient))
-                    for gradient, w_ in zip(gradients, w, strict=True)
-                    if gradient is not None and gradient.requires_grad
-                ]
-                if not pairs:
-                    return _arrays([None] * len(leaves), point), _arrays(
-                        [None] * len(us), cotangents
-                    )
-                tensors, ws = zip(*pairs, strict=True)
-                if _raises_when_differentiated(tensors):
-                    raise Unsupported("a function in the target is marked @once_differentiable")
-                with self.standing(own), self.lifting():
-                    found = torch.autograd.grad(tensors, [*leaves, *us], ws, allow_unused=True)
-        return _arrays(found[: len(leaves)], point), _arrays(found[len(leaves) :], cotangents)
-
-    @torch.inference_mode(False)
-    def batched(self, point: Arrays, cotangents: Arrays) -> Arrays:
-        """The VJP of a batch of cotangents, by `vmap`.
-
-        Raises:
-            Unsupported: something in the backward cannot be batched.
-        """
-        try:
-            with self.whole() as posed, _unhurried():
-                leaves, own, outputs = posed.recorded(point)
-                us = [_into(u, tensor) for u, tensor in zip(cotangents, outputs, strict=True)]
-                gradients = posed.pulled_back(outputs, leaves, us, own, is_grads_batched=True)
-        except Exception as error:  # it runs one by one: whatever is raised is about the batch
-            raise Unsupported(f"vmap is not supported: {first_line(error)}") from error
-        size = len(cotangents[0])
-        return _arrays(gradients, tuple(np.broadcast_to(x, (size, *x.shape)) for x in point))
-
-    @torch.inference_mode(False)
-    def mapped(self, point: Arrays, axes: Axes, cotangents: Arrays) -> tuple[Arrays, Arrays]:
-        """Outputs and gradients of a batch of examples, by `vmap` over `axes` of the leaves.
-
-        Raises:
-            Unsupported: something in the target cannot be batched.
-        """
-        try:
-            with self.whole() as posed, torch.enable_grad(), _unhurried():
-                leaves = [tensor.requires_grad_() for tensor in posed.tensors(point)]
-
-                def run(*examples: torch.Tensor) -> tuple[torch.Tensor, ...]:
-                    return tuple(tensor for _, tensor in posed.run(examples))
-
-                outputs = torch.vmap(run, axes, randomness="same")(*leaves)
-                us = [_into(u, tensor) for u, tensor in zip(cotangents, outputs, strict=True)]
-                gradients = posed.pulled_back(outputs, leaves, us, {})
-        except Exception as error:  # it runs one by one: whatever is raised is about the batch
-            raise Unsupported(f"vmap is not supported: {first_line(error)}") from error
-        return tuple(BRIDGE.out(tensor) for tensor in outputs), _arrays(gradients, point)
-
-    def recorded(
-        self, point: Arrays
-    ) -> tuple[list[torch.Tensor], Mapping[torch.Tensor, torch.Tensor], list[torch.Tensor]]:
-        """A run at `point` that autograd records: leaves, the module's own tensors, outputs."""
-        with torch.enable_grad():
-            leaves = [tensor.requires_grad_() for tensor in self.tensors(point)]
-            own = self.own(leaves)
-            return leaves, own, [tensor for _, tensor in self.run(leaves, own)]
-
-    def pulled_back(
-        self,
-        outputs: Sequence[torch.Tensor],
-        leaves: Sequence[torch.Tensor],
-        us: Sequence[torch.Tensor],
-        own: Mapping[torch.Tensor, torch.Tensor],
-        *,
-        retain_graph: bool | None = None,
-        create_graph: bool = False,
-        is_grads_batched: bool = False,
-    ) -> Sequence[torch.Tensor | None]:
-        """The gradients of the leaves; None where no output that is connected depends on one."""
-        pairs = [(y, u) for y, u in zip(outputs, us, strict=True) if y.requires_grad]
-        if not pairs:
-            return [None] * len(leaves)
-        tensors, connected = zip(*pairs, strict=True)
-        is_plain = not (retain_graph or create_graph or is_grads_batched)
-        # Other random numbers than the forward pass had: a rule that draws its mask again is wrong.
-        with self.seeded("backward", self.seed + 1), self.standing(own), self.lifting():
-            if is_plain and self.reenters(tensors):
-                torch.autograd.backward(tensors, connected)
-                return [leaf.grad for leaf in leaves]
-            return torch.autograd.grad(
-                tensors,
-                leaves,
-                connected,
-                allow_unused=True,
-                retain_graph=retain_graph,
-                create_graph=create_graph,
-                is_grads_batched=is_grads_batched,
-            )
-
-    def is_native(self) -> bool:
-        """Whether every node of the graph is one of PyTorch's own."""
-        with torch.inference_mode(False), self.whole() as posed:
-            _, _, outputs = posed.recorded(self.point)
-        return all(NATIVE.fullmatch(node.name()) for node in graph_of(outputs))
-
-    def reenters(self, outputs: Sequence[torch.Tensor]) -> bool:
-        """Whether the backward is one that only `backward()` runs: a reentrant checkpoint is in it.
-
-        Gradients are then accumulated in every tensor that it reaches, which must be our own.
-        """
-        if "checkpoint" not in self.draws:
-            names = (node.name() for node in graph_of(outputs))
-            is_in_it = any(name == "CheckpointFunctionBackward" for name in names)
-            self.draws["checkpoint"] = is_in_it and not out_of_reach(self.target)
-        return self.draws["checkpoint"]
-
-    def _copied(self, value: Any) -> Any:
-        """A tensor that the target may write into; in float64 if `wide`, constants too."""
-        if not isinstance(value, torch.Tensor):
-            return value
-        if self.wide and (value.is_floating_point() or value.is_complex()):
-            return value.to(torch.complex128 if value.is_complex() else torch.float64, copy=True)
-        return value.clone()
-
-
-# A rule of PyTorch has a number; that of a custom Function is called after its class.
-NATIVE = re.compile(r"\w+Backward\d+|torch::autograd::(AccumulateGrad|CopySlices|CopyBackwards)")
-
-
-@contextmanager
-def _unwarned() -> Iterator[None]:
-    """Have the compiler look at a copy of an input without a warning that this is no leaf."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf")
-        yield
-
-
-@contextmanager
-def _unhurried() -> Iterator[None]:
-    """Have `vmap` take an operator that it cannot batch one by one without a word."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "There is a performance drop")
-        yield
-
-
-def _equal(ones: Sequence[torch.Tensor], others: Sequence[torch.Tensor]) -> bool:
-    """Whether tensors hold the same numbers; NaN is one."""
-    return all(
-        torch.equal(a, b) or torch.equal(a.nan_to_num(), b.nan_to_num())
-        for a, b in zip(ones, others, strict=True)
-    )
-
-
-def _arrays(gradients: Sequence[torch.Tensor | None], like: Arrays) -> Arrays:
-    return tuple(
-        np.zeros_like(array) if gradient is None else BRIDGE.out(gradient)
-        for array, gradient in zip(like, gradients, strict=True)
-    )
-
-
-def _raises_when_differentiated(tensors: Sequence[torch.Tensor]) -> bool:
-    """Whether a node that only raises lies in their graph: `grad` walks around it in silence."""
-    return any(node.name() == "torch::autograd::Error" for node in graph_of(tensors))
-
-
-def graph_of(tensors: Sequence[torch.Tensor]) -> Iterator[Any]:
-    """Yield the nodes of the graph that `tensors` come from."""
-    seen, ahead = set(), [tensor.grad_fn for tensor in tensors]
-    while ahead:
-        node = ahead.pop()
-        if node is None or node in seen:
-            continue
-        yield node
-        seen.add(node)
-        ahead += [below for below, _ in node.next_functions]
-
-
-@contextmanager
-def _refusals(what: str) -> Iterator[None]:
-    """Turn the ways in which PyTorch says that a derivative does not exist into `Unsupported`."""
-    try:
-        yield
-    except NotImplementedError as error:
-        raise Unsupported(f"{what} is not supported: {first_line(error)}") from error
-    except RuntimeError as error:
-        if any(words in str(error) for words in REFUSALS):
-            raise Unsupported(f"{what} is not supported: {first_line(error)}") from error
-        raise
-
-
-REFUSALS = (
-    "once_differentiable",
-    "Can't call numpy() on Tensor that requires grad",
-    "is not implemented",
-    "not yet implemented",
-    "does not support forward AD",
-    "does not support it because it has not been implemented",
-    "Nested forward mode AD is not supported",  # a target that takes tangents itself
-    "does not currently support double backward",  # what was compiled ahead of time
-    "don't support automatic differentiation",  # out=
-    "You must implement the jvp function",
-    "jvp is not implemented",
-    "donated buffers",  # of a compiled backward, which may be run once and not be differentiated
-    "use_reentrant=True",  # of a checkpoint, which cannot be differentiated twice
-)
 
 
 def _has_vmap_rule(target: Any) -> bool:
@@ -768,11 +252,3 @@ def _leaves(inputs: tuple[Any, ...], *, every: bool) -> dict[str, torch.Tensor]:
     marked = {path: leaf for path, leaf in floating.items() if leaf.requires_grad}
     dense = {path: leaf for path, leaf in floating.items() if leaf.layout not in SPARSE}
     return (dense if every else marked or dense) or floating
-
-
-def _floating(outputs: Any) -> list[tuple[str, torch.Tensor]]:
-    return [
-        (path, leaf)
-        for path, leaf in trees.leaves(outputs, "output")
-        if BRIDGE.is_differentiable(leaf)
-    ]

@@ -17,15 +17,15 @@ import torch
 from gradcheck import trees
 from gradcheck.adapters.layouts import CONJUGATED, EXPANDED, placement
 from gradcheck.adapters.manners import narrowed, same
-from gradcheck.adapters.torch_ import (
+from gradcheck.adapters.torch_digits import eagerly
+from gradcheck.adapters.torch_posed import (
     BRIDGE,
     Posed,
-    _arrays,
-    _into,
-    _refusals,
+    gradients_of,
     graph_of,
+    into,
+    refusals,
 )
-from gradcheck.adapters.torch_digits import eagerly
 from gradcheck.errors import Unsupported
 from gradcheck.problem import Array, Arrays, Audit, Call, Deed, Manner
 
@@ -95,7 +95,7 @@ def _call(posed: Posed, manner: Manner, point: Arrays) -> Call:
     @torch.inference_mode(False)
     def pull(cotangents: Arrays) -> Callable[[], Arrays]:
         pairs = [
-            (y, _laid(_into(u, y), manner.layouts.get(path)))
+            (y, _laid(into(u, y), manner.layouts.get(path)))
             for k, ((path, y), u) in enumerate(zip(found, cotangents, strict=True))
             if manner.outputs is None or k in manner.outputs
         ]
@@ -103,10 +103,10 @@ def _call(posed: Posed, manner: Manner, point: Arrays) -> Call:
         chosen = [leaves[k] for k in asked]
         if len(chosen) < count and posed.reenters(outputs):
             raise Unsupported("a reentrant checkpoint wants an input that requires a gradient")
-        with _refusals("a second backward"):
+        with refusals("a second backward"):
             gradients = posed.pulled_back(outputs, chosen, us, own, retain_graph=manner.is_retained)
         placed = dict(zip(asked, gradients, strict=True))
-        return lambda: _arrays([placed.get(k) for k in range(count)], point)
+        return lambda: gradients_of([placed.get(k) for k in range(count)], point)
 
     return Call(value=tuple(BRIDGE.out(y) for _, y in found), pull=pull)
 
@@ -177,7 +177,7 @@ def _audited(posed: Posed, point: Arrays, cotangents: Arrays, hooks: Any) -> Aud
         forward = [path for path, x in direct.items() if not same(before[path], BRIDGE.out(x))]
         deeds += [Deed(path=p, what="forward writes into it", is_wrong=False) for p in forward]
         outputs = [y for _, y in found]
-        us = {path: _into(u, y) for (path, y), u in zip(found, cotangents, strict=True)}
+        us = {path: into(u, y) for (path, y), u in zip(found, cotangents, strict=True)}
         held = {**{path: x.tensor for path, x in handed.items()}, **direct}
         written = {p: x for p, x in handed.items() if not same(x.contents, BRIDGE.out(x.tensor))}
         asked, rest, kept = Contents(us), Contents(held), Contents(dict(enumerate(saved)))

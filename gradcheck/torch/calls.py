@@ -15,7 +15,7 @@ from torch.autograd import forward_ad
 
 from gradcheck import trees
 from gradcheck.adapters import problem_of
-from gradcheck.adapters.torch_ import graph_of
+from gradcheck.adapters.torch_posed import graph_of
 from gradcheck.adapters.torch_sparse import COMPRESSED, SPARSE, specified
 from gradcheck.errors import InputError
 from gradcheck.problem import Problem

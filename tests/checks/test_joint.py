@@ -9,7 +9,7 @@ import torch
 
 import gradcheck
 from gradcheck import Rule
-from gradcheck.adapters.torch_ import Posed
+from gradcheck.adapters.torch_posed import Posed
 from gradcheck.results import CheckResult
 
 RNG = np.random.default_rng(0)
