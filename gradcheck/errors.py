@@ -17,6 +17,7 @@ __all__ = [
     "Unsupported",
     "first_line",
     "maybe_out_of_domain",
+    "noted",
 ]
 
 
@@ -68,6 +69,12 @@ def maybe_out_of_domain() -> Iterator[None]:
         raise
     except Exception:
         return
+
+
+def noted(error: BaseException) -> str:
+    """Return what an error says, with the notes of a line that were added to it."""
+    notes = [note for note in getattr(error, "__notes__", ()) if "\n" not in note]
+    return "; ".join([str(error), *notes])
 
 
 def first_line(error: BaseException) -> str:

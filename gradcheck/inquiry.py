@@ -11,7 +11,14 @@ import numpy as np
 from gradcheck.answers import answers_of
 from gradcheck.checks import CHECKS
 from gradcheck.environment import describe_environment
-from gradcheck.errors import GradcheckError, InputError, OutOfTime, ShapeMismatch, Unsupported
+from gradcheck.errors import (
+    GradcheckError,
+    InputError,
+    OutOfTime,
+    ShapeMismatch,
+    Unsupported,
+    noted,
+)
 from gradcheck.meter import Meter
 from gradcheck.problem import Problem
 from gradcheck.results import CheckResult, Evaluations, Finding, Verdict
@@ -85,18 +92,20 @@ def conducted(
     """
     started = perf_counter()
     findings: list[Finding] = []
-    left_open: list[str] = []
+    unanswered: list[str] = []
     for key, question in questions.items():
         meter.deadline = _deadline(started, settings, is_asked=key in asked)
         try:
             with np.errstate(all="ignore"):  # what is not finite is said by the findings
                 found = question()
         except Unsupported as refusal:
-            left_open.append(f"{key}: {refusal}")
+            unanswered.append(f"{key}: {refusal}")
             continue
         except OutOfTime:
-            left_open.append(_unfinished(key, settings, is_asked=key in asked))
-            continue
+            if any(finding.check in asked for finding in findings) or key not in asked:
+                unanswered.append(f"{key}: {_unfinished(key, settings)}")
+                continue
+            found = (left_open(key, _unfinished(key, settings)),)  # no pass: nothing is known
         except ShapeMismatch as mismatch:
             found = (_misshapen(mismatch),)
             found = () if found[0].message in {f.message for f in findings} else found  # once
@@ -104,12 +113,12 @@ def conducted(
             raise
         except Exception as error:  # whatever the target raises is a finding about the target
             if key not in asked:  # its first derivative may be right, and that is what was asked
-                left_open.append(f"{key}: the target raised {type(error).__name__}: {error}")
+                unanswered.append(f"{key}: the target raised {type(error).__name__}: {error}")
                 continue
             found = (raised(key, error),)
         for finding in found:
             if finding.verdict is Verdict.INCONCLUSIVE and key not in asked:
-                left_open.append(f"{key} at {finding.leaf}: {finding.message}")
+                unanswered.append(f"{key} at {finding.leaf}: {finding.message}")
             else:
                 findings.append(finding)
     excepted = tuple(
@@ -119,7 +128,7 @@ def conducted(
     )
     cost = meter.evaluations
     result = _result(problem.name, problem.target, settings, tuple(findings), cost, started)
-    return replace(result, not_checked=(*problem.notes, *excepted, *left_open))
+    return replace(result, not_checked=(*problem.notes, *excepted, *unanswered))
 
 
 def _deadline(started: float, settings: Settings, *, is_asked: bool) -> float:
@@ -129,10 +138,10 @@ def _deadline(started: float, settings: Settings, *, is_asked: bool) -> float:
     return min(budget, patience)
 
 
-def _unfinished(key: str, settings: Settings, *, is_asked: bool) -> str:
+def _unfinished(key: str, settings: Settings) -> str:
     if settings.budget_s is not None:
-        return f"{key}: not finished within budget_s={settings.budget_s:g}"
-    return f"{key}: it takes long, and was stopped; ask for it with checks={key!r}"
+        return f"not finished within budget_s={settings.budget_s:g}"
+    return f"it takes long, and was stopped; ask for it with checks={key!r}"
 
 
 def compare_problems(
@@ -205,8 +214,7 @@ def not_corresponding(name: str, error: InputError, settings: Settings) -> Check
 
 def _misshapen(mismatch: ShapeMismatch) -> Finding:
     finding = raised("shape", mismatch)
-    message = str(mismatch)
-    return replace(finding, leaf=mismatch.leaf, verdict=Verdict.FAIL, message=message)
+    return replace(finding, leaf=mismatch.leaf, verdict=Verdict.FAIL, message=noted(mismatch))
 
 
 def raised(stage: str, error: Exception) -> Finding:
@@ -219,7 +227,7 @@ def raised(stage: str, error: Exception) -> Finding:
         resolution=float("nan"),
         tolerance=float("nan"),
         oracle="",
-        message=f"the target raised {type(error).__name__}: {error}",
+        message=f"the target raised {type(error).__name__}: {noted(error)}",
     )
 
 

@@ -52,8 +52,10 @@ def check_grads(
 
     Raises:
         AssertionError: a derivative is wrong; the message says of which order, and where.
+        TypeError: all arguments are integers, or other constants.
         ValueError: one of the modes is none.
     """
+    _refuse_constants(args)
     wanted = tuple(mode for mode in MODES if mode in modes)  # of a string too, as in JAX
     if not wanted and modes:
         raise ValueError(f"expected modes among {MODES}; got {modes!r}")
@@ -75,7 +77,9 @@ def check_jvp(
 
     Raises:
         AssertionError: it does not.
+        TypeError: all arguments are integers, or other constants.
     """
+    _refuse_constants(args)
     _check_jvp(f, f_jvp, _canonical(tuple(args)), _Tolerances(atol, rtol), err_msg)
 
 
@@ -94,8 +98,20 @@ def check_vjp(
 
     Raises:
         AssertionError: it does not.
+        TypeError: all arguments are integers, or other constants.
     """
+    _refuse_constants(args)
     _check_vjp(f, f_vjp, _canonical(tuple(args)), _Tolerances(atol, rtol), err_msg)
+
+
+def _refuse_constants(args: Any) -> None:
+    leaves = tree_leaves(_canonical(tuple(args)))
+    if leaves and not any(_is_floating(leaf) or _is_too_narrow(leaf) for leaf in leaves):
+        dtypes = ", ".join(str(getattr(leaf, "dtype", type(leaf).__name__)) for leaf in leaves)
+        raise TypeError(
+            f"expected a floating or complex array among args; got {dtypes}: of "
+            "constants there is no derivative to check"
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,8 @@ from gradcheck.results import CheckResult, Verdict
 
 __all__ = ["LayerSuite", "layer_suite"]
 
+DTYPES = ("float64", "float32", "float16", "bfloat16")  # that PyTorch takes as its default
+
 EXAMPLES = 20  # a second or two for a small layer and all checks
 
 Builder = Callable[..., tuple[Any, Sequence[Any]]]
@@ -220,6 +222,19 @@ class Suite:
                     f"expected {name} of {self.name} to be a Hypothesis strategy; "
                     f"got {strategy!r}. A constant belongs into the builder."
                 )
+        if (
+            isinstance(self.examples, bool)
+            or not isinstance(self.examples, int)
+            or self.examples < 1
+        ):
+            raise InputError(
+                f"expected examples of {self.name} to be a number from 1; got {self.examples!r}"
+            )
+        if self.dtype is not None and self.dtype not in DTYPES:
+            raise InputError(
+                f"expected dtype of {self.name} to be None or one of {', '.join(DTYPES)}; "
+                f"got {self.dtype!r}"
+            )
         accepted = {p.name for p in self.parameters if p.kind in NAMED}
         takes_all = any(p.kind is p.VAR_KEYWORD for p in self.parameters)
         if not takes_all and (unknown := sorted(set(self.strategies) - accepted)):

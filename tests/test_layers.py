@@ -460,6 +460,15 @@ def build(features: int, rng: Any) -> Any:
 FEATURES: dict[str, Any] = {"features": st.integers(1, 2)}
 
 
+@pytest.mark.parametrize(
+    ("option", "given"),
+    [("examples", 0), ("examples", 2.5), ("examples", True), ("dtype", "float65")],
+)
+def test_what_no_suite_can_be_made_with_is_refused_at_once(option: str, given: Any) -> None:
+    with pytest.raises(InputError, match=f"expected {option} of build to be .*; got {given!r}"):
+        layer_suite(**{option: given}, **FEATURES)(build)
+
+
 @pytest.mark.parametrize("reason", ["", "  ", None, True])
 def test_opt_out_needs_a_reason(reason: Any) -> None:
     with pytest.raises(InputError, match="expected a reason to skip 'vjp' in build"):

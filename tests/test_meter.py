@@ -1,5 +1,6 @@
 """What a check costs is counted, and ends when its time is up."""
 
+from dataclasses import replace
 from time import perf_counter, sleep
 from typing import Any
 
@@ -91,8 +92,21 @@ def test_what_is_not_finished_within_the_budget_is_said() -> None:
     result = gradcheck.check(_counting([], seconds=0.02), X, checks="vjp", budget_s=0.05)
 
     assert perf_counter() - started < 0.5
-    assert result.findings == ()
-    assert result.not_checked == ("vjp: not finished within budget_s=0.05",)
+    assert result.verdict == "inconclusive"
+    assert [f.message for f in result.findings] == ["not finished within budget_s=0.05"]
+
+
+def test_of_what_was_answered_in_time_there_is_a_verdict() -> None:
+    def jvp(inputs: Any, tangents: Any) -> Any:
+        sleep(1.5)
+        return np.cos(inputs[0]) * tangents[0]
+
+    rule = replace(_counting([]), jvp=jvp)
+
+    result = gradcheck.check(rule, X, checks=("vjp", "jvp"), budget_s=1.2)
+
+    assert result.passed
+    assert result.not_checked == ("jvp: not finished within budget_s=1.2",)
 
 
 def test_a_budget_that_suffices_changes_nothing() -> None:

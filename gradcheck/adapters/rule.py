@@ -1,6 +1,7 @@
 """Hand-written derivatives: a C++ extension, a Numba kernel, a scratch implementation."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
@@ -156,10 +157,22 @@ class Posed:
             lambda p, leaf: self.given(p, into(given[p], leaf)) if p in given else None,
             "output",
         )
-        return self.rule.vjp(known, u)
+        with self.noting(ran):
+            return self.rule.vjp(known, u)
 
     def gradients(self, ran: "Ran", returned: Any) -> Arrays:
-        return _gradients(returned, ran[0], tuple(self.named), self.bridge)
+        with self.noting(ran):
+            return _gradients(returned, ran[0], tuple(self.named), self.bridge)
+
+    @contextmanager
+    def noting(self, ran: "Ran") -> Iterator[None]:
+        """Have what a VJP raises say that two values may be an output and a cache."""
+        try:
+            yield
+        except Exception as error:
+            if not self.rule.cached and isinstance(ran[1], tuple) and len(ran[1]) == 2:
+                error.add_note(PAIR)
+            raise
 
     def jvp(self, point: Arrays, tangents: Arrays) -> Arrays:
         assert self.rule.jvp is not None
@@ -175,6 +188,12 @@ class Posed:
         for path, leaf in _floating(outputs, self.bridge):
             arrays.append(_checked(path, pushed.get(path), leaf, self.bridge))
         return tuple(arrays)
+
+
+PAIR = (
+    "forward returned two values, which are two outputs; if the second is a cache for vjp, say "
+    "Rule(..., cached=True)"
+)
 
 
 def _own(constant: Any) -> Any:

@@ -65,6 +65,7 @@ ADVICE = {
     "terms=1",
     "steps": "it is that of the last steps alone, a Neumann series that was cut off; if it is "
     "meant, say terms={}, or rtol= where a solver stops by itself",
+    "whole": "it is that of the whole equation: leave out terms",
     "transposed": "it is that of an adjoint with J in the place of Jᵀ",
     "sign of the Jacobian": "it is that of an adjoint with I + Jᵀ in the place of I - Jᵀ",
     "sign": "its sign is wrong: all else is right",
@@ -355,6 +356,11 @@ class Asked:
         """What the layer's gradient is the gradient of."""
         if not any(np.any(gradient) for row in rows for gradient in row.claimed):
             return "zero"
+        if self.terms is not None and all(
+            row.is_like(self.gradients(self.rest.shaped(space.solved()[0])))
+            for row, (_, space) in zip(rows, self.draws, strict=True)
+        ):
+            return "whole"
         scales = [_scale(_joined(row.claimed), _joined(row.true)) for row in rows]
         if all(row.is_like([s * g for g in row.true]) for row, s in zip(rows, scales, strict=True)):
             factor = float(np.mean(scales))

@@ -43,6 +43,18 @@ def test_both_styles_pass(rule: Rule) -> None:
     assert leaves_of(result) == ["input[0]", "input[1]"]
 
 
+@pytest.mark.parametrize(
+    "vjp",
+    [lambda x, u: u * np.cos(x), lambda x, u: u * x.nothing],
+    ids=["another shape", "raises"],
+)
+def test_a_cache_that_is_not_declared_is_guessed_at_where_it_fails(vjp: Any) -> None:
+    result = check(Rule(lambda x: (np.sin(x), x), vjp), X)
+
+    assert not result.passed
+    assert "say Rule(..., cached=True)" in str(result).replace("\n      ", " ")
+
+
 def test_cached_rule_that_keeps_the_wrong_array_fails() -> None:
     rule = Rule(lambda a, x: (a @ x, (a, 2 * x)), matrix_vector, cached=True)
 

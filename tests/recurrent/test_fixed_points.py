@@ -264,6 +264,13 @@ def test_terms_that_are_declared_are_what_it_is_held_to(
     assert found(other, "implicit")[0].verdict is Verdict.FAIL
 
 
+def test_an_exact_gradient_that_is_declared_to_be_cut_off_is_told() -> None:
+    implicit = found(asked(Equilibrium(settled), terms=1), "implicit")
+
+    assert {f.diagnosis for f in implicit if f.verdict is Verdict.FAIL} == {"whole"}
+    assert "leave out terms" in implicit[0].message
+
+
 def test_another_map_than_the_layers_is_told() -> None:
     result = check_fixed_point(Equilibrium(settled), X, step=Cell(gain=0.1))
 
