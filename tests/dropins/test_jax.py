@@ -63,11 +63,12 @@ def test_numbers_of_every_kind_are_arguments(argument: Any) -> None:
 
 
 def test_of_integers_alone_there_is_nothing_to_check() -> None:
-    for check in (
+    checks: list[Callable[[Any], None]] = [
         lambda args: check_grads(jnp.square, args, 1),
         lambda args: check_jvp(jnp.square, partial(jax.jvp, jnp.square), args),
         lambda args: check_vjp(jnp.square, partial(jax.vjp, jnp.square), args),
-    ):
+    ]
+    for check in checks:
         with pytest.raises(TypeError, match=r"expected a floating or complex array.*int32"):
             check((jnp.arange(3, dtype="int32"),))
 
