@@ -27,6 +27,10 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from gradcheck import jax as jax
+    from gradcheck import reference as reference
+    from gradcheck import torch as torch
+    from gradcheck import weights as weights
     from gradcheck.against import against_reference
     from gradcheck.api import Rule, assert_gradients, check, compare
     from gradcheck.culprit import find_culprit
@@ -56,6 +60,8 @@ else:
         "layer_suite": "gradcheck.layers",
     }
 
+    _ROOMS = ("jax", "reference", "torch", "weights")  # with names of their own, to be asked for
+
     def __getattr__(name):
         value = _fetched(name)
         globals()[name] = value  # the next use finds it without coming here
@@ -66,10 +72,12 @@ else:
             from importlib.metadata import version
 
             return version("gradcheck")
-        if name not in _HOMES:
+        if name not in _HOMES and name not in _ROOMS:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name)
         from importlib import import_module
 
+        if name in _ROOMS:
+            return import_module(f"{__name__}.{name}")
         return getattr(import_module(_HOMES[name]), name)
 
     def __dir__():

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from gradcheck import api
 from gradcheck.adapters.reference_ import parameter_names, problem_of_layer
 from gradcheck.adapters.select import constants_of, problem_of
 from gradcheck.conventions import CONVENTIONS, Convention, attended, convention_of, typed
@@ -16,6 +15,7 @@ from gradcheck.errors import GradcheckError, InputError
 from gradcheck.inquiry import compare_problems, unposed
 from gradcheck.listeners import TARGETS, heard
 from gradcheck.names import assigned, found, listed, matching
+from gradcheck.options import keywords, require_known, settled
 from gradcheck.problem import Array, Problem, label
 from gradcheck.reference.attention import MultiHeadAttention
 from gradcheck.reference.layer import Layer
@@ -86,10 +86,10 @@ def against_reference(
     """
     _require_reference(reference)
     _require_containers(weights, arguments, outputs)
-    settings = api.settled(seed=seed, rtol=rtol, declared=declared)
+    settings = settled(seed=seed, rtol=rtol, declared=declared)
     for listener in TARGETS:
         listener(layer)
-    given = (*inputs, Keywords(kwargs)) if kwargs else inputs
+    given = (*inputs, Keywords(named)) if (named := keywords(kwargs)) else inputs
     called = label(layer, name)
     try:
         mine = problem_of(layer, given, name=name, seed=seed)
@@ -97,7 +97,7 @@ def against_reference(
         raise
     except Exception as error:  # whatever the layer raises is a finding about the layer
         return unposed(called, error, settings)
-    api.require_known(settings, mine)
+    require_known(settings, mine)
     if isinstance(weights, str):
         if like is not None:
             raise InputError(

@@ -1,20 +1,18 @@
 """The public questions: `check`, `assert_gradients`, `compare`."""
 
 from collections.abc import Mapping, Sequence
-from math import inf
 from typing import Any
 
 from gradcheck.adapters import Rule, problem_of
-from gradcheck.checks import CHECKS
 from gradcheck.errors import GradcheckError, GradientMismatch, InputError
 from gradcheck.inquiry import check_problem, compare_problems, unposed
 from gradcheck.listeners import TARGETS, heard
+from gradcheck.options import asked_by_name, keywords, names_of_checks, require_known, settled
 from gradcheck.problem import Problem, label
 from gradcheck.results import CheckResult
-from gradcheck.settings import Settings
 from gradcheck.trees import Keywords
 
-__all__ = ["Rule", "assert_gradients", "check", "compare", "settled"]
+__all__ = ["Rule", "assert_gradients", "check", "compare"]
 
 
 @heard
@@ -63,16 +61,16 @@ def check(
     settings = settled(
         seed=seed,
         rtol=rtol,
-        wrt=_patterns(wrt),
-        declared=dict(declared or {}),
+        wrt=wrt,
+        declared=declared,
         min_power=min_power,
         budget_s=budget_s,
     )
-    chosen = _checks(checks)
+    chosen, given = names_of_checks(checks), keywords(kwargs)
     for listener in TARGETS:
         listener(target)
-    if kwargs:
-        inputs = (*inputs, Keywords(kwargs))
+    if given:
+        inputs = (*inputs, Keywords(given))
     try:
         problem = problem_of(
             target, inputs, params=params, name=name, seed=seed, excepted=settings.reason_of_output
@@ -82,7 +80,7 @@ def check(
     except Exception as error:  # whatever the target raises is a finding about the target
         return unposed(label(target, name), error, settings)
     require_known(settings, problem)
-    asked = ("vjp",) if checks == "default" else chosen
+    asked = asked_by_name(checks)
     if checks == "default" and problem.has_vmap_rule:
         chosen = (*chosen, "vmap")
     return check_problem(problem, settings, chosen, asked=asked)
@@ -153,68 +151,3 @@ def _raises(problem: Problem) -> bool:
     except Exception:  # whatever it is, it was said
         return True
     return False
-
-
-def settled(
-    *,
-    seed: int,
-    rtol: float | None = None,
-    wrt: tuple[str, ...] = (),
-    declared: Mapping[str, str] | None = None,
-    min_power: float | None = None,
-    budget_s: float | None = None,
-) -> Settings:
-    """Return what a caller chose, as in `check`.
-
-    Raises:
-        InputError: an argument cannot be used; the message names it.
-    """
-    if not isinstance(seed, int) or seed < 0:
-        raise InputError(f"expected seed to be an integer of at least 0; got {seed!r}")
-    return Settings(
-        seed=seed,
-        rtol=_positive("rtol", rtol, below=1.0),
-        wrt=wrt,
-        declared=declared or {},
-        min_power=_positive("min_power", min_power),
-        budget_s=_positive("budget_s", budget_s),
-    )
-
-
-def _checks(checks: Sequence[str] | str) -> tuple[str, ...]:
-    if checks in ("default", "all"):
-        return tuple(key for key, check in CHECKS.items() if check.by_default or checks == "all")
-    chosen = (checks,) if isinstance(checks, str) else tuple(checks)
-    unknown = [key for key in chosen if key not in CHECKS]
-    if unknown or not chosen:
-        raise InputError(
-            f"expected checks to be 'default', 'all' or names among {sorted(CHECKS)}; "
-            f"got {checks!r}"
-        )
-    return chosen
-
-
-def _patterns(wrt: Sequence[str] | str) -> tuple[str, ...]:
-    return (wrt,) if isinstance(wrt, str) else tuple(wrt)
-
-
-def require_known(settings: Settings, problem: Problem) -> None:
-    """Refuse a leaf name that matches nothing: it would silently check nothing."""
-    leaves = [leaf.path for leaf in problem.leaves]
-    for option, patterns in (("wrt", settings.wrt), ("declared", tuple(settings.declared))):
-        known = [*leaves, *problem.excepted] if option == "declared" else leaves
-        for pattern in patterns:
-            alone = Settings(wrt=(pattern,))
-            if not any(alone.wants(path) for path in known):
-                outputs = ", ".join(output.path for output in problem.outputs)
-                others = f", the outputs {outputs}" * (option == "declared")
-                raise InputError(
-                    f"{option}={pattern!r} matches no leaf; the leaves are {leaves}{others}"
-                )
-
-
-def _positive(option: str, value: float | None, below: float = inf) -> float | None:
-    if value is not None and not 0 < value < below:
-        limit = "above 0" if below == inf else f"between 0 and {below:g}"
-        raise InputError(f"expected {option} to be a number {limit}; got {value!r}")
-    return value

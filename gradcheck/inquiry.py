@@ -121,6 +121,7 @@ def conducted(
                 unanswered.append(f"{key} at {finding.leaf}: {finding.message}")
             else:
                 findings.append(finding)
+    problem.release()
     excepted = tuple(
         f"{leaf.path}: declared, {reason}"
         for leaf in problem.leaves
@@ -175,6 +176,8 @@ def compare_problems(
     except ShapeMismatch as mismatch:
         misshapen = (_misshapen(mismatch),)
         return _result(name, target, settings, misshapen, meter.evaluations, started), ()
+    for problem in problems.values():
+        problem.release()
     result = _result(name, target, settings, found.findings, meter.evaluations, started)
     return replace(result, odd_one_out=found.odd_one_out), found.differences
 

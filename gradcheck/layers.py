@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import wraps
 from types import ModuleType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, overload
 
 import hypothesis
 import numpy as np
@@ -30,20 +30,25 @@ from hypothesis.errors import Flaky
 from hypothesis.strategies import SearchStrategy
 
 from gradcheck.api import check
-from gradcheck.checks import CHECKS
 from gradcheck.errors import GradientMismatch, InputError
 from gradcheck.listeners import unheard
+from gradcheck.options import asked_by_name, names_of_checks
 from gradcheck.results import CheckResult, Verdict
 
 __all__ = ["LayerSuite", "layer_suite"]
 
 DTYPES = ("float64", "float32", "float16", "bfloat16")  # that PyTorch takes as its default
 
+OPTIONS = frozenset(inspect.signature(check).parameters) - {"target", "inputs", "checks"}
+
 EXAMPLES = 20  # a second or two for a small layer and all checks
 
 Builder = Callable[..., tuple[Any, Sequence[Any]]]
 
 
+@overload
+def layer_suite(builder: Builder, /) -> Callable[..., None]: ...
+@overload
 def layer_suite(
     *,
     skip: Mapping[str, str] | None = None,
@@ -52,7 +57,18 @@ def layer_suite(
     dtype: str | None = "float64",
     options: Mapping[str, Any] | None = None,
     **hyperparameters: SearchStrategy[Any],
-) -> Callable[[Builder], Callable[..., None]]:
+) -> Callable[[Builder], Callable[..., None]]: ...
+def layer_suite(
+    builder: Builder | None = None,
+    /,
+    *,
+    skip: Mapping[str, str] | None = None,
+    checks: Sequence[str] | str = "default",
+    examples: int = EXAMPLES,
+    dtype: str | None = "float64",
+    options: Mapping[str, Any] | None = None,
+    **hyperparameters: SearchStrategy[Any],
+) -> Any:
     """Return a decorator that turns a builder into one pytest test per check.
 
     The builder is given the hyperparameters by name, and a NumPy generator if it asks for `rng`. It
@@ -80,12 +96,12 @@ def layer_suite(
             name=builder.__name__,
             parameters=_parameters(builder),
             strategies=hyperparameters,
-            skip=dict(skip or {}),
-            checks=_names(checks),
-            asked=_asked(checks),
+            skip=skip or {},
+            checks=names_of_checks(checks),
+            asked=asked_by_name(checks),
             examples=examples,
             dtype=dtype,
-            options=dict(options or {}),
+            options=options or {},
         )
         suite.validate()
 
@@ -100,7 +116,7 @@ def layer_suite(
         )(test)
         return marked
 
-    return decorate
+    return decorate if builder is None else decorate(builder)
 
 
 class LayerSuite:
@@ -130,6 +146,8 @@ class LayerSuite:
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
         if not hasattr(cls, "build"):  # a base of suites
+            if cls.__name__.startswith("Test"):
+                warnings.warn(f"{cls.__name__} has no method build: it makes no test", stacklevel=2)
             return
         suite = cls._suite()
         suite.validate()
@@ -148,12 +166,12 @@ class LayerSuite:
                 for name, value in attributes.items()
                 if isinstance(value, SearchStrategy)
             },
-            skip=dict(cls.skip),
-            checks=_names(cls.checks),
-            asked=_asked(cls.checks),
+            skip=cls.skip,
+            checks=names_of_checks(cls.checks),
+            asked=asked_by_name(cls.checks),
             examples=cls.examples,
             dtype=cls.dtype,
-            options=dict(cls.options),
+            options=cls.options,
         )
 
 
@@ -205,6 +223,12 @@ class Suite:
 
     def validate(self) -> None:
         """Refuse what cannot work, warn of an opt-out that matches nothing."""
+        for option, given in (("skip", self.skip), ("options", self.options)):
+            if not isinstance(given, Mapping):
+                kind = "names of checks to reasons" if option == "skip" else "keywords to values"
+                raise InputError(
+                    f"expected {option} of {self.name} to map {kind}; got {given!r:.80}"
+                )
         for name, reason in self.skip.items():
             if not (isinstance(reason, str) and reason.strip()):
                 raise InputError(
@@ -234,6 +258,10 @@ class Suite:
             raise InputError(
                 f"expected dtype of {self.name} to be None or one of {', '.join(DTYPES)}; "
                 f"got {self.dtype!r}"
+            )
+        if unknown := sorted(set(self.options) - OPTIONS):
+            raise InputError(
+                f"expected options of {self.name} among {sorted(OPTIONS)}; got {unknown}"
             )
         accepted = {p.name for p in self.parameters if p.kind in NAMED}
         takes_all = any(p.kind is p.VAR_KEYWORD for p in self.parameters)
@@ -374,20 +402,6 @@ class Found:
 
 def _modules(plugins: pytest.PytestPluginManager) -> list[ModuleType]:
     return [plugin for plugin in plugins.get_plugins() if isinstance(plugin, ModuleType)]
-
-
-def _asked(checks: Sequence[str] | str) -> tuple[str, ...]:
-    """Return the checks that must not be inconclusive: as in `gradcheck.check`."""
-    return ("vjp",) if checks == "default" else _names(checks)
-
-
-def _names(checks: Sequence[str] | str) -> tuple[str, ...]:
-    if checks in ("default", "all"):
-        return tuple(key for key, known in CHECKS.items() if known.by_default or checks == "all")
-    names = (checks,) if isinstance(checks, str) else tuple(checks)
-    if not names or any(name not in CHECKS for name in names):
-        raise InputError(f"expected checks among {sorted(CHECKS)}; got {checks!r}")
-    return names
 
 
 def _pair(name: str, made: Any) -> tuple[Any, Sequence[Any]]:

@@ -162,6 +162,7 @@ class Problem:
     is_native: Callable[[], bool] | None = None
     is_compiled: bool = False  # whether value and VJP are compiled where a session's calls are not
     is_random: bool = False  # whether it was seen to draw numbers
+    release: Callable[[], None] = lambda: None  # gives back what running it holds of the framework
     notes: tuple[str, ...] = ()  # what was left out of the problem, and why
     excepted: tuple[str, ...] = ()  # outputs that were, because the caller said so
 

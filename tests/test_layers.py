@@ -462,11 +462,32 @@ FEATURES: dict[str, Any] = {"features": st.integers(1, 2)}
 
 @pytest.mark.parametrize(
     ("option", "given"),
-    [("examples", 0), ("examples", 2.5), ("examples", True), ("dtype", "float65")],
+    [
+        ("examples", 0),
+        ("examples", 2.5),
+        ("examples", True),
+        ("dtype", "float65"),
+        ("skip", ["vjp"]),
+        ("options", {"rtoll": 1e-3}),
+        ("options", "rtol"),
+    ],
 )
 def test_what_no_suite_can_be_made_with_is_refused_at_once(option: str, given: Any) -> None:
-    with pytest.raises(InputError, match=f"expected {option} of build to be .*; got {given!r}"):
+    with pytest.raises(InputError, match=f"expected {option} of build .*; got .*"):
         layer_suite(**{option: given}, **FEATURES)(build)
+
+
+def test_a_class_without_a_builder_warns() -> None:
+    with pytest.warns(UserWarning, match="TestMine has no method build: it makes no test"):
+        type("TestMine", (LayerSuite,), {"biuld": build})
+
+
+def test_a_builder_without_hyperparameters_needs_no_brackets(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        PREAMBLE
+        + "@layer_suite\ndef test_layer(rng):\n    return Layer(2), (rng.random((3, 2)),)\n"
+    )
+    pytester.runpytest("-p", "no:cacheprovider").assert_outcomes(passed=len(DEFAULT))
 
 
 @pytest.mark.parametrize("reason", ["", "  ", None, True])
@@ -495,8 +516,8 @@ def test_opt_out_that_matches_no_check_warns(name: str) -> None:
     [
         ({**FEATURES, "size": st.integers()}, "does not take size"),
         ({"features": 3}, "to be a Hypothesis strategy; got 3"),
-        ({**FEATURES, "checks": ["vpj"]}, "expected checks among"),
-        ({**FEATURES, "checks": []}, "expected checks among"),
+        ({**FEATURES, "checks": ["vpj"]}, "expected checks to be"),
+        ({**FEATURES, "checks": []}, "expected checks to be"),
     ],
 )
 def test_what_is_wrong_with_a_suite_is_said(arguments: dict[str, Any], words: str) -> None:

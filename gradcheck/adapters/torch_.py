@@ -206,6 +206,7 @@ def _problem(posed: Posed, outputs: Sequence[Leaf], name: str | None) -> Problem
         in_float64=None if posed.wide else in_float64,
         analytic=replace(posed, wide=True).value,
         is_random=posed.is_random,
+        release=posed.release,
         is_native=posed.is_native,
     )
 

@@ -8,7 +8,7 @@ come back as they were, and dropout draws the same mask at every step of a diffe
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -127,6 +127,12 @@ class Posed:
         parts = [self.target] if self.module is None else [self.target, *self.module.modules()]
         return any(hasattr(part, "_torchdynamo_orig_callable") for part in parts)
 
+    def release(self) -> None:
+        """Have the compiler forget what it made, which counts for its limits; it is made anew."""
+        if self.is_compiled:
+            with suppress(AttributeError):
+                torch._dynamo.reset_code_caches()
+
     @cached_property
     def devices(self) -> list[int]:
         found = {t.device.index or 0 for t in self.named.values() if t.device.type == "cuda"}
@@ -204,8 +210,8 @@ class Posed:
             return self.restores[path](copy) if path in self.restores else copy
 
         target: Any = self.target
-        quiet = _unwarned() if self.is_compiled else nullcontext()
-        with quiet, self.seeded("forward", self.seed):
+        compiling = _compiling() if self.is_compiled else nullcontext()
+        with compiling, self.seeded("forward", self.seed):
             arguments = trees.rebuild(self.inputs, argument, "input")
             with self.standing(self.own(leaves) if own is None else own), self.lifting():
                 if isinstance(target, type):  # an autograd.Function
@@ -462,11 +468,22 @@ NATIVE = re.compile(r"\w+Backward\d+|torch::autograd::(AccumulateGrad|CopySlices
 
 
 @contextmanager
-def _unwarned() -> Iterator[None]:
-    """Have the compiler look at a copy of an input without a warning that this is no leaf."""
-    with warnings.catch_warnings():
+def _compiling() -> Iterator[None]:
+    """Have the compiler take every form in which a target is asked, without a word.
+
+    One check asks in six: with a graph, without, of other strides. From the eighth on the compiler
+    would run a function, and all others of that code, as it is written. And it looks at a copy of
+    an input, which is no leaf.
+    """
+    config = torch._dynamo.config
+    limits = [f"{which}_limit" for which in LIMITED if hasattr(config, f"{which}_limit")]
+    with config.patch(dict.fromkeys(limits, ENDLESS)), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf")
         yield
+
+
+LIMITED = ("recompile", "accumulated_recompile", "cache_size", "accumulated_cache_size")
+ENDLESS = 1 << 16
 
 
 @contextmanager

@@ -18,12 +18,12 @@ import numpy as np
 from gradcheck.adapters.rule import Rule
 from gradcheck.adapters.select import native, problem_of
 from gradcheck.answers import answers_of
-from gradcheck.api import settled
 from gradcheck.checks import CHECKS
 from gradcheck.errors import GradcheckError, InputError, Unsupported, first_line
 from gradcheck.inquiry import Question, conducted, left_open, of_checks, unposed
 from gradcheck.listeners import heard
 from gradcheck.meter import Meter
+from gradcheck.options import settled
 from gradcheck.probes import cotangent
 from gradcheck.problem import Array, Arrays, Problem, label, norm
 from gradcheck.recurrent.arguments import a_count

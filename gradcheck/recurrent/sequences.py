@@ -15,7 +15,6 @@ import numpy as np
 
 from gradcheck.adapters.select import problem_of
 from gradcheck.answers import answers_of
-from gradcheck.api import settled
 from gradcheck.checks import CHECKS
 from gradcheck.checks.parity import Question as Plain
 from gradcheck.checks.parity import Reply, findings, is_random
@@ -23,6 +22,7 @@ from gradcheck.errors import GradcheckError, Unsupported, first_line
 from gradcheck.inquiry import Question, conducted, left_open, of_checks, raised, unposed
 from gradcheck.listeners import heard
 from gradcheck.meter import Meter
+from gradcheck.options import settled
 from gradcheck.probes import cotangent, direction, scale
 from gradcheck.problem import Problem, label, norm
 from gradcheck.recurrent.arguments import Index, a_count, sequences, states

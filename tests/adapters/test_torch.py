@@ -689,6 +689,25 @@ def test_what_is_compiled_is_compared_with_eager(backend: Any, passes: bool) -> 
     assert wrong == (set() if passes else {"determinism"})
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_every_instance_of_what_is_compiled_is_compared_with_eager() -> None:
+    torch._dynamo.reset()
+
+    for width in range(2, 6):  # the compiler takes eight forms of one code, and a check asks in six
+        layer = torch.compile(nn.Linear(width, width).double(), backend=_half_as_much)
+        result = gradcheck.check(layer, torch.randn(4, width, dtype=torch.float64))
+        assert result.verdict is Verdict.FAIL, width
+
+    made: list[Any] = []
+
+    def backend(module: Any, examples: Any) -> Any:
+        made.append(module)
+        return module
+
+    torch.compile(nn.Linear(7, 7), backend=backend)(torch.randn(4, 7))
+    assert made  # there is room left for the caller's own
+
+
 class Checkpointed(nn.Module):
     """tanh of a product, in a checkpoint that reenters autograd; its gradient may be cut off."""
 
