@@ -19,8 +19,8 @@ from gradcheck.adapters.torch_modules import (
     out_of_reach,
     rooms_of,
 )
+from gradcheck.adapters.torch_packed import SPARSE, is_packed, unpacked
 from gradcheck.adapters.torch_posed import BRIDGE, Posed, Restore
-from gradcheck.adapters.torch_sparse import SPARSE, specified
 from gradcheck.errors import InputError
 from gradcheck.problem import WIDER, Excepted, Leaf, Problem, label, norm
 
@@ -41,7 +41,7 @@ def problem_of_torch(
 
     Leaves are the trainable parameters of a module, shared ones once, and the inputs that require
     a gradient; if none does, or with `every`, all floating and complex ones that are dense. The
-    leaf of a sparse input is the entries that it specifies.
+    leaf of a sparse input is the entries that it specifies, that of a nested one all of its values.
 
     Raises:
         InputError: nothing to differentiate, or no output that could be.
@@ -51,8 +51,10 @@ def problem_of_torch(
     given = _leaves(inputs, every=every)
     restores: dict[str, Restore] = {}
     for path, leaf in list(given.items()):
-        if leaf.layout in SPARSE:
-            given[f"{path}.values()"], restores[path] = specified(given.pop(path).detach())
+        if leaf.is_meta:
+            raise InputError(f"expected {path} to have values; got a tensor on the device meta")
+        if is_packed(leaf):
+            given[f"{path}.values()"], restores[path] = unpacked(given.pop(path).detach())
     named = own | {path: leaf for path, leaf in given.items() if path not in constant}
     if not named:
         raise InputError(
@@ -90,6 +92,11 @@ def problem_of_torch(
         f"parameters of {given}, which the target finds by itself: hand over the module, or pass "
         "them as inputs"
         for given in out_of_reach(target)
+    ]
+    missed += [
+        f"{path}: a sparse tensor, and a constant beside dense ones; have it require a gradient"
+        for path, leaf in trees.leaves(inputs, "input")
+        if BRIDGE.is_differentiable(leaf) and leaf.layout in SPARSE and path not in restores
     ]
     hooked = [path for path, tensor in named.items() if _is_hooked(tensor)]
     if hooked:

@@ -83,6 +83,8 @@ def _is_store(value: Any) -> bool:
     """Whether it can be written into, and be filled again; parameters and buffers are swapped."""
     if type(value) is torch.Tensor:
         return value.layout is torch.strided and not value.is_inference()
+    if type(value) is np.ndarray:
+        return value.flags.writeable
     return isinstance(value, list | dict | set | deque)
 
 
@@ -94,6 +96,8 @@ def _is_live(handle: RemovableHandle) -> bool:
 def _content(store: Any) -> Any:
     if isinstance(store, torch.Tensor):
         return store.detach().clone()
+    if isinstance(store, np.ndarray):
+        return store.copy()
     return dict(store) if isinstance(store, dict) else list(store)
 
 
@@ -102,7 +106,7 @@ def _refill(store: Any, content: Any) -> None:
         if not torch.equal(store, content):
             with torch.no_grad():
                 store.copy_(content)
-    elif isinstance(store, list):
+    elif isinstance(store, list | np.ndarray):
         store[:] = content
     else:
         store.clear()

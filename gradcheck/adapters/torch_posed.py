@@ -26,6 +26,7 @@ from gradcheck.adapters.torch_modules import (
     module_of,
     out_of_reach,
 )
+from gradcheck.adapters.torch_packed import values_of
 from gradcheck.errors import Unsupported, first_line
 from gradcheck.problem import WIDER, Array, Arrays, Axes
 
@@ -36,6 +37,8 @@ Restore = Callable[[torch.Tensor], torch.Tensor]  # the values of a sparse tenso
 
 
 def _out(tensor: torch.Tensor) -> Array:
+    if tensor.is_nested:
+        tensor = values_of(tensor.detach())
     dense = tensor if tensor.layout is torch.strided else tensor.detach().to_dense()
     plain = dense.detach().resolve_conj().resolve_neg().cpu()
     if plain.dtype in (torch.bfloat16, torch.float16):
@@ -558,7 +561,7 @@ REFUSALS = (
 
 def _floating(outputs: Any) -> list[tuple[str, torch.Tensor]]:
     return [
-        (path, leaf)
+        (f"{path}.values()", values_of(leaf)) if leaf.is_nested else (path, leaf)
         for path, leaf in trees.leaves(outputs, "output")
         if BRIDGE.is_differentiable(leaf)
     ]

@@ -15,8 +15,8 @@ from torch.autograd import forward_ad
 
 from gradcheck import trees
 from gradcheck.adapters import problem_of
+from gradcheck.adapters.torch_packed import COMPRESSED, SPARSE, unpacked, values_of
 from gradcheck.adapters.torch_posed import graph_of
-from gradcheck.adapters.torch_sparse import COMPRESSED, SPARSE, specified
 from gradcheck.errors import InputError
 from gradcheck.problem import Problem
 
@@ -157,6 +157,9 @@ def form_of(tensor: torch.Tensor, masked: bool) -> Form:
         return Form(dense=plain.to_dense(), restore=lambda x: x.to_mkldnn())
     if tensor.layout in SPARSE:
         return _form_of_sparse(plain, masked)
+    if tensor.is_nested:
+        values, restored = unpacked(plain)
+        return Form(dense=values, restore=restored)
     if tensor.is_contiguous():
         return Form(dense=plain, restore=lambda x: x)
     size, stride = tensor.size(), tensor.stride()
@@ -186,7 +189,7 @@ def _form_of_sparse(tensor: torch.Tensor, masked: bool) -> Form:
             return x.to_sparse(layout=layout, blocksize=blocks)
 
         return Form(dense=tensor.to_dense(), restore=full)
-    values, restore = specified(tensor)
+    values, restore = unpacked(tensor)
     return Form(dense=values, restore=restore)
 
 
@@ -281,6 +284,8 @@ def is_floating(tensor: torch.Tensor) -> bool:
 
 
 def dense(tensor: torch.Tensor) -> torch.Tensor:
+    if tensor.is_nested:
+        return values_of(tensor)
     return tensor if tensor.layout is torch.strided else tensor.to_dense()
 
 

@@ -14,7 +14,7 @@ import torch
 from torch.autograd import forward_ad
 from torch.autograd.gradcheck import GradcheckError
 
-from gradcheck.adapters.torch_sparse import COMPRESSED, SPARSE
+from gradcheck.adapters.torch_packed import COMPRESSED, SPARSE
 from gradcheck.dropin import warn
 from gradcheck.settings import Settings
 from gradcheck.torch.calls import (
@@ -213,8 +213,9 @@ def check_zero_cotangents(call: Call, outputs: Sequence[torch.Tensor], masked: b
                 "backward not multiplied by grad_output: the gradient is "
                 f"{_largest(values):.1e} where grad_output is zero"
             )
+        own = dense(leaf)
         for what, word in (("dtype", "type"), ("device", "device"), ("shape", "size")):
-            if getattr(values, what) != getattr(leaf, what):
+            if getattr(values, what) != getattr(own, what):
                 raise GradcheckError(f"grad is incorrect {word}")
 
 

@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import gradcheck
-from gradcheck import CheckResult, Verdict
+from gradcheck import CheckResult, InputError, Verdict
 
 check = partial(gradcheck.check, checks="vjp")
 assert_gradients = partial(gradcheck.assert_gradients, checks="vjp")
@@ -746,3 +746,75 @@ def test_gradients_are_not_accumulated_in_what_the_target_finds_by_itself() -> N
 
     assert result.verdict is Verdict.ERROR
     assert layer.w.grad is None
+
+
+def ragged(*, jagged: bool, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    parts = [tensor(2, 3).to(dtype), tensor(4, 3).to(dtype)]
+    layout = torch.jagged if jagged else torch.strided
+    return torch.nested.nested_tensor(parts, layout=layout)
+
+
+class Sine(torch.autograd.Function):
+    FACTOR = 1.0
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(x)
+        return x.sin()
+
+    @staticmethod
+    def backward(ctx: Any, u: torch.Tensor) -> Any:
+        return Sine.FACTOR * u * ctx.saved_tensors[0].cos()
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("factor", [1.0, 1.1])
+@pytest.mark.parametrize("jagged", [True, False])
+def test_of_a_nested_tensor_the_values_are_checked(
+    jagged: bool, factor: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Sine, "FACTOR", factor)
+
+    def layer(nested: torch.Tensor) -> Any:
+        parts = [Sine.apply(part) for part in nested.unbind()]  # type: ignore[no-untyped-call]
+        return torch.nested.as_nested_tensor(parts, layout=nested.layout)
+
+    result = gradcheck.check(layer, ragged(jagged=jagged))
+
+    assert {f.leaf for f in result.findings if f.check == "vjp"} == {"input[0].values()"}
+    assert not any("contract" in line for line in result.not_checked)
+    assert result.passed is (factor == 1), result
+
+
+def test_a_module_of_a_nested_tensor_in_float32_passes() -> None:
+    assert gradcheck.check(nn.Linear(3, 2), ragged(jagged=True, dtype=torch.float32)).passed
+
+
+def test_a_tensor_without_values_is_refused() -> None:
+    with pytest.raises(InputError, match=r"expected input\[0\] to have values; got .* meta"):
+        gradcheck.check(torch.sin, torch.empty(3, device="meta"))
+
+
+def test_a_sparse_tensor_that_is_taken_for_a_constant_is_named() -> None:
+    adjacency = torch.eye(3, dtype=torch.float64).to_sparse()
+
+    result = gradcheck.check(torch.sparse.mm, adjacency, tensor(3, 2))
+
+    assert any(line.startswith("input[0]: a sparse tensor") for line in result.not_checked)
+    result = gradcheck.check(torch.sparse.mm, adjacency.requires_grad_(), tensor(3, 2))
+    assert any(finding.leaf == "input[0].values()" for finding in result.findings)
+
+
+def test_an_array_of_numpy_that_a_module_counts_in_comes_back() -> None:
+    class Counting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.calls = np.zeros(2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.calls += 1
+            return x.sin()
+
+    layer = Counting()
+    assert gradcheck.check(layer, tensor(3)).passed
+    assert not layer.calls.any()

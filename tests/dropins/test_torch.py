@@ -478,3 +478,17 @@ def test_an_error_beyond_atol_is_not_looked_for_in_every_entry() -> None:
     with pytest.raises(GradcheckError):
         gradcheck(function, (leaf(1000),), atol=1e-4)
     assert calls < 3000  # a VJP for each output is needed; four values for each input are not
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.1])
+def test_nested_tensors_are_inputs(factor: float) -> None:
+    parts = [torch.randn(2, 3), torch.randn(4, 3)]
+    nested = torch.nested.nested_tensor(parts, layout=torch.jagged, dtype=torch.float64)
+
+    def f(x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = x.sin().values()
+        return y + (factor - 1) * (y - y.detach())
+
+    is_right = gradcheck(f, (nested.requires_grad_(),), raise_exception=False)
+
+    assert is_right is (factor == 1)
