@@ -9,6 +9,7 @@ import numpy as np
 from gradcheck.oracles.ladder import Estimate
 from gradcheck.oracles.path import Integral
 from gradcheck.probes import Line
+from gradcheck.problem import norm
 from gradcheck.settings import SIGNIFICANCE
 
 __all__ = ["Probe", "finest", "telling"]
@@ -119,9 +120,11 @@ class Probe:
         a few roundings of the value over one step of the leaf (the shift of a normalisation, the
         key bias of attention: terms cancel). The truth is, by its bar, and the bar is small against
         the value, or one that drowns in noise would count as one that does not depend on the leaf.
+        A value of zero (a normalisation of one channel) counts as what cancelled in numbers like
+        one.
         """
         line = self.line
-        value = line.weight
+        value = line.weight or norm(np.array([norm(u) for u in line.u]))
         blur, epsilon = self.bar * line.unit, max(self.epsilon, line.coarseness)
         few = SIGNIFICANCE * epsilon * value / line.unit
         if blur <= CANCELLED * epsilon * value:
@@ -158,7 +161,9 @@ def finest(probes: Sequence[Probe]) -> Probe | None:
     """The probe with the finest resolution, of those that see anything.
 
     The probes see independent projections of one error: an error larger than the finest
-    resolution is seen by that probe, so the coarsest need not reach the tolerance.
+    resolution is seen by that probe, so the coarsest need not reach the tolerance. One along the
+    claimed gradient counts where there is no other.
     """
-    seeing = [probe for probe in probes if not (probe.is_vacuous or probe.is_aligned)]
-    return min(seeing, key=lambda probe: probe.resolution, default=None)
+    seeing = [probe for probe in probes if not probe.is_vacuous]
+    free = [probe for probe in seeing if not probe.is_aligned]
+    return min(free or seeing, key=lambda probe: probe.resolution, default=None)

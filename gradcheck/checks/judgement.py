@@ -84,7 +84,8 @@ def _stairs(question: Question, probes: Sequence[Probe]) -> Finding | None:
     """The finding of a leaf with a gradient of zero whose value steps but is flat at the point.
 
     Zero is the derivative of a rounding function. Steps as fine as those of a narrow floating
-    point format may also be the rounding of something that has a slope.
+    point format may also be the rounding of something that has a slope; and those of the target's
+    own dtype are.
     """
     if any(probe.line.size for probe in probes):
         return None
@@ -92,6 +93,8 @@ def _stairs(question: Question, probes: Sequence[Probe]) -> Finding | None:
         return None
     truths = [measured(probe).truth for probe in probes]
     height = max(t.level / t.weight if t.weight else 0.0 for t in truths)
+    if height <= probes[0].line.problem.epsilon:
+        return None
     if height > FLOATING:
         message = "the value is a staircase and flat at this point: its derivative is zero"
         return question.answer(Verdict.PASS, message)
