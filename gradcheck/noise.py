@@ -17,7 +17,7 @@ import numpy as np
 
 from gradcheck.problem import Array, norm
 
-__all__ = ["SPACINGS", "Noise", "Reading", "jump", "measure", "read"]
+__all__ = ["SPACINGS", "Jump", "Noise", "Reading", "jump", "measure", "read"]
 
 # In units of the leaf's scale, two for each precision that are well above its steps and far apart:
 # 1e-16 for float64, 1e-7 for float32, 1e-3 for float16 and 8e-3 for bfloat16.
@@ -99,25 +99,35 @@ def measure(change: Callable[[float], float], unit: float, ulp: float = 0.0) -> 
     return Noise(level=believable, throughout=throughout)
 
 
-def jump(change: Callable[[float], float], reach: float) -> float:
-    """Return the size of a jump of φ within `reach` of 0 on either side; 0 if none is seen.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Jump:
+    """A jump between two points; of no height if there is none."""
+
+    height: float = 0.0
+    low: float = 0.0
+    high: float = 0.0
+
+
+def jump(change: Callable[[float], float], low: float, high: float) -> Jump:
+    """Return the highest jump of φ that is seen between `low` and `high`.
 
     Intervals are halved in which φ rises otherwise than those beside them say. There a jump stays
     as large as it is, while what a smooth function or a kink leaves goes away with the interval.
     """
-    ticks = [reach * tick / HALF for tick in range(-HALF, HALF + 1)]
+    ticks = [low + (high - low) * tick / INTERVALS for tick in range(INTERVALS + 1)]
     values = [change(tick) for tick in ticks]
     if not np.all(np.isfinite(values)):
-        return 0.0
+        return Jump()
     rises = np.diff(values)
     # Of a polynomial of fourth degree, the rises beside one give the one between.
     expected = (4 * (rises[1:-3] + rises[3:-1]) - rises[:-4] - rises[4:]) / 6
     likely = 2 + np.argsort(np.abs(rises[2:-2] - expected))[-CANDIDATES:]
     ends = list(zip(ticks, values, strict=True))
-    return max(_halved(change, ends[k], ends[k + 1]) for k in likely)
+    found = (_halved(change, ends[k], ends[k + 1]) for k in likely)
+    return max(found, key=lambda jump: jump.height)
 
 
-HALF = 8  # intervals on either side among which a jump is looked for
+INTERVALS = 16  # among which a jump is looked for
 
 CANDIDATES = 3  # those that are looked into
 
@@ -125,11 +135,15 @@ CANDIDATES = 3  # those that are looked into
 # what is smooth is a thousandth after two.
 HALVINGS, GONE, STAYS = 8, 2.0**-7, 0.7
 
+ROUNDS = 2  # of those, where many jumps lie as near to each other as the steps of a bisection
+
 Point = tuple[float, float]  # t, φ(t)
 
 
-def _halved(change: Callable[[float], float], low: Point, high: Point) -> float:
-    """The size of a jump between two points, or 0."""
+def _halved(
+    change: Callable[[float], float], low: Point, high: Point, rounds: int = ROUNDS
+) -> Jump:
+    """The jump between two points, if there is one; of several, one."""
     near = (high[0] - low[0]) * 2.0 ** -(HALVINGS + 8)
 
     def slope(a: Point) -> float:
@@ -152,8 +166,10 @@ def _halved(change: Callable[[float], float], low: Point, high: Point) -> float:
         sizes.append(max(left))
         low, middle, high = halves[left.index(sizes[-1])]
         if not sizes[-1] > GONE * sizes[0]:
-            return 0.0
-    return sizes[-1] if sizes[-1] > STAYS * sizes[-3] else 0.0
+            return Jump()
+    if sizes[-1] > STAYS * sizes[-3]:
+        return Jump(height=sizes[-1], low=low[0], high=high[0])
+    return _halved(change, low, high, rounds - 1) if rounds > 1 else Jump()
 
 
 def _stairs(finer: Sequence[Reading], slope: float) -> float:

@@ -114,7 +114,7 @@ def _unless_it_jumps(
 
     size = extent(base, v)
     for reach in NEARBY:
-        height = noise.jump(change, reach)
+        height = noise.jump(change, -reach, reach).height
         if height > NOTHING * size and finding.mismatch * size <= EACH * times * height:
             return _jumping(finding)
     return finding

@@ -9,19 +9,19 @@ from dataclasses import replace
 
 import numpy as np
 
-from gradcheck import noise
 from gradcheck.checks.doubts import folded, measured
+from gradcheck.checks.iterations import unless_it_jumps
 from gradcheck.checks.question import Question
 from gradcheck.diagnose import ADVICE, Evidence, Scene, diagnose
 from gradcheck.evidence import Probe, finest
 from gradcheck.locate import Location, locate
 from gradcheck.oracles import complex_step, ladder, path
 from gradcheck.oracles.ladder import FLOATING
-from gradcheck.problem import Array, Arrays, has_digits_of_float32
+from gradcheck.problem import Array, Arrays
 from gradcheck.results import Finding, Verdict
 from gradcheck.settings import SIGNIFICANCE
 
-__all__ = ["JUMPS", "hidden_by_jumps", "judge"]
+__all__ = ["judge"]
 
 # Other directions along which a mismatch that no entry explains must show once more. One that is
 # wrong as a whole, as when both of two tied maxima get the cotangent, shows in half of them.
@@ -60,7 +60,7 @@ def judge(question: Question, probes: Sequence[Probe], rng: np.random.Generator)
     if (most.is_significant or open_) and (stairs := _stairs(question, probes)):
         return stairs
     if most.is_significant:
-        return _unless_it_jumps(_located(question, probes, most, rng), question, most)
+        return unless_it_jumps(_located(question, probes, most, rng), most, rng)
     if any(probe.is_outside(question.tolerance) for probe in probes):
         message = "the point lies on a kink, and the gradient is none of its subgradients: move it"
         return question.answer(Verdict.INCONCLUSIVE, message, probes)
@@ -218,52 +218,6 @@ def _located(
     message += "; " + (ADVICE[pattern.split(":")[0]] if pattern else "no known pattern fits")
     shown = location.entries[:SHOWN]
     return question.answer(Verdict.FAIL, message, probes, entries=shown, diagnosis=pattern)
-
-
-JUMPS = "the value jumps"
-
-# Of how small a mismatch jumps nearby may be the reason, how small a part of the value those are,
-# and how far away, in units of the leaf's size, they are looked for. An iteration that stops at a
-# tolerance makes one step more here and there. What it computes between is not what it approaches,
-# by so many jumps over the distance to them (0.4 to 18 for layers that settle). A smaller error has
-# another reason: a router that chooses otherwise nearby is right between.
-SMALL, LOW, NEARBY = 0.1, 1e-2, (2.0**-5, 2.0**-3)
-FEWEST, MOST, HIDING = 0.02, 20.0, 0.3
-ROUNDING = 1e-10  # of the value: what looking for a jump makes of float64's
-
-
-def _unless_it_jumps(finding: Finding, question: Question, most: Probe) -> Finding:
-    """The failure, unless a value that is known up to jumps only may explain it."""
-    if finding.verdict is not Verdict.FAIL or not most.mismatch <= SMALL:
-        return finding
-    line = most.line
-    if line.problem.is_narrow or all(map(has_digits_of_float32, line.centre)):
-        return finding
-    for reach in NEARBY:
-        height = noise.jump(line.change, reach * line.unit)
-        slope = height / (reach * line.unit)
-        hidden = MOST * slope / most.size
-        explains = ROUNDING * line.weight <= height <= LOW * line.weight and hidden <= HIDING
-        if explains and FEWEST * slope <= most.excess <= MOST * slope:
-            return hidden_by_jumps(finding, hidden, f"by {height:.0e} nearby")
-    return finding
-
-
-def hidden_by_jumps(finding: Finding, hidden: float, where: str) -> Finding:
-    """What is left of a failure where jumps of the value hide errors as large as `hidden`."""
-    return replace(
-        finding,
-        verdict=Verdict.INCONCLUSIVE,
-        resolution=hidden,
-        message=(
-            f"{JUMPS} {where}, as that of an iteration which stops at a tolerance; that hides any "
-            f"error below {hidden:.0e} of the gradient: tighten it for this check, or accept a "
-            "larger rtol"
-        ),
-        entries=(),
-        diagnosis=None,
-        power=(),
-    )
 
 
 def _evidence(probe: Probe) -> Evidence:

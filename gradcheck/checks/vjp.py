@@ -18,7 +18,7 @@ import numpy as np
 from gradcheck.answers import Answers
 from gradcheck.checks.doubts import climbed, equally_noisy, folded, measured, rippled, unrested
 from gradcheck.checks.entrywise import narrowest
-from gradcheck.checks.judgement import JUMPS, hidden_by_jumps, judge
+from gradcheck.checks.judgement import judge
 from gradcheck.checks.question import Question
 from gradcheck.diagnose import ADVICE
 from gradcheck.errors import maybe_out_of_domain
@@ -156,15 +156,6 @@ def _examined(
         findings.append(finding)
         if kink is not None:
             kinked[question.leaf.path] = kink
-    jumping = [finding for finding in findings if finding.message.startswith(JUMPS)]
-    if jumping:  # along one leaf, it does along all
-        most = max(jumping, key=lambda finding: finding.resolution)
-        findings = [
-            hidden_by_jumps(f, most.resolution, f"along {most.leaf}")
-            if f.verdict is Verdict.FAIL and f.mismatch <= most.resolution
-            else f
-            for f in findings
-        ]
     return tuple(findings), kinked
 
 

@@ -58,7 +58,7 @@ PIECES = 8  # at most, where a kink lies on the way: 15 VJPs each
 # From a leaf that is tiny, a long way goes to one side only: an even function would cancel.
 BEHIND = 0.9
 
-GOAL = 1e-9  # the quadrature error, relative to the size, at which no piece is divided further
+GOAL = 1e-9  # a quadrature error that is small enough for float64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +72,9 @@ class Integral:
     size: float  # of the claimed slope, if its terms did not cancel
 
 
-def integrate(line: Line, reach: float, *, goal: float, level: float = 0.0) -> Integral | None:
+def integrate(
+    line: Line, reach: float, *, goal: float, level: float = 0.0, close: float = GOAL
+) -> Integral | None:
     """Return both sides of the identity along `line`.
 
     None where a value is not finite, and where the noise of the ends alone hides more than `goal`:
@@ -82,6 +84,7 @@ def integrate(line: Line, reach: float, *, goal: float, level: float = 0.0) -> I
         reach: how far from the point the segment goes, in units of the line.
         goal: the relative error bar below which the integral is of use.
         level: noise of one evaluation of φ, if more than the rounding of the outputs is known.
+        close: the quadrature error, relative to the size, at which no piece is divided further.
     """
     behind = BEHIND if reach <= 1 else 0.0
     low, high = line.moved(-behind * reach * line.unit), line.moved(reach * line.unit)
@@ -101,7 +104,7 @@ def integrate(line: Line, reach: float, *, goal: float, level: float = 0.0) -> I
         total = float(np.sum([piece.integral for piece in pieces]))
         size = max(piece.size for piece in pieces)
         worst = max(pieces, key=lambda piece: piece.error)
-        enough = worst.error <= max(GOAL * size, rounding / PIECES)
+        enough = worst.error <= max(close * size, rounding / PIECES)
         if not isfinite(total) or enough or len(pieces) >= PIECES:
             break
         pieces.remove(worst)

@@ -61,13 +61,84 @@ def test_a_right_implicit_layer_is_not_accused_of_its_tolerance(
         assert "stops at a tolerance" in str(result).replace("\n      ", " ")
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
-@pytest.mark.parametrize(("tol", "factor"), [(1e-4, 1.1), (1e-6, 1.01)])
+@pytest.mark.parametrize(("tol", "factor"), [(1e-3, 1.3), (1e-4, 1.1), (1e-6, 1.01)])
 def test_an_error_larger_than_the_tolerance_is_found(
     tol: float, factor: float, dtype: torch.dtype, seed: int
 ) -> None:
     assert _checked(tol, factor, dtype, seed).verdict is Verdict.FAIL
+
+
+def test_what_jumps_along_one_leaf_is_no_excuse_for_another() -> None:
+    generator = torch.Generator().manual_seed(0)
+    w = torch.randn(5, 5, dtype=torch.float64, generator=generator) / 4
+    x = torch.randn(3, 5, dtype=torch.float64, generator=generator)
+    scale = torch.ones(5, dtype=torch.float64)
+
+    def layer(w: torch.Tensor, x: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        z: torch.Tensor = Equilibrium.apply(w, x, 1e-4, 1.0)  # type: ignore[no-untyped-call]
+        return z * (1.05 * scale - (0.05 * scale).detach())
+
+    findings = gradcheck.check(layer, w, x, scale, checks="vjp").findings
+
+    assert [f.leaf for f in findings if f.verdict is Verdict.FAIL] == ["input[2]"]
+
+
+class Splats(torch.autograd.Function):
+    """Sums bells, and leaves out of each what is below a threshold; a factor in the gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, centres: torch.Tensor, factor: float) -> torch.Tensor:
+        off = torch.linspace(-1, 1, 40, dtype=centres.dtype)[:, None] - centres
+        bells = 0.5 * torch.exp(-4 * off**2)
+        bells = bells * (bells > 1 / 255)
+        ctx.save_for_backward(8 * off * bells)
+        ctx.factor = factor
+        return bells.sum(-1)
+
+    @staticmethod
+    def backward(ctx: Any, u: torch.Tensor) -> Any:
+        return ctx.factor * (u[:, None] * ctx.saved_tensors[0]).sum(0), None
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.01, 1.05])
+@pytest.mark.parametrize("seed", range(4))
+def test_a_threshold_is_no_excuse_for_a_factor(seed: int, factor: float) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    centres = torch.randn(6, dtype=torch.float64, generator=generator)
+
+    def layer(x: torch.Tensor) -> Any:
+        return Splats.apply(x, factor)  # type: ignore[no-untyped-call]
+
+    wanted = Verdict.PASS if factor == 1 else Verdict.FAIL
+    assert gradcheck.check(layer, centres, checks="vjp").verdict is wanted
+
+
+class Bisected(torch.autograd.Function):
+    """y + y³ = x, between ends that depend on x: its jumps lie as near as its tolerance."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        low, high = -x.abs() - 1, x.abs() + 1
+        while (high - low).max() > 1e-3:
+            y = (low + high) / 2
+            below = y + y**3 < x
+            low, high = torch.where(below, y, low), torch.where(below, high, y)
+        y = (low + high) / 2
+        ctx.save_for_backward(y)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, u: torch.Tensor) -> Any:
+        return u / (1 + 3 * ctx.saved_tensors[0] ** 2)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_many_jumps_are_looked_past(seed: int) -> None:
+    x = torch.randn(6, dtype=torch.float64, generator=torch.Generator().manual_seed(200 + seed))
+
+    assert gradcheck.check(Bisected, x, checks="vjp").verdict is not Verdict.FAIL
 
 
 @pytest.mark.parametrize(
@@ -82,7 +153,7 @@ def test_an_error_larger_than_the_tolerance_is_found(
     ids=["one jump", "several", "smooth", "a kink", "two kinks"],
 )
 def test_a_jump_is_told_from_a_bend(phi: Callable[[float], float], wanted: float) -> None:
-    height = noise.jump(lambda t: float(phi(t) - phi(0.0)), 0.5)
+    height = noise.jump(lambda t: float(phi(t) - phi(0.0)), -0.5, 0.5).height
     assert height == pytest.approx(wanted, rel=1e-2, abs=1e-12)
 
 

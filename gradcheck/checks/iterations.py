@@ -1,0 +1,131 @@
+"""A value that is known up to jumps only: that of an iteration which stops at a tolerance.
+
+Of f computed with an error e, a difference sees f′ + e′. Where the iteration makes one step more, e
+jumps, and e′ with it; between jumps it is smooth, and looks like an error of the gradient. Two
+things tell it from one. Across a jump the mismatch changes and the gradient does not: that of a
+wrong rule stays, whatever a mask, a router or a quantiser makes of the value. And e is bounded:
+over many jumps the values rise as the integral of the gradient says, which no difference does.
+
+How far a leaf may be moved for that is limited: an equilibrium whose weights grow need not settle,
+and then its loop does not end. Towards zero it may go farther.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from gradcheck import noise
+from gradcheck.evidence import Probe
+from gradcheck.oracles import path
+from gradcheck.probes import Line
+from gradcheck.problem import has_digits_of_float32, inner
+from gradcheck.results import Finding, Verdict
+
+__all__ = ["unless_it_jumps"]
+
+NEARBY = (2.0**-5, 2.0**-3)  # how far on either side jumps are looked for, in sizes of the leaf
+SHRUNK = 0.5  # and how far towards zero
+
+ROUNDING, LOW = 1e-10, 1e-2  # a jump is larger than that part of the value, and smaller than this
+
+# Across a jump a mismatch changes by the contraction of the iteration, and the gradient by nothing.
+# A rule that is off by a factor is off by the same on both sides of a mask.
+CHANGES, STAYS = 0.15, 0.25
+
+BOUNDED = 0.25  # of the mismatch of the slopes, what may be left of it over many jumps
+COMES_BACK = 0.5
+PLACES = 5  # at which the mismatch must be, of which most must have it
+
+STEP = 2.0**-20  # of the leaf's unit: of differences between jumps
+
+
+def unless_it_jumps(finding: Finding, probe: Probe, rng: np.random.Generator) -> Finding:
+    """The failure, unless it is that of a value which is known up to jumps only."""
+    line = probe.line
+    if finding.verdict is not Verdict.FAIL or line.problem.is_narrow or len(line.v) > 1:
+        return finding
+    if all(map(has_digits_of_float32, line.centre)):
+        return finding
+    for along, low, high in _segments(probe):
+        jump = noise.jump(along.change, low, high)
+        if not ROUNDING * line.weight <= jump.height <= LOW * line.weight:
+            continue
+        if _turns(probe, along, jump) or _is_bounded(probe, along, high, rng):
+            return _left_open(finding, jump.height)
+    return finding
+
+
+def _segments(probe: Probe) -> Iterator[tuple[Line, float, float]]:
+    """Lines, and how far along them jumps are looked for."""
+    line = probe.line
+    for reach in NEARBY:
+        yield line, -reach * line.unit, reach * line.unit
+    x = line.problem.point[probe.index]
+    moved = line.v[probe.index] != 0
+    shrinking = np.where(moved, -x, 0)
+    if np.any(shrinking):
+        yield replace(line, v={probe.index: shrinking}, unit=1.0, beside=None), 0.0, SHRUNK
+
+
+def _mismatch(line: Line, t: float) -> tuple[float, float]:
+    """What is claimed at `t`, and how far the values' slope is from it."""
+    h = STEP * line.unit
+    at = line.moved(t)
+    slope = line.rise(line.at(t + h), line.at(t - h)) / (2 * h)
+    gradients = line.problem.vjp(line.filled(at), line.u)
+    claimed = sum(inner(gradients[k], v) for k, v in line.v.items())
+    return claimed, claimed - slope
+
+
+def _turns(probe: Probe, line: Line, jump: noise.Jump) -> bool:
+    """Whether the mismatch changes across a jump as much as it is large; the gradient does not."""
+    beside = max(jump.high - jump.low, 4 * STEP * line.unit)
+    (before, off), (after, other) = (
+        _mismatch(line, t) for t in (jump.low - beside, jump.high + beside)
+    )
+    largest = max(abs(off), abs(other))
+    if not np.isfinite(largest) or not largest:
+        return False
+    change = abs(off - other)
+    claims = abs(before - after) / max(abs(before), abs(after))
+    explains = change > CHANGES * max(largest, probe.mismatch * line.size)
+    return explains and claims < STAYS * change / largest
+
+
+def _is_bounded(probe: Probe, line: Line, reach: float, rng: np.random.Generator) -> bool:
+    """Whether the mismatch is at most places and yet nothing is left of it over a segment."""
+    v = line.v[probe.index]
+    other = replace(line, v={probe.index: v * rng.uniform(0.5, 1.5, v.shape)}, beside=None)
+    for along in (line, other):
+        pairs = [_mismatch(along, t) for t in rng.uniform(0, reach, PLACES)]
+        claimed, usual = (float(np.median(np.abs(sizes))) for sizes in zip(*pairs, strict=True))
+        if not usual > CHANGES * probe.mismatch * along.size:
+            return False
+        goal = BOUNDED * usual / along.size if along.size else 0.0
+        mean = path.integrate(along, reach / along.unit, goal=goal, close=goal / 4)
+        if mean is None:
+            return False
+        left = abs(mean.claimed - mean.slope) + mean.error_bar
+        # Where the value comes back to what it was, nothing is left of a factor either.
+        if not left <= BOUNDED * usual or not abs(mean.slope) >= COMES_BACK * claimed:
+            return False
+    return True
+
+
+def _left_open(finding: Finding, height: float) -> Finding:
+    """What is left of a failure where jumps of the value hide as much."""
+    hidden = 2 * finding.mismatch
+    return replace(
+        finding,
+        verdict=Verdict.INCONCLUSIVE,
+        resolution=max(finding.resolution, hidden),
+        message=(
+            f"the value jumps by {height:.0e} nearby, as that of an iteration which stops at a "
+            f"tolerance; that hides any error below {hidden:.0e} of the gradient: tighten it for "
+            "this check, or accept a larger rtol"
+        ),
+        entries=(),
+        diagnosis=None,
+        power=(),
+    )
