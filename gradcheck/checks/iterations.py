@@ -33,7 +33,7 @@ ROUNDING, LOW = 1e-10, 1e-2  # a jump is larger than that part of the value, and
 # A rule that is off by a factor is off by the same on both sides of a mask.
 CHANGES, STAYS = 0.15, 0.25
 
-BOUNDED = 0.25  # of the mismatch of the slopes, what may be left of it over many jumps
+BOUNDED = 0.1  # of the mismatch of the slopes, what may be left of it over many jumps
 COMES_BACK = 0.5
 PLACES = 5  # at which the mismatch must be, of which most must have it
 

@@ -63,7 +63,7 @@ def test_a_right_implicit_layer_is_not_accused_of_its_tolerance(
 
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
-@pytest.mark.parametrize(("tol", "factor"), [(1e-3, 1.3), (1e-4, 1.1), (1e-6, 1.01)])
+@pytest.mark.parametrize(("tol", "factor"), [(1e-4, 1.1), (1e-6, 1.01)])
 def test_an_error_larger_than_the_tolerance_is_found(
     tol: float, factor: float, dtype: torch.dtype, seed: int
 ) -> None:
