@@ -338,3 +338,59 @@ def test_at_a_kink_both_modes_may_choose(seed: int) -> None:
     result = _asked(network, torch.randn(6, 4, dtype=torch.float64))
     assert result.passed, result
     assert any("they agree beside it" in finding.message for finding in result.findings)
+
+
+class Bounded(torch.autograd.Function):
+    """tanh, whose gradient is nothing below a threshold and bounded above another."""
+
+    BELOW, ABOVE = 0.0, float("inf")
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        y = x.tanh()
+        ctx.save_for_backward(y)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, u: torch.Tensor) -> torch.Tensor:
+        (y,) = ctx.saved_tensors
+        gradient: torch.Tensor = (u * (1 - y**2)).clamp(-Bounded.ABOVE, Bounded.ABOVE)
+        return torch.where(gradient.abs() < Bounded.BELOW, 0.0, gradient)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize(
+    ("below", "above", "said"),
+    [
+        (0.0, float("inf"), None),
+        (1e-3, float("inf"), "lost below a threshold"),
+        (1e-5, float("inf"), "lost below a threshold"),
+        (0.0, 1e3, "clipped"),
+        (0.0, 1e5, "clipped"),
+    ],
+)
+def test_what_a_rule_drops_or_clips_far_from_usual_is_seen(
+    below: float,
+    above: float,
+    said: str | None,
+    dtype: torch.dtype,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Bounded, "BELOW", below)
+    monkeypatch.setattr(Bounded, "ABOVE", above)
+    x = torch.randn(3, 4, dtype=dtype, generator=torch.Generator().manual_seed(0))
+
+    result = gradcheck.check(Bounded, x)
+
+    assert result.passed is (said is None), result
+    if said is not None:
+        (finding,) = [f for f in result.findings if f.verdict is Verdict.FAIL]
+        assert finding.check == "adjoint"
+        assert said in finding.message
+
+
+def test_numbers_that_a_dtype_ends_at_are_not_lost() -> None:
+    """A gradient of 1e-35 has no millionth in float32."""
+    x = torch.full((3,), 1e-35)
+
+    assert gradcheck.check(lambda x: x * x / 1e-35 * 1e-35, x, checks="adjoint").passed
