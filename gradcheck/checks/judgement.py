@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from gradcheck.checks.doubts import folded, measured
+from gradcheck.checks.halves import by_many_paths
 from gradcheck.checks.iterations import unless_it_jumps
 from gradcheck.checks.question import Question
 from gradcheck.diagnose import ADVICE, Evidence, Scene, diagnose
@@ -28,8 +29,9 @@ __all__ = ["judge"]
 AGAIN = 3
 
 # How far a path goes, in units of the leaf's size. The longer ones are for leaves that are small
-# beside the scale on which the value changes (1 - cos x at 1e-8), and for noise below the rounding
-# of numbers like one: from far away the steps of a quantiser are a straight line, which it is not.
+# beside the scale on which the value changes (1 - cos x at 1e-8), up to numbers like one, and for
+# noise below their rounding: from far away the steps of a quantiser are a straight line, which it
+# is not, and so is a sigmoid.
 REACHES = (1.0, 2.0**-3, 2.0**8, 2.0**16, 2.0**24)
 SHORTER = (1 / 2, 1 / 4)  # parts of a path along which a mismatch must stay to be an error
 
@@ -60,7 +62,11 @@ def judge(question: Question, probes: Sequence[Probe], rng: np.random.Generator)
     if (most.is_significant or open_) and (stairs := _stairs(question, probes)):
         return stairs
     if most.is_significant:
-        return unless_it_jumps(_located(question, probes, most, rng), most, rng)
+        located = _located(question, probes, most, rng)
+        if located.verdict is Verdict.INCONCLUSIVE:
+            together = by_many_paths(question, probes, rng)
+            return together if together and together.verdict is Verdict.FAIL else located
+        return unless_it_jumps(located, most, rng)
     if any(probe.is_outside(question.tolerance) for probe in probes):
         message = "the point lies on a kink, and the gradient is none of its subgradients: move it"
         return question.answer(Verdict.INCONCLUSIVE, message, probes)
@@ -71,6 +77,7 @@ def judge(question: Question, probes: Sequence[Probe], rng: np.random.Generator)
         return (
             _by_complex_step(question, probes)
             or _by_path(question, probes)
+            or by_many_paths(question, probes, rng)
             or question.answer(Verdict.INCONCLUSIVE, _remedy(best), probes)
         )
     if any(probe.truth.kink > 0 for probe in probes):
@@ -128,23 +135,28 @@ def _by_complex_step(question: Question, probes: Sequence[Probe]) -> Finding | N
 def _by_path(question: Question, probes: Sequence[Probe]) -> Finding | None:
     """What a path integral makes of a leaf that differences leave open; None if no more.
 
-    A pass needs one length that resolves the tolerance, a failure three that agree: a value that
-    jumps somewhere on the way is no error of the gradient.
+    A pass needs one length along which two directions resolve the tolerance, a failure three that
+    agree: a value that jumps somewhere on the way is no error of the gradient.
     """
     best = finest(probes)
     assert best is not None
     if max(probe.truth.ripple for probe in probes) > FLOATING:
         return None
     small = all(p.truth.cancels and p.truth.level <= p.line.ulp for p in probes)
-    for reach in REACHES if small else REACHES[:2]:
-        found = [seen for p in probes if (seen := _along(p, reach, question.tolerance))]
-        if not found:
+    unit = max(p.line.unit for p in probes)
+    for reach in REACHES:
+        if reach > 1 and not (small and reach * unit <= 1):
             continue
-        sharp = min(probe.resolution for probe in found)
-        if sharp > question.tolerance:
+        found = [seen for p in probes if (seen := _along(p, reach, question.tolerance))]
+        sharp = [probe for probe in found if probe.resolution <= question.tolerance]
+        if not sharp:
             continue
         own = replace(question, oracle="path integral")
         if not any(probe.is_significant and probe.mismatch > own.tolerance for probe in found):
+            # An error that lies across one direction, or in what the claim leaves out, hides there.
+            free = [probe for probe in sharp if not probe.is_aligned]
+            if len(free) < min(2, int(np.prod(question.leaf.shape))):
+                continue
             message = (
                 f"at the point, noise hides any error below {best.resolution:.0e}; right along a "
                 f"segment of {reach:.0e} times the leaf's size"
