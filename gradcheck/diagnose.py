@@ -6,7 +6,7 @@ their error bars.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
 
@@ -22,9 +22,13 @@ SAME = (
     1e-3  # how far ratios may lie apart and be one; a wrong hypothesis gets so near in one of 1e3
 )
 
+TELLS = 0.1  # the part of a mismatch that its noise may be, for a hypothesis to be told by it
+
 ADVICE = {
     "zero": "the gradient is zero where the output does depend on this leaf: it was detached, "
     "overwritten, or its term was never added",
+    "nothing wanted": "the value does not change with this leaf here, and its gradient is not "
+    "zero: a straight-through estimate, or a term too many; if it is meant, declare the leaf",
     "sign": "the sign is wrong: a difference taken the other way round, a lost minus",
     "conjugated": "the complex conjugate of this gradient would be right: Jᵀ is taken for Jᴴ",
     "constant factor": "all that is wrong is off by the same factor: look for a lost ½ or 2, a "
@@ -71,10 +75,17 @@ class Evidence:
     slope: float
     error_bar: float
     u: Array | None = None  # the cotangent, of the one output that has the leaf's shape
+    cotangent: object = field(default_factory=object)  # which one it was
+
+    @property
+    def is_flat(self) -> bool:
+        return abs(self.slope) <= SIGNIFICANCE * self.error_bar
 
     def fits(self, candidate: Array) -> bool:
         """Whether `candidate` removes all but a thousandth of the mismatch."""
         mismatch = abs(inner(self.gradient, self.v) - self.slope)
+        if not SIGNIFICANCE * self.error_bar <= TELLS * mismatch:  # anything does
+            return False
         left = abs(inner(candidate, self.v) - self.slope)
         return left <= SIGNIFICANCE * self.error_bar + 1e-3 * min(mismatch, abs(self.slope))
 
@@ -107,8 +118,11 @@ def diagnose(
         return "not finite"
     if not any(np.any(gradient) for gradient in gradients):
         return "zero"
-    if len(gradients) > 1 and all(np.array_equal(gradients[0], other) for other in gradients):
+    several = len({id(probe.cotangent) for probe in evidence}) > 1
+    if several and all(np.array_equal(gradients[0], other) for other in gradients):
         return "cotangent ignored"
+    if all(probe.is_flat for probe in evidence):
+        return "nothing wanted"
     factor = _factor(evidence)
     if factor is not None:
         return _named(factor, shape=gradients[0].shape)
@@ -218,7 +232,7 @@ SLOPES: Mapping[str, Callable[[Array], Array]] = {
 
 def _part_factor(entries: Sequence[Entry]) -> float | None:
     """The common ratio got / wanted of the wrong entries, if three of them have one."""
-    if len(entries) < 3 or any(entry.wanted == 0 for entry in entries):
+    if len(entries) < 3 or any(abs(entry.wanted) <= entry.error_bar for entry in entries):
         return None
     ratios = np.array([entry.got / entry.wanted for entry in entries])
     bars = np.array([entry.error_bar / abs(entry.wanted) for entry in entries])

@@ -105,7 +105,9 @@ def distinct(one: float, other: float, *, digits: int = 2) -> tuple[str, str]:
 
 def ratio(entry: Entry) -> str:
     """Return got / wanted, with enough digits to tell it from one; "" where it means nothing."""
-    if entry.wanted == 0 or not (math.isfinite(entry.got) and math.isfinite(entry.wanted)):
+    if not (math.isfinite(entry.got) and math.isfinite(entry.wanted)):
+        return ""
+    if abs(entry.wanted) <= entry.error_bar:  # it may be zero
         return ""
     return distinct(entry.got / entry.wanted, 1.0, digits=3)[0]
 

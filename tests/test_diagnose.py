@@ -1,6 +1,7 @@
 """A pattern is named when it explains the evidence, and only then."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -97,9 +98,40 @@ def test_a_conjugate_is_named() -> None:
     assert diagnose(found, ()) == "conjugated"
 
 
+def test_a_gradient_of_what_does_not_change_is_named() -> None:
+    flat = [replace(probe, slope=1e-17 * k) for k, probe in enumerate(_evidence(lambda g: g))]
+
+    assert diagnose(flat, _entries((0.3, 1e-17), (0.2, 0.0), (0.6, -1e-17))) == "nothing wanted"
+
+
+def test_noise_names_nothing() -> None:
+    noisy = [replace(probe, error_bar=1.0) for probe in _evidence(lambda g: 1.2 * g)]
+
+    assert diagnose(noisy, ()) is None
+
+
+def test_one_cotangent_is_not_known_to_be_ignored() -> None:
+    first, *others = _evidence(lambda g: 2 * g)
+    same = [replace(probe, cotangent=first, gradient=first.gradient) for probe in others]
+
+    assert diagnose([replace(first, cotangent=first), *same], ()) != "cotangent ignored"
+
+
+def test_an_output_that_is_cut_off_is_told_from_a_factor() -> None:
+    def step(x: torch.Tensor) -> dict[str, torch.Tensor]:
+        loss = (x.tanh() ** 2).mean()
+        return {"loss": loss, "rmse": loss.sqrt().detach() + 0 * x.sum()}
+
+    x = torch.linspace(0.1, 0.9, 5, dtype=torch.float64)
+    (finding,) = check(step, x, checks="vjp").findings
+
+    assert finding.diagnosis == "zero"
+    assert "through output['rmse'] only" in finding.message
+
+
 def test_every_pattern_has_advice() -> None:
     names = [name for _, name in PATTERNS] + [name for _, name in PARTS if name]
-    names += ["conjugated", "one triangle", *(row[-1] for row in SEEN)]
+    names += ["conjugated", "one triangle", "nothing wanted", *(row[-1] for row in SEEN)]
 
     assert {name.split(":")[0] for name in names} == set(ADVICE)
 

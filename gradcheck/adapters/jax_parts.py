@@ -19,7 +19,7 @@ from jax.tree_util import tree_flatten, tree_leaves, tree_unflatten
 
 from gradcheck import trees
 from gradcheck.adapters.jax_ import needs_x64
-from gradcheck.adapters.jax_substitutes import differenced, without_rules
+from gradcheck.adapters.jax_substitutes import Code, code_of, differenced, without_rules
 from gradcheck.adapters.parts import CALLS, Call, Part
 
 __all__ = ["recorded", "repairs"]
@@ -123,7 +123,7 @@ def repairs(target: Any, guilty: Collection[Part]) -> list[AbstractContextManage
     differentiated. A rule within a rule is left out where its code is called.
     """
     if any(part.within for part in guilty):
-        return without_rules(target, {str(part.same) for part in guilty})
+        return without_rules(target, {_code(part.target.args[0]) for part in guilty})
     ways: list[AbstractContextManager[Any]] = [_repaired(target, guilty, lambda run: run)]
     if all(sum(x.size for x in part.calls[0].inputs) <= ENTRIES for part in guilty):
         ways.append(_repaired(target, guilty, differenced))
@@ -170,9 +170,9 @@ def _ends(calls: list[Call]) -> list[Call]:
     return calls if len(calls) <= 2 * CALLS else [*calls[:CALLS], *calls[-CALLS:]]
 
 
-def _code(equation: Any) -> str:
-    """What the same rule is called everywhere: its name, and where it is written."""
-    return str(equation.params["call_jaxpr"].jaxpr.debug_info.func_src_info)
+def _code(equation: Any) -> Code:
+    jaxpr = equation.params["call_jaxpr"].jaxpr
+    return code_of(str(jaxpr.debug_info.func_src_info), jaxpr)
 
 
 def _name(equation: Any) -> str:
@@ -197,7 +197,12 @@ def _repaired(
 
 def _evaluated(target: Any, inputs: Sequence[Any], meet: Meet, *, unrolled: bool = False) -> Any:
     """The target's outputs, its custom rules handed to `meet`."""
-    run = partial(trees.called, target)
+    held, structure = tree_flatten(target)
+
+    def run(inputs: tuple[Any, ...]) -> Any:
+        # Made anew within the trace, a module may write into what it holds.
+        return trees.called(tree_unflatten(structure, held), inputs)
+
     closed, shape = jax.make_jaxpr(run, return_shape=True)(tuple(inputs))
     flat = [jax.numpy.asarray(x) for x in tree_leaves(inputs)]
     outputs = _walk(closed, flat, At(unrolled=unrolled), meet)

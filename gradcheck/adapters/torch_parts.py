@@ -40,7 +40,7 @@ def recorded(target: Any, inputs: tuple[Any, ...], seed: int) -> list[Part]:
     cotangents = tuple(rng.standard_normal(leaf.shape) for leaf in problem.outputs)
     recorder = Recorder(module_of(target))
     # What the target raises is said by its check; what ran until then is known.
-    with _met(recorder.meet), suppress(Exception):
+    with _met(recorder.meet, recorder.root), suppress(Exception):
         problem.vjp(problem.point, cotangents)
     return recorder.parts()
 
@@ -222,22 +222,36 @@ def _repaired(target: Any, guilty: Collection[Any], replacement: Replacement) ->
         tree = (*given, trees.Keywords(named)) if named else given
         return replacement(part, run, tree) if part in guilty else run(*given, **named)
 
-    with _met(meet):
+    with _met(meet, module_of(target)):
         yield target
 
 
 @contextmanager
-def _met(meet: Meet) -> Iterator[None]:
+def _met(meet: Meet, root: torch.nn.Module | None) -> Iterator[None]:
     """Hand every call of a module and every application of a custom function to `meet`.
 
-    Of `Function.apply` the code is replaced: `my_op = MyOp.apply` holds the method itself.
+    A module of `root` may be run by its `forward` alone, which is met as well. Of `Function.apply`
+    the code is replaced: `my_op = MyOp.apply` holds the method itself.
     """
+    running: list[Any] = []  # the modules, the innermost last
     call, apply = torch.nn.Module.__call__, Function.__dict__["apply"].__func__
     code = apply.__code__
     original = HANDED[-1] if HANDED else _copy(apply)
 
+    def entered(module: Any, run: Callable[..., Any], /, *given: Any, **named: Any) -> Any:
+        running.append(module)
+        try:
+            return run(*given, **named)
+        finally:
+            running.pop()
+
     def called(module: Any, /, *given: Any, **named: Any) -> Any:
-        return meet(module, partial(call, module), given, named)
+        return meet(module, partial(entered, module, partial(call, module)), given, named)
+
+    def forwarded(module: Any, forward: Callable[..., Any], *given: Any, **named: Any) -> Any:
+        if running and running[-1] is module:  # it comes from its own call
+            return forward(*given, **named)
+        return meet(module, partial(entered, module, forward), given, named)
 
     def applied(rule: Any, *given: Any, **named: Any) -> Any:
         return meet(rule, partial(original, rule), given, named)
@@ -245,12 +259,22 @@ def _met(meet: Meet) -> Iterator[None]:
     setattr(torch.nn.Module, "__call__", called)  # noqa: B010  (a method, to type checkers)
     apply.__code__ = _Handing.__dict__["apply"].__func__.__code__
     HANDED.append(applied)
+    modules = [] if root is None else [m for m in root.modules() if _is_plain(m)]
+    for module in modules:
+        vars(module)["forward"] = partial(forwarded, module, module.forward)
     try:
         yield
     finally:
+        for module in modules:
+            vars(module).pop("forward", None)
         setattr(torch.nn.Module, "__call__", call)  # noqa: B010
         HANDED.pop()
         apply.__code__ = code
+
+
+def _is_plain(module: torch.nn.Module) -> bool:
+    """Whether its forward is that of its class."""
+    return "forward" not in vars(module) and not isinstance(module, torch.jit.ScriptModule)
 
 
 def _copy(function: FunctionType) -> Callable[..., Any]:

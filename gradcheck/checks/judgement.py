@@ -225,8 +225,9 @@ def _located(
         message = "difference quotients along different directions contradict each other here"
         return question.answer(Verdict.INCONCLUSIVE, message, probes)
     evidence = [_evidence(probe) for probe in probes]
-    pattern = diagnose(evidence, location.entries, _scene(most, location))
-    message = _where(location, most) + _through(most)
+    through, is_lost = _through(most)
+    pattern = "zero" if is_lost else diagnose(evidence, location.entries, _scene(most, location))
+    message = _where(location, most) + through
     message += "; " + (ADVICE[pattern.split(":")[0]] if pattern else "no known pattern fits")
     shown = location.entries[:SHOWN]
     return question.answer(Verdict.FAIL, message, probes, entries=shown, diagnosis=pattern)
@@ -239,6 +240,7 @@ def _evidence(probe: Probe) -> Evidence:
         slope=probe.truth.slope,
         error_bar=probe.truth.error_bar,
         u=_like(probe, probe.line.u),
+        cotangent=probe.line.u,
     )
 
 
@@ -264,19 +266,22 @@ def _scene(probe: Probe, location: Location) -> Scene:
     )
 
 
-def _through(probe: Probe) -> str:
-    """Which outputs' cotangents lead to a wrong gradient, if others do not."""
+def _through(probe: Probe) -> tuple[str, bool]:
+    """Which outputs' cotangents lead to a wrong gradient, if others do not; whether it is zero."""
     line, outputs = probe.line, probe.line.problem.outputs
     if not 1 < len(outputs) <= OUTPUTS:
-        return ""
-    guilty = []
+        return "", False
+    guilty, found = [], []
     for k, output in enumerate(outputs):
         u = tuple(u if j == k else np.zeros_like(u) for j, u in enumerate(line.u))
         gradients = line.problem.vjp(line.problem.point, u)
-        alone = replace(line, u=u, gradients=gradients)
+        alone = replace(line, u=u, gradients=gradients, beside=None)
         if replace(probe, line=alone, truth=ladder.estimate(alone)).is_significant:
             guilty.append(output.path)
-    return f", through {' and '.join(guilty)} only" if 0 < len(guilty) < len(outputs) else ""
+            found.append(gradients[probe.index])
+    if not 0 < len(guilty) < len(outputs):
+        return "", False
+    return f", through {' and '.join(guilty)} only", not any(map(np.any, found))
 
 
 def _repeats(probe: Probe, tolerance: float, rng: np.random.Generator) -> bool:

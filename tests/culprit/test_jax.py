@@ -1,9 +1,11 @@
 """One rule of a JAX network is wrong: it is named and proved, and nobody else is."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from gradcheck.culprit import find_culprit
@@ -70,3 +72,37 @@ def test_a_run_leaves_the_rules_of_jax_as_they_were() -> None:
     find_culprit(network, *inputs)
 
     assert (jax.custom_vjp.__call__, jax.custom_jvp.__call__) == before
+
+
+def _made(f: Callable[[Any], Any], slope: Callable[[Any], Any]) -> Any:
+    """A rule as a factory makes it: each is called g, and written here."""
+
+    @jax.custom_vjp
+    def g(x: Any) -> Any:
+        return f(x)
+
+    g.defvjp(lambda x: (f(x), x), lambda x, u: (u * slope(x),))
+    return g
+
+
+def _bell(x: Any) -> Any:
+    return 1 - jnp.tanh(x) ** 2
+
+
+def test_rules_of_one_factory_are_told_apart() -> None:
+    tanh, sine = _made(jnp.tanh, lambda x: 1.3 * _bell(x)), _made(jnp.sin, jnp.sin)
+    x = np.linspace(0.1, 0.9, 6).reshape(2, 3)
+
+    blame = find_culprit(lambda x: sine(2 * tanh(x)), x)
+
+    assert {one.path for one in blame.suspects if one.proved} == {"g", "g#2"}
+
+
+def test_the_rule_around_another_of_its_name_is_blamed() -> None:
+    inner = _made(jnp.tanh, lambda x: 1.3 * _bell(x))  # which the outer one does not use
+    outer = _made(lambda x: 2 * inner(x), _bell)
+    x = np.linspace(0.1, 0.9, 6).reshape(2, 3)
+
+    blame = find_culprit(lambda x: 3 * outer(x), x)
+
+    assert [one.path for one in blame.suspects if one.proved] == ["g"]

@@ -236,3 +236,27 @@ def test_a_network_that_does_not_run_is_an_error_and_no_exception() -> None:
 
     assert blame.result.verdict == "error"
     assert "shapes cannot be multiplied" in str(blame.result)
+
+
+def test_a_module_that_is_run_by_its_forward_is_a_part() -> None:
+    class Half(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = nn.Parameter(torch.randn(4, 4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.tanh(x @ (self.w + self.w.detach()) / 2)
+
+    class Network(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(4, 4), Half(), nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Any:
+            return self.c(self.b.forward(self.a(x)))
+
+    network = Network()
+    blame = find_culprit(network, torch.randn(3, 4))
+
+    assert [suspect.path for suspect in blame.culprits] == ["b"]
+    assert "forward" not in vars(network.b)

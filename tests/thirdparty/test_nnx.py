@@ -1,5 +1,7 @@
 """What of a Flax NNX module is a leaf: its parameters, and no other variable."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -27,3 +29,26 @@ def test_a_subclass_of_param_is_trained() -> None:
     leaves = {finding.leaf for finding in gradcheck.check(layer, x).findings}
 
     assert leaves == {"input[0]", "params.lora_a.value", "params.lora_b.value"}
+
+
+@jax.custom_vjp
+def _wrong(x: jax.Array) -> jax.Array:
+    return jnp.tanh(x)
+
+
+_wrong.defvjp(lambda x: (jnp.tanh(x), x), lambda x, u: (1.2 * u * (1 - jnp.tanh(x) ** 2),))
+
+
+def test_the_culprit_is_found_beside_what_writes_into_its_module() -> None:
+    class Network(nnx.Module):  # type: ignore[misc, name-defined]
+        def __init__(self, rngs: Any) -> None:
+            self.norm = nnx.BatchNorm(3, rngs=rngs)
+            self.drop = nnx.Dropout(0.5, rngs=rngs)
+
+        def __call__(self, x: jax.Array) -> Any:
+            return self.drop(_wrong(self.norm(x)))
+
+    x = jax.random.normal(jax.random.key(1), (5, 3))
+    blame = gradcheck.find_culprit(Network(nnx.Rngs(0)), x)
+
+    assert [one.path for one in blame.suspects if one.proved] == ["_wrong"]
