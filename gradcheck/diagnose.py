@@ -79,7 +79,9 @@ class Evidence:
 
     @property
     def is_flat(self) -> bool:
-        return abs(self.slope) <= SIGNIFICANCE * self.error_bar
+        """Whether nothing is wanted of what is claimed."""
+        noise = SIGNIFICANCE * self.error_bar
+        return abs(self.slope) <= noise <= TELLS * abs(inner(self.gradient, self.v))
 
     def fits(self, candidate: Array) -> bool:
         """Whether `candidate` removes all but a thousandth of the mismatch."""

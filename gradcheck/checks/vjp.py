@@ -71,7 +71,42 @@ def check_vjp(
                 _joined(here, there, kinked.get(here.leaf), problem)
                 for here, there in zip(findings, beside, strict=True)
             )
+    elif all(finding.verdict is Verdict.PASS for finding in findings):
+        findings = _off_zero(findings, answers, settings, rng)
     return tuple(_strong_enough(finding, settings.min_power) for finding in findings)
+
+
+# How far a leaf of zeros is moved, which has no size: about as much as a parameter is drawn.
+OFF = 2.0**-3
+
+
+def _off_zero(
+    findings: tuple[Finding, ...], answers: Answers, settings: Settings, rng: np.random.Generator
+) -> tuple[Finding, ...]:
+    """The findings; failures, where the gradient is wrong once leaves of zeros are moved.
+
+    A gate, a low-rank update or a branch that starts at zero multiplies what is wrong by it.
+    """
+    problem = answers.problem
+    zeros = {k for k, x in enumerate(problem.point) if x.size and not np.any(x)}
+    if not zeros or len(problem.leaves) < 2 or settings.probes < 2:
+        return findings
+    moved = replace(
+        problem,
+        point=tuple(
+            leaf.rounded(direction(rng, leaf, OFF)) if k in zeros else x
+            for k, (leaf, x) in enumerate(zip(problem.leaves, problem.point, strict=True))
+        ),
+    )
+    with maybe_out_of_domain():
+        beside, _ = _at_point(answers.of(moved), settings, rng)
+        names = ", ".join(problem.leaves[k].path for k in sorted(zeros))
+        where = f"at the point nothing is wrong; it is once {names}, of zeros, is moved: "
+        return tuple(
+            replace(there, message=where + there.message) if there.verdict is Verdict.FAIL else here
+            for here, there in zip(findings, beside, strict=True)
+        )
+    return findings
 
 
 def _at_point(

@@ -1003,3 +1003,41 @@ def test_entries_that_the_others_hide_are_looked_at_among_themselves(dtype: torc
         assert gradcheck.check(torch.exp, x, checks="vjp", seed=seed).passed
         wrong = _spoilt(torch.exp, 3, 1.5)
         assert gradcheck.check(wrong, x, checks="vjp", seed=seed).verdict == "fail"
+
+
+class LowRank(torch.autograd.Function):
+    """x W + x A B, as an adapter adds to a weight; B starts at zero."""
+
+    FACTOR = 1.0
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: torch.Tensor, w: torch.Tensor, a: torch.Tensor, b: torch.Tensor
+    ) -> Any:
+        ctx.save_for_backward(x, w, a, b)
+        return x @ w + x @ a @ b
+
+    @staticmethod
+    def backward(ctx: Any, u: torch.Tensor) -> Any:
+        x, w, a, b = ctx.saved_tensors
+        down = LowRank.FACTOR * (u @ b.mT)
+        return u @ w.mT + down @ a.mT, x.mT @ u, x.mT @ down, (x @ a).mT @ u
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("factor", [1.0, 0.5])
+def test_what_a_leaf_of_zeros_hides_is_looked_for_beside_it(
+    factor: float, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LowRank, "FACTOR", factor)
+    generator = torch.Generator().manual_seed(0)
+    x, w, a = (torch.randn(*s, generator=generator) for s in ((3, 4), (4, 5), (4, 2)))
+    inputs = [t.to(dtype) for t in (x, w, a, torch.zeros(2, 5))]
+
+    findings = gradcheck.check(LowRank, *inputs, checks="vjp").findings
+
+    wrong = {f.leaf for f in findings if f.verdict is Verdict.FAIL}
+    assert wrong == (set() if factor == 1 else {"input[0]", "input[2]"})
+    assert all(
+        "once input[3], of zeros, is moved" in f.message for f in findings if f.leaf in wrong
+    )
