@@ -133,6 +133,18 @@ class Probe:
         is_zero = abs(self.truth.slope) <= SIGNIFICANCE * self.bar
         return claims_zero and is_zero and blur <= epsilon**0.5 * value
 
+    @property
+    def is_rounding(self) -> bool:
+        """Whether the value is no more than what rounding leaves of numbers like one that cancel.
+
+        So is that of a normalisation of groups of one; and what is claimed is as little.
+        """
+        line = self.line
+        natural = norm(np.array([norm(u) for u in line.u]))
+        blur, little = self.bar * line.unit, SIGNIFICANCE * self.bar
+        is_least = max(line.size, abs(self.truth.slope)) <= little
+        return is_least and line.weight < blur <= self.epsilon**0.5 * natural
+
     @cached_property
     def resolution(self) -> float:
         """The smallest relative error that would be significant."""
