@@ -13,7 +13,7 @@ __all__ = ["same_randomness"]
 
 @contextmanager
 def same_randomness(
-    seed: int, devices: Sequence[int], own: Sequence[Any] = ()
+    seed: int, devices: Sequence[torch.device], own: Sequence[Any] = ()
 ) -> Iterator[Callable[[], bool]]:
     """Seed PyTorch's generators, NumPy's and Python's global ones, and those of a target's own.
 
@@ -22,8 +22,8 @@ def same_randomness(
     The generators are set one by one: `torch.manual_seed` also visits every device type that
     this build knows, which takes longer than a small layer.
     """
-    cuda = (torch.cuda.default_generators[device] for device in devices)
-    generators = [torch.default_generator, *cuda, np.random, random, *own]
+    beside = map(_default_of, devices)
+    generators = [torch.default_generator, *beside, np.random, random, *own]
     before = [_state(generator) for generator in generators]
 
     def reseed() -> None:
@@ -42,6 +42,12 @@ def same_randomness(
         yield drawn
     finally:
         _restore(generators, before)
+
+
+def _default_of(device: torch.device) -> Any:
+    if device.type == "mps":
+        return torch.mps._get_default_mps_generator()
+    return torch.cuda.default_generators[device.index or 0]
 
 
 def _seed(generator: Any, seed: int) -> None:

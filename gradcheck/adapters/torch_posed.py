@@ -137,9 +137,10 @@ class Posed:
                 torch._dynamo.reset_code_caches()
 
     @cached_property
-    def devices(self) -> list[int]:
-        found = {t.device.index or 0 for t in self.named.values() if t.device.type == "cuda"}
-        return sorted(found)
+    def devices(self) -> list[torch.device]:
+        """Those beside the CPU that have random numbers of their own."""
+        found = {t.device for t in self.named.values() if t.device.type in ("cuda", "mps")}
+        return sorted(found, key=str)
 
     def tensors(self, point: Arrays, *, shared: bool = False) -> list[torch.Tensor]:
         """The leaves at `point`, in the target's dtype or, if `wide`, in that of the arrays.

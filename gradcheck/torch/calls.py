@@ -91,6 +91,8 @@ class Call:
         before = [leaf.clone() for leaf in leaves]
         try:
             for leaf, value in zip(leaves, values, strict=True):
+                if value.is_complex() and not leaf.is_complex():  # of a complex step
+                    raise TypeError("a real leaf of the caller's holds no complex numbers")
                 leaf.copy_(value.detach())
             yield
         finally:
