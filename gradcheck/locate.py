@@ -9,6 +9,7 @@ a row, a channel or a time step, one more direction tells whether the fault is j
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -32,6 +33,10 @@ DIRECTIONS = 400  # ends a search among noise; ten wrong entries of 10⁶ need 2
 # A half is not read of which all but this part of the error has been found in the other: what it
 # may hide is found when what is left is read once more.
 SLIGHT = 1e-2
+
+# What an entry may be off by, of a usual one of its leaf, and of itself at most: small entries are
+# held to a thousandth of themselves, however small.
+BESIDE, AT_MOST = 1e-9, 1e-3
 
 Index = tuple[int, ...]
 
@@ -68,8 +73,8 @@ class Location:
 def locate(line: Line, *, rtol: float, rng: np.random.Generator) -> Location:
     """Return the wrong entries of the one leaf that `line` moves.
 
-    An entry is wrong when it differs by more than `SIGNIFICANCE` error bars and by more than
-    `rtol` of the larger of both values.
+    An entry is wrong when it differs by more than `SIGNIFICANCE` error bars, by more than `rtol` of
+    the larger of both values, and by more than a solver leaves that stops at a tight tolerance.
     """
     (index,) = line.v
     location = _Search(line=line, index=index, rtol=rtol, careful=line.ripple > 0).run(rng)
@@ -79,7 +84,7 @@ def locate(line: Line, *, rtol: float, rng: np.random.Generator) -> Location:
     return replace(location, is_composite_kink=True)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class _Search:
     """One line, the position of the leaf that it moves, and how entries are judged."""
 
@@ -95,6 +100,11 @@ class _Search:
     @property
     def gradient(self) -> Array:
         return self.line.gradients[self.index]
+
+    @cached_property
+    def usual(self) -> float:
+        """The size of a usual entry of the gradient."""
+        return norm(np.nan_to_num(self.gradient)) / float(np.sqrt(max(self.gradient.size, 1)))
 
     def run(self, rng: np.random.Generator) -> Location:
         size = self.v.size
@@ -116,7 +126,7 @@ class _Search:
             read.append(entry)
             if _bends(entry, kink):
                 kinks.add(entry.index)
-            if _is_wrong(entry, self.rtol):
+            if _is_wrong(entry, self.rtol, self.usual):
                 found.append(entry)
             if len(found) == ALIKE and (block := self._block(found)) is not None:
                 break
@@ -134,7 +144,7 @@ class _Search:
     def _location(self, flat: Sequence[int], *, complete: bool) -> Location:
         readings = [self._entry(position) for position in flat]
         read = [entry for entry, _ in readings]
-        wrong = [entry for entry in read if _is_wrong(entry, self.rtol)]
+        wrong = [entry for entry in read if _is_wrong(entry, self.rtol, self.usual)]
         kinks = {entry.index for entry, kink in readings if _bends(entry, kink)}
         return _assembled(wrong, read, kinks, tested=len(read), complete=complete)
 
@@ -275,12 +285,17 @@ def _sampled(gradient: Array, rng: np.random.Generator) -> list[int]:
     return list(dict.fromkeys(chosen))[:SAMPLE]
 
 
-def _is_wrong(entry: Entry, rtol: float) -> bool:
+def _is_wrong(entry: Entry, rtol: float, usual: float) -> bool:
+    """Whether it is off by more than its bar and the tolerance, and than what a `usual` one may.
+
+    A solver that stops at 1e-10 leaves that of a usual entry in all of them.
+    """
     off = abs(entry.got - entry.wanted)
     if not np.isfinite(entry.got):
         return bool(np.isfinite(entry.wanted))
     largest = max(abs(entry.got), abs(entry.wanted))
-    return off > SIGNIFICANCE * entry.error_bar and off > rtol * largest
+    beside = min(BESIDE * usual, AT_MOST * largest)
+    return off > SIGNIFICANCE * entry.error_bar and off > max(rtol * largest, beside)
 
 
 def _bends(entry: Entry, kink: float) -> bool:

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gradcheck import Rule
+from gradcheck import Rule, check
 from gradcheck.adapters import problem_of
 from gradcheck.locate import Location, locate
 from gradcheck.probes import Line, direction, scale
@@ -165,3 +165,22 @@ def test_the_only_entry_is_found() -> None:
     location, _ = _location(_times(0, 2.0), np.array([[0.7]]))
 
     assert [entry.index for entry in location.entries] == [(0, 0)]
+
+
+@pytest.mark.parametrize(
+    ("entry", "off", "is_wrong"),
+    [(1.0, 2e-6, True), (1e-5, 2e-6, False), (1e-5, 1e-3, True), (1e-8, 2e-3, True)],
+)
+def test_a_small_entry_is_held_to_what_a_solver_leaves(
+    entry: float, off: float, is_wrong: bool
+) -> None:
+    """Of a leaf whose other entries are like one; never to more than a thousandth of itself."""
+    slopes = np.ones(8)
+    slopes[3] = entry
+    claimed = slopes.copy()
+    claimed[3] *= 1 + off
+    rule = Rule(lambda x: np.sum(slopes * x), lambda inputs, u: u * claimed)
+
+    result = check(rule, np.linspace(0.5, 1.5, 8), checks="vjp")
+
+    assert result.passed is not is_wrong, result
