@@ -44,6 +44,14 @@ class Blame:
     checked: int  # how many parts were
 
     @property
+    def verdict(self) -> Verdict:
+        return self.result.verdict
+
+    @property
+    def passed(self) -> bool:
+        return self.result.passed
+
+    @property
     def culprits(self) -> tuple[Suspect, ...]:
         return tuple(suspect for suspect in self.suspects if suspect.proved)
 
@@ -51,7 +59,7 @@ class Blame:
         lines = [str(self.result).partition("\n")[0]]
         lines.append(f"      {counted(self.checked, 'part')} checked at the values that flowed")
         if not self.suspects and self.result.verdict is Verdict.FAIL:
-            lines.append("      no part is wrong by itself: look at how they are put together")
+            lines.append(f"      {NOBODY if self.checked else NOTHING}")
         for suspect in self.suspects[:SHOWN]:
             said = {True: "culprit", False: "suspect, not all of it", None: "suspect, not proved"}
             first = str(suspect.result).splitlines()[:3]
@@ -61,6 +69,9 @@ class Blame:
 
 
 SHOWN = 4
+
+NOBODY = "no part is wrong by itself: look at how they are put together, and at the target's own"
+NOTHING = "nothing inside has a derivative of its own to look at: it is the target's own"
 
 
 def find_culprit(

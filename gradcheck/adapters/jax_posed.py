@@ -197,7 +197,7 @@ class Posed:
     def vjp(self, point: Arrays, cotangents: Arrays) -> Arrays:
         if self.is_jitted and not self.wide:
             return self.both(point, cotangents)[1]
-        with jax.enable_x64(self.x64):
+        with jax.enable_x64(self.x64), _noting():
             return gradients_of(self.pulled(self.arrays(point), self.conjugated(cotangents)))
 
     @cached_property
@@ -377,6 +377,17 @@ def cotangents_of(cotangents: Arrays, outputs: Sequence[Any]) -> list[Any]:
 
 def gradients_of(gradients: Sequence[Any]) -> Arrays:
     return tuple(BRIDGE.out(gradient).conj() for gradient in gradients)
+
+
+@contextmanager
+def _noting() -> Iterator[None]:
+    """Have what has no reverse mode say that forward mode can be asked about."""
+    try:
+        yield
+    except ValueError as error:
+        if "Reverse-mode differentiation does not work" in str(error):
+            error.add_note("forward mode is asked with checks='jvp'")
+        raise
 
 
 @contextmanager
