@@ -16,6 +16,7 @@ from dataclasses import replace
 import numpy as np
 
 from gradcheck import noise
+from gradcheck.errors import maybe_out_of_domain
 from gradcheck.evidence import Probe
 from gradcheck.oracles import path
 from gradcheck.probes import Line
@@ -27,11 +28,14 @@ __all__ = ["unless_it_jumps"]
 NEARBY = (2.0**-5, 2.0**-3)  # how far on either side jumps are looked for, in sizes of the leaf
 SHRUNK = 0.5  # and how far towards zero
 
-ROUNDING, LOW = 1e-10, 1e-2  # a jump is larger than that part of the value, and smaller than this
+ROUNDING, LOW = 1e-10, 2e-3  # a jump is larger than that part of the value, and smaller than this
 
 # Across a jump a mismatch changes by the contraction of the iteration, and the gradient by nothing.
 # A rule that is off by a factor is off by the same on both sides of a mask.
 CHANGES, STAYS = 0.15, 0.25
+
+# How many times as far as a mismatch takes to make up for a jump the next one is, at most.
+SOON = 8.0
 
 BOUNDED = 0.1  # of the mismatch of the slopes, what may be left of it over many jumps
 COMES_BACK = 0.5
@@ -47,12 +51,13 @@ def unless_it_jumps(finding: Finding, probe: Probe, rng: np.random.Generator) ->
         return finding
     if all(map(has_digits_of_float32, line.centre)):
         return finding
-    for along, low, high in _segments(probe):
-        jump = noise.jump(along.change, low, high)
-        if not ROUNDING * line.weight <= jump.height <= LOW * line.weight:
-            continue
-        if _turns(probe, along, jump) or _is_bounded(probe, along, high, rng):
-            return _left_open(finding, jump.height)
+    with maybe_out_of_domain():
+        for along, low, high in _segments(probe):
+            jump = noise.jump(along.change, low, high)
+            if not ROUNDING * line.weight <= jump.height <= LOW * line.weight:
+                continue
+            if _turns(probe, along, jump, high - low) or _is_bounded(probe, along, high, rng):
+                return _left_open(finding, jump.height)
     return finding
 
 
@@ -78,19 +83,29 @@ def _mismatch(line: Line, t: float) -> tuple[float, float]:
     return claimed, claimed - slope
 
 
-def _turns(probe: Probe, line: Line, jump: noise.Jump) -> bool:
-    """Whether the mismatch changes across a jump as much as it is large; the gradient does not."""
+def _turns(probe: Probe, line: Line, jump: noise.Jump, length: float) -> bool:
+    """Whether the mismatch changes across a jump as much as it is large; the gradient does not.
+
+    And whether what such a mismatch leads away from is come back to by the next jump.
+    """
     beside = max(jump.high - jump.low, 4 * STEP * line.unit)
     (before, off), (after, other) = (
         _mismatch(line, t) for t in (jump.low - beside, jump.high + beside)
     )
-    largest = max(abs(off), abs(other))
-    if not np.isfinite(largest) or not largest:
+    largest, claim = max(abs(off), abs(other)), max(abs(before), abs(after))
+    if not np.isfinite(largest) or not largest or not claim:
         return False
     change = abs(off - other)
-    claims = abs(before - after) / max(abs(before), abs(after))
     explains = change > CHANGES * max(largest, probe.mismatch * line.size)
-    return explains and claims < STAYS * change / largest
+    if not explains or abs(before - after) / claim >= STAYS * change / largest:
+        return False
+    reach = SOON * jump.height / largest
+    if reach > length / SOON:
+        return True
+    sides = (jump.high, jump.high + reach), (jump.low - reach, jump.low)
+    return any(
+        noise.jump(line.change, low, high).height > jump.height / SOON for low, high in sides
+    )
 
 
 def _is_bounded(probe: Probe, line: Line, reach: float, rng: np.random.Generator) -> bool:

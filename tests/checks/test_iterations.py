@@ -115,6 +115,23 @@ def test_a_threshold_is_no_excuse_for_a_factor(seed: int, factor: float) -> None
     assert gradcheck.check(layer, centres, checks="vjp").verdict is wanted
 
 
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("step", ["a threshold", "a quantiser"])
+def test_a_term_that_is_cut_off_is_not_excused_by_its_steps(step: str, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    w = torch.randn(6, 8, dtype=torch.float64, generator=generator)
+    x = torch.randn(5, 6, dtype=torch.float64, generator=generator)
+
+    def layer(x: torch.Tensor) -> torch.Tensor:
+        z = x @ w
+        shares = torch.softmax(z, -1)
+        if step == "a threshold":
+            return z.tanh() + (shares * (shares > 0.02)).detach()
+        return z.tanh() + (z.sin() + 1e-3 * torch.round(64 * z.sin())).detach()
+
+    assert gradcheck.check(layer, x, checks="vjp").verdict is Verdict.FAIL
+
+
 class Bisected(torch.autograd.Function):
     """y + y³ = x, between ends that depend on x: its jumps lie as near as its tolerance."""
 
