@@ -124,7 +124,7 @@ class Probe:
         one.
         """
         line = self.line
-        value = line.weight or norm(np.array([norm(u) for u in line.u]))
+        value = line.moved_weight or norm(np.array([norm(u) for u in line.u]))
         blur, epsilon = self.bar * line.unit, max(self.epsilon, line.coarseness)
         few = SIGNIFICANCE * epsilon * value / line.unit
         if blur <= CANCELLED * epsilon * value:

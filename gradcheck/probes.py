@@ -175,6 +175,19 @@ class Line:
         return norm(np.array([extent(u, f) for u, f in zip(self.u, self.centre, strict=True)]))
 
     @cached_property
+    def moved_weight(self) -> float:
+        """The same of the outputs that depend on the leaves that move, as far as a step shows."""
+        if len(self.centre) == 1:
+            return self.weight
+        there = self.at(self.unit * 2.0**-7)
+        sizes = [
+            extent(u, f)
+            for u, f, moved in zip(self.u, self.centre, there, strict=True)
+            if not np.array_equal(f, moved)
+        ]
+        return norm(np.array(sizes)) if sizes else self.weight
+
+    @cached_property
     def slack(self) -> float:
         """How much of the claimed rise rounding a float64 point may make up: eps ‖g ∘ x‖."""
         parts = [

@@ -125,7 +125,7 @@ def test_an_output_that_is_cut_off_is_told_from_a_factor() -> None:
     x = torch.linspace(0.1, 0.9, 5, dtype=torch.float64)
     (finding,) = check(step, x, checks="vjp").findings
 
-    assert finding.diagnosis == "zero"
+    assert finding.diagnosis == "zero: of some outputs"
     assert "through output['rmse'] only" in finding.message
 
 

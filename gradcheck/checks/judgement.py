@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from gradcheck.checks.doubts import folded, measured
-from gradcheck.checks.halves import by_many_paths
+from gradcheck.checks.halves import PEAK, by_many_paths
 from gradcheck.checks.iterations import unless_it_jumps
 from gradcheck.checks.question import Question
 from gradcheck.diagnose import ADVICE, Evidence, Scene, diagnose
@@ -186,6 +186,8 @@ def _along(probe: Probe, reach: float, tolerance: float) -> Probe | None:
     mean = path.integrate(probe.line, reach, goal=goal, level=probe.truth.level)
     if mean is None or not mean.size:
         return None
+    if probe.line.problem.is_narrow and reach <= 1 and mean.size > PEAK * probe.line.size:
+        return None
     truth = replace(probe.truth, slope=mean.slope, error_bar=mean.error_bar, kink=0.0)
     return replace(probe, truth=truth, mean=mean)
 
@@ -234,7 +236,11 @@ def _located(
         return question.answer(Verdict.INCONCLUSIVE, message, probes)
     evidence = [_evidence(probe) for probe in probes]
     through, is_lost = _through(most)
-    pattern = "zero" if is_lost else diagnose(evidence, location.entries, _scene(most, location))
+    pattern = (
+        "zero: of some outputs"
+        if is_lost
+        else diagnose(evidence, location.entries, _scene(most, location))
+    )
     message = _where(location, most) + through
     message += "; " + (ADVICE[pattern.split(":")[0]] if pattern else "no known pattern fits")
     shown = location.entries[:SHOWN]

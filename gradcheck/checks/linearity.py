@@ -40,6 +40,8 @@ TERMS = 3  # gradients of about the same rounding in a sum
 # iterates to an absolute tolerance is linear at the first; the second is asked as well.
 LARGE, FURTHER = 2.0**8, 2.0**20
 
+GROSS = 0.1  # what a solver that stops early does not make of a large gradient
+
 # Numbers that many times the smallest of a dtype may be made of others that are smaller.
 ABOVE = 2.0**10
 
@@ -232,14 +234,17 @@ def _far_off(asked: Sum, k: int, leaf: Leaf, far: Finding, near: Finding) -> Fin
     off = np.abs(got - expected) > far.tolerance * size
     if is_small:
         off &= np.abs(times * _wide(part[k]) - got + expected) > ABOVE * leaf.tiny * times
-    lost = off & ((part[k] == 0) if is_small else (2 * np.abs(got) <= np.abs(expected)))
+    # No absolute tolerance makes a large gradient worse, but it makes a usual one: by a little.
+    lost = (part[k] == 0) if is_small else (np.abs(got - expected) > GROSS * np.abs(expected))
+    lost &= off
     if not np.any(off):
         return near
     which = "small" if is_small else "large"
     factor = 1 / times if is_small else 1 / asked.whole[0]
     where = f"of a {which} cotangent, {factor:.0e} of a usual one,"
     if np.any(lost):
-        done = "lost below a threshold" if is_small else "clipped"
+        is_less = np.all(np.abs(got[lost]) < np.abs(expected[lost]))
+        done = "lost below a threshold" if is_small else "clipped" if is_less else "another"
         message = f"{where} the gradient is {done}: {np.sum(lost)} of {lost.size} entries"
         return replace(far, message=message)
     message = f"{where} the gradient is another: an epsilon in the rule, or a solver's tolerance"
