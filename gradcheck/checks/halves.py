@@ -30,10 +30,11 @@ PEAK = 4.0
 # How many error bars the mean mismatch of a failure is at least.
 TOGETHER = 3.0
 
-# What is wrong with a gradient is as wrong along a quarter of each segment, and in the same sense;
-# of jumps, and of steep parts that quadrature steps over, the mean square is four times as large,
-# and half of what is seen along the whole is not in the quarter.
-QUARTER, STAYS, ALIKE = 2.0**-2, 1.5, 0.7
+# What is wrong with a gradient is as wrong along a part of each segment, and in the same sense. Of
+# jumps, and of steep parts that quadrature steps over, the mean square is one over that part times
+# as large, and what is seen along the whole is in the part by chance. The part of a segment, within
+# which factor the mismatch must stay, and how alike it must be.
+PARTS = ((2.0**-1, 1.25, 0.85), (2.0**-2, 1.4, 0.7))
 
 # How much larger than the root of the mean square of sixteen the error may be: a chi-square of
 # sixteen degrees of freedom is below a third of its mean once in two hundred times.
@@ -63,9 +64,11 @@ def by_many_paths(
         if UNLUCKY * off <= question.tolerance:
             return _right(question, probes, off)
         if _root_mean_square(seen.in_bars) > TOGETHER and off > 2 * question.tolerance:
-            nearer = _all_seen(question, lines, QUARTER * reach, level, rng)
-            if nearer is not None and _stays(seen, nearer):
-                return _wrong(question, probes, seen)
+            for part, factor, alike in PARTS:
+                nearer = _all_seen(question, lines, part * reach, level, rng)
+                if nearer is None or not _stays(seen, nearer, factor, alike):
+                    return None
+            return _wrong(question, probes, seen)
         return None
     return None
 
@@ -124,12 +127,12 @@ def _slope(line: Line, low: float, high: float) -> float:
     return line.rise(line.at(high), line.at(low)) / (high - low)
 
 
-def _stays(seen: Seen, nearer: Seen) -> bool:
-    """Whether the mismatch of all segments is there along a quarter of each."""
+def _stays(seen: Seen, nearer: Seen, factor: float, least: float) -> bool:
+    """Whether the mismatch of all segments is there along a part of each."""
     far, near = np.array(seen.in_sizes), np.array(nearer.in_sizes)
     sizes = _root_mean_square(far), _root_mean_square(near)
     alike = float(far @ near) / (len(far) * sizes[0] * sizes[1])
-    return sizes[0] / STAYS < sizes[1] < STAYS * sizes[0] and alike > ALIKE
+    return sizes[0] / factor < sizes[1] < factor * sizes[0] and alike > least
 
 
 def _wrong(question: Question, probes: Sequence[Probe], seen: Seen) -> Finding:
