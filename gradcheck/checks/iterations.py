@@ -12,6 +12,7 @@ and then its loop does not end. Towards zero it may go farther.
 
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 
 import numpy as np
 
@@ -29,6 +30,9 @@ NEARBY = (2.0**-5, 2.0**-3)  # how far on either side jumps are looked for, in s
 SHRUNK = 0.5  # and how far towards zero
 
 ROUNDING, LOW = 1e-10, 2e-3  # a jump is larger than that part of the value, and smaller than this
+
+# A larger mismatch than this is that of jumps as near as the steps of a bisection, or none's.
+SMALL = 0.1
 
 # Across a jump a mismatch changes by the contraction of the iteration, and the gradient by nothing.
 # A rule that is off by a factor is off by the same on both sides of a mask.
@@ -52,7 +56,8 @@ def unless_it_jumps(finding: Finding, probe: Probe, rng: np.random.Generator) ->
     if all(map(has_digits_of_float32, line.centre)):
         return finding
     with maybe_out_of_domain():
-        for along, low, high in _segments(probe):
+        segments = _segments(probe)
+        for along, low, high in segments if probe.mismatch <= SMALL else islice(segments, 1):
             jump = noise.jump(along.change, low, high)
             if not ROUNDING * line.weight <= jump.height <= LOW * line.weight:
                 continue
