@@ -135,6 +135,9 @@ CANDIDATES = 3  # those that are looked into
 # what is smooth is a thousandth after two.
 HALVINGS, GONE, STAYS = 8, 2.0**-7, 0.7
 
+# A kink halves with its interval, and beside it all is smooth; so many times, it is one.
+BENT, ALONE, BENDS = 0.6, 0.05, 4
+
 ROUNDS = 2  # of those, where many jumps lie as near to each other as the steps of a bisection
 
 Point = tuple[float, float]  # t, φ(t)
@@ -158,7 +161,7 @@ def _halved(
         t = (a[0] + b[0]) / 2
         return t, change(t)
 
-    middle = between(low, high)
+    middle, bends = between(low, high), 0
     sizes = [unlike(low, middle, high)]
     for _ in range(HALVINGS):
         halves = [(a, between(a, b), b) for a, b in ((low, middle), (middle, high))]
@@ -166,6 +169,9 @@ def _halved(
         sizes.append(max(left))
         low, middle, high = halves[left.index(sizes[-1])]
         if not sizes[-1] > GONE * sizes[0]:
+            return Jump()
+        bends += sizes[-1] < BENT * sizes[-2] and min(left) < ALONE * sizes[-1]
+        if bends >= BENDS:
             return Jump()
     if sizes[-1] > STAYS * sizes[-3]:
         return Jump(height=sizes[-1], low=low[0], high=high[0])
