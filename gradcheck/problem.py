@@ -43,6 +43,7 @@ __all__ = [
     "norm",
     "owner",
     "posed_in_float64",
+    "widened",
 ]
 
 Array = NDArray[Any]
@@ -276,6 +277,11 @@ def owner(target: Any) -> Any:
     while isinstance(target, partial | MethodType):
         target = target.func if isinstance(target, partial) else target.__self__
     return target
+
+
+def widened(array: Array) -> Array:
+    """Return `array` in float64, or in complex128; itself if it is."""
+    return array.astype(np.complex128 if np.iscomplexobj(array) else np.float64, copy=False)
 
 
 def inner(a: Array, b: Array) -> float:

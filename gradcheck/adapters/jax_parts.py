@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import starmap, zip_longest
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -123,7 +123,7 @@ def repairs(target: Any, guilty: Collection[Part]) -> list[AbstractContextManage
     differentiated. A rule within a rule is left out where its code is called.
     """
     if any(part.within for part in guilty):
-        return without_rules(target, {_code(part.target.args[0]) for part in guilty})
+        return without_rules(target, {cast("Code", part.same) for part in guilty})
     ways: list[AbstractContextManager[Any]] = [_repaired(target, guilty, lambda run: run)]
     if all(sum(x.size for x in part.calls[0].inputs) <= ENTRIES for part in guilty):
         ways.append(_repaired(target, guilty, differenced))

@@ -51,7 +51,7 @@ def _is_real(x: Any) -> bool:
     return bool(jnp.issubdtype(x.dtype, jnp.floating))
 
 
-Code = tuple[str, tuple[str, ...] | None]  # where a rule is written, and what it consists of
+Code = tuple[str, tuple[str, ...]]  # where a rule is written, and what it consists of
 
 
 def code_of(source: str, jaxpr: Any) -> Code:

@@ -17,14 +17,7 @@ from gradcheck.checks.entrywise import LINEAR, ROUNDINGS, moved, narrowest, roug
 from gradcheck.checks.linearity import LINEARITY, check_linearity
 from gradcheck.errors import Unsupported, maybe_out_of_domain
 from gradcheck.probes import direction, nudged, scale
-from gradcheck.problem import (
-    Array,
-    Arrays,
-    Problem,
-    extent,
-    inner,
-    norm,
-)
+from gradcheck.problem import Array, Arrays, Problem, extent, inner, norm
 from gradcheck.results import Entry, Finding, Verdict
 from gradcheck.settings import SIGNIFICANCE, Settings
 
@@ -297,7 +290,3 @@ def _located(
     return replace(
         finding, verdict=Verdict.FAIL, mismatch=seen.mismatch, message=message, entries=entries
     )
-
-
-def _wide(array: Array) -> Array:
-    return array.astype(np.complex128 if np.iscomplexobj(array) else np.float64, copy=False)

@@ -108,7 +108,7 @@ def _seen(
     ends = -path.BEHIND * reach * line.unit, reach * line.unit
     slopes = [mean.slope]
     for _ in range(PARALLEL):
-        step = ASIDE * min(reach, 1.0) * line.unit * direction(rng, question.leaf)
+        step = ASIDE * reach * line.unit * direction(rng, question.leaf)
         for shift in (step, -step):
             point = tuple(
                 question.leaf.rounded(x + shift) if k == index else other

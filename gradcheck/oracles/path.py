@@ -22,7 +22,7 @@ import numpy as np
 
 from gradcheck.errors import maybe_out_of_domain
 from gradcheck.probes import Line
-from gradcheck.problem import Array, Arrays, inner, norm
+from gradcheck.problem import Array, Arrays, inner, norm, widened
 
 __all__ = ["Integral", "integrate"]
 
@@ -98,7 +98,7 @@ def integrate(
     rise = line.rise(above, below)
     if rounding > goal * max(abs(rise), line.size * length):
         return None
-    way = {k: _wide(high[k]) - _wide(low[k]) for k in line.v}
+    way = {k: widened(high[k]) - widened(low[k]) for k in line.v}
     pieces = [_piece(line, low, way, 0.0, 1.0)]
     while True:
         total = float(np.sum([piece.integral for piece in pieces]))
@@ -149,11 +149,7 @@ def _piece(
 
 def _gradients(line: Line, low: Mapping[int, Array], way: Mapping[int, Array], s: float) -> Arrays:
     leaves = line.problem.leaves
-    moved = {k: leaves[k].rounded(_wide(low[k]) + s * way[k]) for k in way}
+    moved = {k: leaves[k].rounded(widened(low[k]) + s * way[k]) for k in way}
     with np.errstate(all="ignore"), maybe_out_of_domain():
         return line.problem.vjp(line.filled(moved), line.u)
     return tuple(np.full_like(x, np.nan) for x in line.problem.point)
-
-
-def _wide(array: Array) -> Array:
-    return array.astype(np.complex128 if np.iscomplexobj(array) else np.float64)
