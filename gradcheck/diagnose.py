@@ -30,7 +30,9 @@ ADVICE = {
     "nothing wanted": "the value does not change with this leaf here, and its gradient is not "
     "zero: a straight-through estimate, or a term too many; if it is meant, declare the leaf",
     "sign": "the sign is wrong: a difference taken the other way round, a lost minus",
-    "conjugated": "the complex conjugate of this gradient would be right: Jᵀ is taken for Jᴴ",
+    "conjugated": "it would be right with every derivative inside conjugated: of a complex "
+    "function, PyTorch wants the cotangent times the conjugate of the derivative, Jᴴ u, and JAX "
+    "the plain product, Jᵀ u",
     "constant factor": "all that is wrong is off by the same factor: look for a lost ½ or 2, a "
     "mean taken for a sum (factor N or 1/N), a scale applied twice or not at all",
     "transposed": "the transpose of this gradient would be right: a product in the wrong order, "
@@ -40,7 +42,7 @@ ADVICE = {
     "reversed": "the gradient is right when read backwards along an axis: an unflipped kernel or "
     "a sequence walked in the wrong direction",
     "part missing": "some entries are zero where the output does depend on them: a slice, a "
-    "border, a step or a repeated index that the rule forgets",
+    "border, a step or a repeated index that the rule forgets; if it is meant, declare the leaf",
     "border": "only the first or the last slice of an axis is wrong: a boundary, an initial state "
     "or a last time step that the rule treats as any other",
     "cotangent ignored": "the gradient is the same whatever the cotangent is: it was not "
@@ -74,6 +76,7 @@ class Evidence:
     v: Array
     slope: float
     error_bar: float
+    turned: Array | None = None  # the conjugate of what is claimed for the conjugate cotangent
     u: Array | None = None  # the cotangent, of the one output that has the leaf's shape
     cotangent: object = field(default_factory=object)  # which one it was
 
@@ -128,6 +131,8 @@ def diagnose(
     factor = _factor(evidence)
     if factor is not None:
         return _named(factor, shape=gradients[0].shape)
+    if all(probe.turned is not None and probe.fits(probe.turned) for probe in evidence):
+        return "conjugated"
     if len(evidence) > 1:  # one probe fits too many hypotheses
         for name, candidate in _candidates(gradients[0].shape):
             if all(probe.fits(candidate(probe.gradient)) for probe in evidence):
@@ -135,7 +140,7 @@ def diagnose(
     border = _border(entries, gradients[0].shape) if scene.complete else None
     if border is not None:
         return border
-    if entries and all(entry.got == 0 for entry in entries):
+    if entries and not any(entry.pair[0] for entry in entries):
         return "part missing"
     part = _part_factor(entries)
     if part is not None:
@@ -145,12 +150,10 @@ def diagnose(
     term = _term(scene)
     if term is not None:
         return term
-    if np.iscomplexobj(gradients[0]) and all(p.fits(np.conj(p.gradient)) for p in evidence):
-        return "conjugated"
     return None
 
 
-def _named(factor: float, where: str = "", shape: tuple[int, ...] = ()) -> str:
+def _named(factor: complex, where: str = "", shape: tuple[int, ...] = ()) -> str:
     if abs(factor + 1) < SAME:
         return "sign" + (f":{where}" if where else "")
     for axis, length in enumerate(shape):
@@ -232,13 +235,16 @@ SLOPES: Mapping[str, Callable[[Array], Array]] = {
 }
 
 
-def _part_factor(entries: Sequence[Entry]) -> float | None:
+def _part_factor(entries: Sequence[Entry]) -> complex | None:
     """The common ratio got / wanted of the wrong entries, if three of them have one."""
-    if len(entries) < 3 or any(abs(entry.wanted) <= entry.error_bar for entry in entries):
+    if len(entries) < 3 or any(abs(entry.pair[1]) <= entry.error_bar for entry in entries):
         return None
-    ratios = np.array([entry.got / entry.wanted for entry in entries])
-    bars = np.array([entry.error_bar / abs(entry.wanted) for entry in entries])
-    middle = float(np.median(ratios))
+    ratios = np.array([got / wanted for got, wanted in (entry.pair for entry in entries)])
+    bars = np.array([entry.error_bar / abs(entry.pair[1]) for entry in entries])
+    middle = complex(np.median(ratios.real), np.median(ratios.imag))
+    if min(abs(middle.imag), abs(middle.real)) <= SAME * abs(middle):  # noise
+        is_real = abs(middle.real) > abs(middle.imag)
+        middle = middle.real if is_real else complex(0, middle.imag)
     near = SIGNIFICANCE * bars * abs(middle) + SAME * min(abs(middle), abs(middle - 1))
     tells = float(np.median(bars)) * SIGNIFICANCE < 0.1 * abs(middle - 1)
     return middle if tells and np.all(np.abs(ratios - middle) <= near) else None

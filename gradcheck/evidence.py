@@ -9,10 +9,11 @@ import numpy as np
 from gradcheck.oracles.ladder import Estimate
 from gradcheck.oracles.path import Integral
 from gradcheck.probes import Line
-from gradcheck.problem import norm
+from gradcheck.problem import Array, norm
+from gradcheck.results import Entry
 from gradcheck.settings import SIGNIFICANCE
 
-__all__ = ["Probe", "finest", "telling"]
+__all__ = ["SHOWN", "Probe", "entries_of", "entry_of", "finest", "telling"]
 
 # Error bars, of the ladder alone, beyond which a mismatch is out of doubt.
 CLEARLY = 1e3
@@ -21,6 +22,8 @@ FINEST = 2.0**-11  # of the leaf's unit: just below the last of a ladder's first
 # Roundings of the value that may be left of terms that cancel, as a difference sees them: at the
 # first steps, 2⁻⁷ of the leaf, one is 2⁷ of its slope.
 CANCELLED = 2.0**10
+
+SHOWN = 8  # wrong entries in a finding: what a reader looks at; the message says how many more
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,3 +182,21 @@ def finest(probes: Sequence[Probe]) -> Probe | None:
     seeing = [probe for probe in probes if not probe.is_vacuous]
     free = [probe for probe in seeing if not probe.is_aligned]
     return min(free or seeing, key=lambda probe: probe.resolution, default=None)
+
+
+def entries_of(wrong: Array, got: Array, wanted: Array, bar: Array) -> tuple[Entry, ...]:
+    """The first entries that are `wrong`, a mask."""
+    places = [tuple(int(i) for i in index) for index in np.argwhere(wrong)[:SHOWN]]
+    return tuple(entry_of(place, got[place], wanted[place], bar[place]) for place in places)
+
+
+def entry_of(index: tuple[int, ...], got: complex, wanted: complex, bar: float) -> Entry:
+    """One wrong entry, of real numbers or of complex ones."""
+    is_complex = np.iscomplexobj(got) or np.iscomplexobj(wanted)
+    return Entry(
+        index=index,
+        got=float(np.real(got)),
+        wanted=float(np.real(wanted)),
+        error_bar=float(bar),
+        imaginary=(float(np.imag(got)), float(np.imag(wanted))) if is_complex else None,
+    )

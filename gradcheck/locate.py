@@ -13,6 +13,7 @@ from functools import cached_property
 
 import numpy as np
 
+from gradcheck.evidence import entry_of
 from gradcheck.oracles import ladder
 from gradcheck.probes import Line, scale
 from gradcheck.problem import Array, norm
@@ -149,15 +150,20 @@ class _Search:
         return _assembled(wrong, read, kinks, tested=len(read), complete=complete)
 
     def _entry(self, flat: int) -> tuple[Entry, float]:
-        """Read one entry, and the width of its kink: a direction of length one along its axis.
-
-        Of a complex entry, the part along the phase of `v` is read.
-        """
-        line = self.line
+        """Read one entry, of a complex one both parts, and the width of its kink."""
         place = tuple(int(i) for i in np.unravel_index(flat, self.v.shape))
+        got, wanted, bar, kink = self._part(place, 1.0)
+        if not np.iscomplexobj(self.v):
+            return entry_of(place, got, wanted, bar), kink
+        got_, wanted_, bar_, kink_ = self._part(place, 1j)
+        whole = entry_of(place, got + 1j * got_, wanted + 1j * wanted_, max(bar, bar_))
+        return whole, max(kink, kink_)
+
+    def _part(self, place: Index, phase: complex) -> tuple[float, float, float, float]:
+        """What is got and wanted of an entry along `phase`, with its bar and its kink."""
+        line = self.line
         v = np.zeros_like(self.v)
-        size = abs(self.v[place])
-        v[place] = self.v[place] / size if np.iscomplexobj(v) and size else 1.0
+        v[place] = phase
         alone = replace(line, v={self.index: v})
         truth = ladder.estimate(alone, careful=self.careful)
         own = scale(line.problem.point[self.index][place])
@@ -169,7 +175,7 @@ class _Search:
             truth = replace(truth, kink=max(truth.kink, ladder.fold(alone)))
         # Where the slope jumps, the nearest value of its interval is what the entry is held to.
         wanted = got - truth.excess(got)
-        return Entry(index=place, got=got, wanted=wanted, error_bar=_bar(alone, truth)), truth.kink
+        return got, wanted, _bar(alone, truth), truth.kink
 
     def _suspects(self, is_everywhere: Callable[[], bool]) -> Iterator[int]:
         """Yield flat indices of entries in whose company the error stays significant.
@@ -290,19 +296,17 @@ def _is_wrong(entry: Entry, rtol: float, usual: float) -> bool:
 
     A solver that stops at 1e-10 leaves that of a usual entry in all of them.
     """
-    off = abs(entry.got - entry.wanted)
     if not np.isfinite(entry.got):
         return bool(np.isfinite(entry.wanted))
-    largest = max(abs(entry.got), abs(entry.wanted))
-    beside = min(BESIDE * usual, AT_MOST * largest)
-    return off > SIGNIFICANCE * entry.error_bar and off > max(rtol * largest, beside)
+    beside = min(BESIDE * usual, AT_MOST * entry.size)
+    least = max(rtol * entry.size, beside, SIGNIFICANCE * entry.error_bar)
+    return entry.off > least
 
 
 def _bends(entry: Entry, kink: float) -> bool:
     """Whether the jump of the slope is of the order of the slope, and not a rounding inside."""
-    return kink > BEND * max(abs(entry.got), abs(entry.wanted))
+    return kink > BEND * entry.size
 
 
 def _relative(entry: Entry) -> float:
-    largest = max(abs(entry.got), abs(entry.wanted))
-    return abs(entry.got - entry.wanted) / largest if largest else 0.0
+    return entry.off / entry.size if entry.size else 0.0

@@ -59,7 +59,7 @@ class Gradcheck:
         from gradcheck.errors import GradientMismatch
 
         result = self.check(target, *inputs, **options)
-        if not result.passed or not result.findings:
+        if not result.passed:
             raise GradientMismatch(str(result))
         return result
 

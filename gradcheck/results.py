@@ -45,9 +45,26 @@ class Entry:
     """One located wrong entry of a gradient: what the target says, what the oracle says."""
 
     index: tuple[int, ...]
-    got: float
+    got: float  # of a complex entry, the real part
     wanted: float
     error_bar: float  # half-width of the oracle's interval around `wanted`, same unit
+    imaginary: tuple[float, float] | None = None  # parts of `got` and `wanted`, where it is complex
+
+    @property
+    def pair(self) -> tuple[complex, complex]:
+        """Got and wanted, whole."""
+        imaginary = self.imaginary or (0.0, 0.0)
+        return complex(self.got, imaginary[0]), complex(self.wanted, imaginary[1])
+
+    @property
+    def off(self) -> float:
+        got, wanted = self.pair
+        return abs(got - wanted)
+
+    @property
+    def size(self) -> float:
+        """The larger of both."""
+        return max(map(abs, self.pair))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +131,8 @@ class CheckResult:
 
     @property
     def verdict(self) -> Verdict:
+        if not self.findings:  # an empty set passes by definition, and nothing was found right
+            return Verdict.INCONCLUSIVE
         return worst(finding.verdict for finding in self.findings)
 
     @property

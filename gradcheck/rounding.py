@@ -17,16 +17,15 @@ import numpy as np
 
 from gradcheck.diagnose import ADVICE
 from gradcheck.errors import maybe_out_of_domain
+from gradcheck.evidence import entries_of
 from gradcheck.probes import direction, disturbed, scale
 from gradcheck.problem import EPSILON, Array, Arrays, Problem, norm
-from gradcheck.results import Entry, Finding, Verdict
+from gradcheck.results import Finding, Verdict
 from gradcheck.settings import SIGNIFICANCE
 
 __all__ = ["natural", "restless", "rounded", "unrest_of"]
 
 DISTURBED = 3  # points an ulp away, at which the rounding of the narrow gradient is measured
-
-SHOWN = 8
 
 
 def rounded(
@@ -244,15 +243,6 @@ def _bars(
 
 
 def _accused(finding: Finding, claim: Array, truth: Array, wrong: Array, bar: Array) -> Finding:
-    entries = tuple(
-        Entry(
-            index=tuple(int(i) for i in place),
-            got=float(np.real(claim[tuple(place)])),
-            wanted=float(np.real(truth[tuple(place)])),
-            error_bar=float(bar[tuple(place)]),
-        )
-        for place in np.argwhere(wrong)[:SHOWN]
-    )
     finite = np.isfinite(claim)
     pattern = None if np.all(finite) else "not finite"
     message = f"{int(wrong.sum())} of {wrong.size} entries differ from the same rule in float64"
@@ -264,7 +254,7 @@ def _accused(finding: Finding, claim: Array, truth: Array, wrong: Array, bar: Ar
         mismatch=norm((claim - truth)[finite]) / max(norm(truth), norm(claim[finite]), 1e-300),
         oracle="the target in float64",
         message=message,
-        entries=entries,
+        entries=entries_of(wrong, claim, truth, bar),
         diagnosis=pattern,
         power=(),
     )

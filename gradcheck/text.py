@@ -4,6 +4,7 @@ Numbers say no more than they know: error bars have one digit, differences two, 
 values has as many as it takes to tell them apart.
 """
 
+import cmath
 import math
 import textwrap
 from collections.abc import Iterable, Sequence
@@ -103,13 +104,38 @@ def distinct(one: float, other: float, *, digits: int = 2) -> tuple[str, str]:
     return _digits(one, shown), _digits(other, shown)
 
 
+def numbers(entry: Entry) -> tuple[str, str]:
+    """Return got and wanted, with as many digits as tell them apart: "0.25", "0.25-1j"."""
+    return _apart(*entry.pair) if entry.imaginary else distinct(entry.got, entry.wanted)
+
+
 def ratio(entry: Entry) -> str:
     """Return got / wanted, with enough digits to tell it from one; "" where it means nothing."""
-    if not (math.isfinite(entry.got) and math.isfinite(entry.wanted)):
+    got, wanted = entry.pair
+    if not (cmath.isfinite(got) and cmath.isfinite(wanted)):
         return ""
-    if abs(entry.wanted) <= entry.error_bar:  # it may be zero
+    if abs(wanted) <= entry.error_bar:  # it may be zero
         return ""
-    return distinct(entry.got / entry.wanted, 1.0, digits=3)[0]
+    factor = got / wanted
+    if abs(factor.imag) * abs(wanted) <= entry.error_bar:  # a number without an imaginary part
+        return distinct(factor.real, 1.0, digits=3)[0]
+    return _apart(factor, 1.0, digits=3)[0]
+
+
+def _apart(one: complex, other: complex, *, digits: int = 2) -> tuple[str, str]:
+    """The same as `distinct`, of complex numbers: the digits are those of the larger one."""
+    size = max(abs(one), abs(other))
+    if not (size and math.isfinite(size)):
+        return f"{one:.{digits}g}", f"{other:.{digits}g}"
+    off = abs(one - other) / size
+    shown = min(max(digits, 2 - math.floor(math.log10(off))), 17) if off else digits
+    places = shown - 1 - math.floor(math.log10(size))
+
+    def spelled(number: complex) -> str:
+        real, imaginary = (round(part, places) + 0.0 for part in (number.real, number.imag))
+        return f"{complex(real, imaginary):.{shown}g}"
+
+    return spelled(one), spelled(other)
 
 
 def counted(number: int, noun: str, plural: str = "") -> str:
@@ -190,7 +216,7 @@ def _how_sure(finding: Finding) -> str:
 
 
 def _entry(entry: Entry) -> str:
-    got, wanted = distinct(entry.got, entry.wanted)
+    got, wanted = numbers(entry)
     factor = ratio(entry)
     bar = scientific(entry.error_bar, 1)
     line = f"{INDENT}{list(entry.index)}  got {got}  wanted {wanted} ± {bar}"

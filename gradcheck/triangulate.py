@@ -15,10 +15,11 @@ import numpy as np
 
 from gradcheck.answers import answers_of
 from gradcheck.errors import InputError
+from gradcheck.evidence import entries_of
 from gradcheck.oracles import ladder
 from gradcheck.probes import Line, cotangent, disturbed, nudged, scale
 from gradcheck.problem import EPSILON, Array, Arrays, Leaf, Problem, inner, is_same, norm
-from gradcheck.results import Entry, Finding, Verdict
+from gradcheck.results import Finding, Verdict
 from gradcheck.rounding import natural, restless, rounded
 from gradcheck.settings import SIGNIFICANCE, Settings
 
@@ -27,8 +28,6 @@ __all__ = ["Difference", "Triangulation", "triangulate"]
 # Points an ulp away. That all of them leave an entry ten times calmer than it is has probability
 # 0.08⁴ = 4e-5, and matters only where terms cancel to less than the tolerance.
 DISTURBED = 4
-
-SHOWN = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -380,15 +379,7 @@ def _named(
     keys = list(arrays)
     accused = odd[0] if odd else keys[-1]
     trusted = next((key for key in keys if key not in odd and key != accused), keys[0])
-    entries = tuple(
-        Entry(
-            index=tuple(int(i) for i in index),
-            got=float(np.real(arrays[accused][tuple(index)])),
-            wanted=float(np.real(arrays[trusted][tuple(index)])),
-            error_bar=float(bar[tuple(index)]),
-        )
-        for index in np.argwhere(wrong)[:SHOWN]
-    )
+    found = entries_of(wrong, arrays[accused], arrays[trusted], bar)
     who = f"{_accused(odd)} differs" if odd else f"{' and '.join(keys)} differ"
     message = f"{who} in {int(wrong.sum())} of {wrong.size} entries; {why}"
-    return replace(finding, entries=entries, message=message)
+    return replace(finding, entries=found, message=message)

@@ -22,7 +22,7 @@ from gradcheck.records import encode
 from gradcheck.reports import agreements, plots
 from gradcheck.reports.files import write_text
 from gradcheck.results import CheckResult, Finding, Report, SuiteRecord, Verdict
-from gradcheck.text import counted, distinct, plain, question, ratio, scientific, worst_first
+from gradcheck.text import counted, numbers, plain, question, ratio, scientific, worst_first
 
 __all__ = ["page", "result_fragment", "write"]
 
@@ -189,7 +189,7 @@ def _templates() -> Environment:
         agrees=agreements.agrees,
         bar=lambda value: scientific(value, 1),
         counted=counted,
-        distinct=lambda entry: distinct(entry.got, entry.wanted),
+        distinct=numbers,
         explain=plots.explain,
         margin=agreements.margin,
         number=scientific,

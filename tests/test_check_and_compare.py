@@ -132,6 +132,8 @@ def test_check_of_no_leaf_does_not_read_like_a_pass() -> None:
     result = check(two_inputs, *pair(), declared={"*": "all of it"})
 
     assert str(result).startswith("NOTHING CHECKED")
+    assert not result.passed
+    assert result.verdict == "inconclusive"
 
 
 def test_params_are_those_of_a_reference_layer() -> None:

@@ -93,9 +93,22 @@ def test_a_conjugate_is_named() -> None:
     for _ in range(3):
         parts = rng.standard_normal((4, 5))
         right, v = parts[0] + 1j * parts[1], parts[2] + 1j * parts[3]
-        found.append(Evidence(gradient=right.conj(), v=v, slope=inner(right, v), error_bar=1e-12))
+        wrong, slope = parts[1] + 1j * parts[0], inner(right, v)
+        found.append(Evidence(gradient=wrong, v=v, slope=slope, error_bar=1e-12, turned=right))
 
     assert diagnose(found, ()) == "conjugated"
+    assert diagnose([replace(probe, turned=probe.gradient) for probe in found], ()) is None
+
+
+def test_a_complex_factor_is_named() -> None:
+    entries = [
+        Entry(index=(k,), got=-y, wanted=x, error_bar=1e-9, imaginary=(x, y))
+        for k, (x, y) in enumerate([(1.0, 2.0), (3.0, -1.0), (0.0, 1.0)])
+    ]
+
+    named = diagnose(_evidence(_zero_row), entries)
+
+    assert named == "constant factor: got / wanted = 0+1j in the wrong entries"
 
 
 def test_a_gradient_of_what_does_not_change_is_named() -> None:

@@ -1,6 +1,6 @@
 """PyTorch: functions on tensors, `nn.Module`s, `autograd.Function` subclasses."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -20,7 +20,7 @@ from gradcheck.adapters.torch_modules import (
     rooms_of,
 )
 from gradcheck.adapters.torch_packed import SPARSE, is_packed, unpacked
-from gradcheck.adapters.torch_posed import BRIDGE, Posed, Restore
+from gradcheck.adapters.torch_posed import BRIDGE, Posed, Restore, paddings
 from gradcheck.errors import InputError
 from gradcheck.problem import WIDER, Excepted, Leaf, Problem, label, norm
 
@@ -81,11 +81,10 @@ def problem_of_torch(
             left_out = silent | left_out
         posed = posed.but(silent=frozenset(left_out))
         outputs = posed.heard(outputs)
-        differs = not posed.records and _depends_on_recording(posed, outputs)
+        differs, still = _recorded(posed, outputs)
     if not outputs:
         raise InputError("expected the target to return at least one floating or complex tensor")
-    if differs:
-        posed = posed.but(records=True)
+    posed = posed.but(records=posed.records or differs, still=still)
     problem = _problem(posed, [BRIDGE.leaf(path, tensor) for path, tensor in outputs], name)
     missed = [f"{path}: {why}" for path, why in left_out.items()]
     missed += [
@@ -97,6 +96,11 @@ def problem_of_torch(
         f"{path}: a sparse tensor, and a constant beside dense ones; have it require a gradient"
         for path, leaf in trees.leaves(inputs, "input")
         if BRIDGE.is_differentiable(leaf) and leaf.layout in SPARSE and path not in restores
+    ]
+    missed += [
+        f"{path}[{still[k]}]: the padding of an embedding, which PyTorch leaves out of the gradient"
+        for k, path in enumerate(named)
+        if k in still
     ]
     hooked = [path for path, tensor in named.items() if _is_hooked(tensor)]
     if hooked:
@@ -154,20 +158,27 @@ def _first_run(posed: Posed) -> tuple[Posed, list[tuple[str, torch.Tensor]]]:
     raise refusals[1]  # it was not for want of a graph
 
 
-def _depends_on_recording(posed: Posed, outputs: Sequence[tuple[str, torch.Tensor]]) -> bool:
-    """Whether the target returns something else where autograd records it: a faster path, say.
+def _recorded(
+    posed: Posed, outputs: Sequence[tuple[str, torch.Tensor]]
+) -> tuple[bool, Mapping[int, int]]:
+    """Whether the target returns something else where autograd records it; and its `paddings`."""
+    try:
+        with torch.inference_mode(False):
+            leaves, _, recorded = posed.recorded(posed.point)
+            return _depends_on_recording(outputs, recorded), paddings(leaves, recorded)
+    except Exception:  # whatever it raises is said by the checks
+        return False, {}
+
+
+def _depends_on_recording(
+    outputs: Sequence[tuple[str, torch.Tensor]], recorded: Sequence[torch.Tensor]
+) -> bool:
+    """Whether what autograd records is something else than is returned without: a faster path, say.
 
     What is differentiated is then the other function. Two kernels may differ by rounding: half of
     the digits count.
     """
-    try:
-        with torch.inference_mode(False):
-            recorded = posed.recorded(posed.point)[-1]
-            pairs = [
-                (BRIDGE.out(y), BRIDGE.out(z)) for (_, y), z in zip(outputs, recorded, strict=True)
-            ]
-    except Exception:  # whatever it raises is said by the checks
-        return False
+    pairs = [(BRIDGE.out(y), BRIDGE.out(z)) for (_, y), z in zip(outputs, recorded, strict=True)]
     halves = [torch.finfo(y.dtype).eps ** 0.5 for _, y in outputs]
     return any(
         a.shape == b.shape

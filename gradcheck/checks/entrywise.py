@@ -12,6 +12,7 @@ from math import isfinite, sqrt
 
 import numpy as np
 
+from gradcheck.evidence import entries_of
 from gradcheck.probes import direction
 from gradcheck.problem import Array, Arrays, Leaf, blocks, norm
 from gradcheck.results import Entry, Finding, Verdict
@@ -25,8 +26,6 @@ ROUNDINGS = 4
 # otherwise in any dtype. The bend of an error that is not linear is at most its square, and ten of
 # those do not excuse the error.
 LINEAR = 2.0**-6
-
-SHOWN = 8
 
 
 def moved(
@@ -191,15 +190,7 @@ def _entry_by_entry(
         whole=whole,
         tolerance=tolerance,
         wrong=int(np.sum(wrong)),
-        entries=tuple(
-            Entry(
-                index=tuple(int(i) for i in index),
-                got=float(np.real(got[tuple(index)])),
-                wanted=float(np.real(wanted[tuple(index)])),
-                error_bar=float(bar[tuple(index)]),
-            )
-            for index in np.argwhere(wrong)[:SHOWN]
-        ),
+        entries=entries_of(wrong, got, wanted, bar),
     )
 
 

@@ -14,7 +14,7 @@ from gradcheck.checks.halves import PEAK, by_many_paths
 from gradcheck.checks.iterations import unless_it_jumps
 from gradcheck.checks.question import Question
 from gradcheck.diagnose import ADVICE, Evidence, Scene, diagnose
-from gradcheck.evidence import Probe, finest
+from gradcheck.evidence import SHOWN, Probe, finest
 from gradcheck.locate import Location, locate
 from gradcheck.oracles import complex_step, ladder, path
 from gradcheck.oracles.ladder import FLOATING
@@ -44,8 +44,6 @@ STEPPED = 2.0**-20
 SIGNS = np.array([-1.0, 1.0])
 
 OUTPUTS = 8  # up to here each output's cotangent is asked about alone
-
-SHOWN = 8  # wrong entries in a finding: what a reader looks at; the message says how many more
 
 
 def judge(question: Question, probes: Sequence[Probe], rng: np.random.Generator) -> Finding:
@@ -253,9 +251,20 @@ def _evidence(probe: Probe) -> Evidence:
         v=probe.line.v[probe.index],
         slope=probe.truth.slope,
         error_bar=probe.truth.error_bar,
+        turned=_turned(probe),
         u=_like(probe, probe.line.u),
         cotangent=probe.line.u,
     )
+
+
+def _turned(probe: Probe) -> Array | None:
+    """The conjugate of the gradient for the conjugate cotangent: of a rule Jᵀ u, that is Jᴴ u."""
+    line = probe.line
+    if not any(map(np.iscomplexobj, line.u)):
+        own = line.gradients[probe.index]
+        return np.conj(own) if np.iscomplexobj(own) else None
+    gradients = line.problem.vjp(line.problem.point, tuple(map(np.conj, line.u)))
+    return np.asarray(np.conj(gradients[probe.index]))
 
 
 def _like(probe: Probe, arrays: Arrays) -> Array | None:

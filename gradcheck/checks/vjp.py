@@ -22,11 +22,11 @@ from gradcheck.checks.judgement import judge
 from gradcheck.checks.question import Question
 from gradcheck.diagnose import ADVICE
 from gradcheck.errors import maybe_out_of_domain
-from gradcheck.evidence import Probe
+from gradcheck.evidence import Probe, entries_of
 from gradcheck.oracles import ladder
 from gradcheck.probes import Beside, Line, direction, nudged, relative, scale
 from gradcheck.problem import Array, Problem, blocks, is_same, is_same_entrywise, norm
-from gradcheck.results import Entry, Finding, Verdict, worst
+from gradcheck.results import Finding, Verdict, worst
 from gradcheck.rounding import rounded
 from gradcheck.settings import RIPPLE, SIGNIFICANCE, Settings
 
@@ -40,8 +40,6 @@ HIDING, COTANGENTS = 1e-3, 2
 
 
 NARROW = 2.0**-10  # the part of a leaf's usual size below which an entry wants steps of its own
-
-SHOWN = 8  # wrong entries in a finding: what a reader looks at; the message says how many more
 
 
 class Kink(Enum):
@@ -466,18 +464,12 @@ def _aligned(answers: Answers, index: int, v: Array) -> Probe:
 
 
 def _not_finite(question: Question, gradients: Sequence[Array]) -> Finding:
-    bad = np.argwhere(~np.all(np.isfinite(gradients), axis=0))[:SHOWN]
-    entries = tuple(
-        Entry(
-            index=tuple(int(i) for i in index),
-            got=float(np.real(gradients[0][tuple(index)])),
-            wanted=float("nan"),
-            error_bar=float("nan"),
-        )
-        for index in bad
+    unknown = np.full_like(gradients[0], np.nan)
+    found = entries_of(
+        ~np.all(np.isfinite(gradients), axis=0), gradients[0], unknown, np.real(unknown)
     )
     finding = question.answer(
-        Verdict.FAIL, ADVICE["not finite"], entries=entries, diagnosis="not finite"
+        Verdict.FAIL, ADVICE["not finite"], entries=found, diagnosis="not finite"
     )
     return replace(finding, mismatch=float("inf"))
 

@@ -353,7 +353,90 @@ def test_conjugated_gradient_is_caught() -> None:
             (z,) = ctx.saved_tensors
             return 2 * z * u  # 2 z̄ u is right
 
-    assert check(Square, tensor(3, dtype=torch.complex128)).verdict is Verdict.FAIL
+    result = check(Square, tensor(3, dtype=torch.complex128))
+
+    assert result.verdict is Verdict.FAIL
+    assert "looks like: conjugated" in str(result)
+
+
+@pytest.mark.parametrize("phase", [1.01, 1j])
+def test_a_wrong_complex_entry_is_shown_with_both_its_parts(phase: complex) -> None:
+    class Square(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, z: torch.Tensor) -> torch.Tensor:
+            ctx.save_for_backward(z)
+            return z * z
+
+        @staticmethod
+        def backward(ctx: Any, u: torch.Tensor) -> Any:
+            (z,) = ctx.saved_tensors
+            return torch.cat([2 * z.conj()[:2] * u[:2], phase * 2 * z.conj()[2:] * u[2:]])
+
+    result = check(Square, tensor(3, dtype=torch.complex128))
+
+    (entry,) = result.findings[0].entries
+    got, wanted = entry.pair
+    assert entry.index == (2,)
+    assert abs(got / wanted - phase) < 1e-9
+    assert f"ratio {'1.01' if phase == 1.01 else '0+1j'}" in str(result)
+
+
+def _embedded(form: str, dtype: torch.dtype) -> tuple[Any, tuple[Any, ...]]:
+    ids = torch.tensor([[0, 1, 3], [2, 1, 1]])
+    if form == "function":
+        rule = partial(nn.functional.embedding, padding_idx=1)
+        return rule, (ids, torch.randn(5, 3, dtype=dtype, requires_grad=True))
+    if form == "bag":
+        return nn.EmbeddingBag(5, 3, padding_idx=1, mode="sum", dtype=dtype), (ids,)
+    if form == "tied":
+        return TiedHead().to(dtype), (ids,)
+    return nn.Embedding(5, 3, padding_idx=1, sparse=form == "sparse", dtype=dtype), (ids,)
+
+
+class TiedHead(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.words = nn.Embedding(5, 3, padding_idx=1)
+        self.head = nn.Linear(3, 5, bias=False)
+        self.head.weight = self.words.weight
+
+    def forward(self, ids: torch.Tensor) -> Any:
+        return self.head(torch.tanh(self.words(ids)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("form", ["module", "function", "bag", "sparse", "tied"])
+def test_the_padding_of_an_embedding_is_left_out_and_said(form: str, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    target, inputs = _embedded(form, dtype)
+
+    result = check(target, *inputs)
+
+    assert result.passed, result
+    (said,) = [why for why in result.not_checked if "padding" in why]
+    assert said.partition(": ")[0].endswith("[1]")
+
+
+def test_a_wrong_gradient_beside_the_padding_is_caught() -> None:
+    torch.manual_seed(0)
+    embed, (ids,) = _embedded("module", torch.float64)
+
+    result = check(nn.Sequential(embed, Steeper()), ids)
+
+    assert result.verdict is Verdict.FAIL
+    assert {entry.index[0] for entry in result.findings[0].entries} == {0, 2, 3}
+
+
+class Steeper(nn.Module):
+    def forward(self, x: torch.Tensor) -> Any:
+        return x.tanh() * 1.01 - 0.01 * x.tanh().detach()
+
+
+def test_an_embedding_without_padding_has_all_its_rows_checked() -> None:
+    result = check(nn.Embedding(5, 3, dtype=torch.float64), torch.tensor([0, 1]))
+
+    assert result.passed
+    assert not [why for why in result.not_checked if "padding" in why]
 
 
 NARROW = [

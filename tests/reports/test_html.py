@@ -314,10 +314,20 @@ def test_a_remark_on_a_pass_is_shown(
 ) -> None:
     noted = finding(diagnosis="kink", message="between both slopes.")
 
-    shown = parse(page(report(results=(result(noted), result()))))
+    shown = parse(page(report(results=(result(noted),))))
 
     assert [row.words for row in shown.all("tr", of="message")] == ["kink: between both slopes."]
-    assert "Nothing was compared." in shown.all("table", of="passing")[0].words
+
+
+def test_what_compared_nothing_is_not_among_what_passed(
+    result: Callable[..., CheckResult], report: Callable[..., Report]
+) -> None:
+    shown = parse(page(report(results=(result(),))))
+
+    (card,) = shown.all("article")
+    assert card.attributes["data-status"] == "inconclusive"
+    assert "Nothing was compared." in card.words
+    assert not shown.all("table", of="passing")
 
 
 def test_a_reason_is_given_once_with_its_sources(
