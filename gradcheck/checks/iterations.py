@@ -58,8 +58,8 @@ def unless_it_jumps(finding: Finding, probe: Probe, rng: np.random.Generator) ->
     with maybe_out_of_domain():
         segments = _segments(probe)
         for along, low, high in segments if probe.mismatch <= SMALL else islice(segments, 1):
-            jump = noise.jump(along.change, low, high)
-            if not ROUNDING * line.weight <= jump.height <= LOW * line.weight:
+            jump = noise.jump(along.change, low, high, ROUNDING * line.weight)
+            if not 0 < jump.height <= LOW * line.weight:
                 continue
             if _turns(probe, along, jump, high - low) or _is_bounded(probe, along, high, rng):
                 return _left_open(finding, jump.height)
@@ -108,9 +108,8 @@ def _turns(probe: Probe, line: Line, jump: noise.Jump, length: float) -> bool:
     if reach > length / SOON:
         return True
     sides = (jump.high, jump.high + reach), (jump.low - reach, jump.low)
-    return any(
-        noise.jump(line.change, low, high).height > jump.height / SOON for low, high in sides
-    )
+    least = jump.height / SOON
+    return any(noise.jump(line.change, low, high, least).height for low, high in sides)
 
 
 def _is_bounded(probe: Probe, line: Line, reach: float, rng: np.random.Generator) -> bool:

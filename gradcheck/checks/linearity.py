@@ -80,10 +80,10 @@ def _unless_it_jumps(
         return change
 
     size = extent(base, v)
+    least = max(NOTHING * size, finding.mismatch * size / (EACH * times))
     away, down = along(w), along(tuple(-u_ for u_ in u))
     for change, low, high in [*((away, -reach, reach) for reach in NEARBY), (down, 0.0, SHRUNK)]:
-        height = noise.jump(change, low, high).height
-        if height > NOTHING * size and finding.mismatch * size <= EACH * times * height:
+        if noise.jump(change, low, high, least).height:
             return _jumping(finding)
     return finding
 

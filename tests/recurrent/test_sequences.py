@@ -655,10 +655,9 @@ def _detached_at(step: int, t: int, h: Tensor) -> Tensor:
 
 
 def test_the_place_of_a_lost_carry_is_said_as_closely_as_it_was_looked_at() -> None:
-    """Of a hundred steps not all are: the border lies between two that are."""
-    for step in (47, 50):
-        network = Elman(hand_over=partial(_detached_at, step))
-        (lag,) = found(check_sequence(network, drawn(100, BATCH, INPUTS), H), "lag")
-        before, after = map(int, re.findall(r"between steps (\d+) and (\d+)", lag.diagnosis)[0])
+    """Of many steps not all are: the border lies between two that are."""
+    network = Elman(hand_over=partial(_detached_at, 29))
+    (lag,) = found(check_sequence(network, drawn(60, BATCH, INPUTS), H), "lag")
+    before, after = map(int, re.findall(r"between steps (\d+) and (\d+)", lag.diagnosis)[0])
 
-        assert before < step <= after
+    assert before < 29 <= after
