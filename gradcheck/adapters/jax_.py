@@ -20,6 +20,7 @@ from gradcheck.adapters import jax_digits as digits
 from gradcheck.adapters import jax_manners
 from gradcheck.adapters.bridge import declared, received
 from gradcheck.adapters.jax_posed import BRIDGE, Posed, afresh, is_array
+from gradcheck.adapters.reach import unchecked, within_reach
 from gradcheck.errors import InputError
 from gradcheck.problem import (
     WIDER,
@@ -52,10 +53,14 @@ def problem_of_jax(
     """
     module = target if _has_arrays(target) else None
     flat, structure = tree_flatten_with_path((module, inputs))
+    # A module in a wrapper of its library's (a `filter_jit`) has the names that its author gave.
+    own, _ = tree_flatten_with_path((getattr(module, "__wrapped__", None),))
+    own_names = {id(leaf): f"params{keystr(tuple(keys[1:]))}" for keys, leaf in own}
+    names = [own_names.get(id(leaf), _path(keys)) for keys, leaf in flat]
     chosen = {
-        k: _path(keys)
-        for k, ((keys, leaf), is_kept) in enumerate(zip(flat, _kept((module, inputs)), strict=True))
-        if BRIDGE.is_differentiable(leaf) and not is_kept and _path(keys) not in constant
+        k: names[k]
+        for k, ((_, leaf), is_kept) in enumerate(zip(flat, _kept((module, inputs)), strict=True))
+        if BRIDGE.is_differentiable(leaf) and not is_kept and names[k] not in constant
     }
     if not chosen:
         raise InputError(
@@ -77,7 +82,9 @@ def problem_of_jax(
     if not outputs:
         raise InputError("expected the target to return at least one floating or complex array")
     problem = _problem(posed, tuple(BRIDGE.leaf(path, leaf) for path, leaf in outputs), name)
-    notes = tuple(f"{path}: {why}" for path, why in left_out.items())
+    notes = [f"{path}: {why}" for path, why in left_out.items()]
+    if module is None:
+        notes += unchecked(name for name, x in within_reach(target).items() if _is_trainable(x))
     return replace(problem, notes=(*problem.notes, *notes), excepted=tuple(left_out))
 
 
@@ -154,6 +161,13 @@ def _kept(tree: Any) -> list[bool]:
 
 def _has_arrays(target: Any) -> bool:
     return any(is_array(leaf) for leaf in jax.tree_util.tree_leaves(target))
+
+
+def _is_trainable(value: Any) -> bool:
+    """Whether it is a module, or a dictionary of parameters; an array may be a mask or a grid."""
+    if not (callable(value) or isinstance(value, dict)):
+        return False
+    return any(map(BRIDGE.is_differentiable, jax.tree_util.tree_leaves(value)))
 
 
 def _path(keys: Any) -> str:

@@ -13,6 +13,7 @@ from torch.autograd.function import FunctionCtx
 from gradcheck import trees
 from gradcheck.adapters import torch_manners
 from gradcheck.adapters.bridge import declared, received
+from gradcheck.adapters.reach import unchecked
 from gradcheck.adapters.torch_modules import (
     generators_of,
     module_of,
@@ -87,11 +88,7 @@ def problem_of_torch(
     posed = posed.but(records=posed.records or differs, still=still)
     problem = _problem(posed, [BRIDGE.leaf(path, tensor) for path, tensor in outputs], name)
     missed = [f"{path}: {why}" for path, why in left_out.items()]
-    missed += [
-        f"parameters of {given}, which the target finds by itself: hand over the module, or pass "
-        "them as inputs"
-        for given in out_of_reach(target)
-    ]
+    missed += unchecked(out_of_reach(target))
     missed += [
         f"{path}: a sparse tensor, and a constant beside dense ones; have it require a gradient"
         for path, leaf in trees.leaves(inputs, "input")

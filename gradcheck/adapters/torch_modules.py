@@ -5,13 +5,13 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import FunctionType
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.hooks import RemovableHandle
 
+from gradcheck.adapters.reach import within_reach
 from gradcheck.problem import owner
 
 __all__ = ["Rooms", "generators_of", "held", "module_of", "out_of_reach", "rooms_of"]
@@ -136,7 +136,7 @@ def generators_of(target: Any) -> list[Any]:
     module = module_of(target)
     parts = [] if module is None else list(module.modules())
     found = [value for part in parts for value in vars(part).values()]
-    found += _within_reach(target).values()
+    found += within_reach(target).values()
     own = [v for v in found if isinstance(v, GENERATORS) and not isinstance(v, random.SystemRandom)]
     return list({id(value): value for value in own}.values())
 
@@ -146,25 +146,7 @@ GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, rando
 
 def out_of_reach(target: Any) -> list[str]:
     """Return the names of trainable modules and tensors that a plain function finds by itself."""
-    return [name for name, value in _within_reach(target).items() if _is_trainable(value)]
-
-
-def _within_reach(target: Any) -> dict[str, Any]:
-    """What a plain function finds by itself: globals that it names, variables around it."""
-    function = owner(target)
-    if not isinstance(function, FunctionType):
-        return {}
-    code = function.__code__
-    cells = zip(code.co_freevars, function.__closure__ or (), strict=True)
-    found = {name: function.__globals__.get(name) for name in code.co_names}
-    return found | {name: cell.cell_contents for name, cell in cells if _is_filled(cell)}
-
-
-def _is_filled(cell: Any) -> bool:
-    try:
-        return cell.cell_contents is not None
-    except ValueError:  # assigned to later
-        return False
+    return [name for name, value in within_reach(target).items() if _is_trainable(value)]
 
 
 def _is_trainable(value: Any) -> bool:

@@ -1,6 +1,6 @@
 """JAX targets: trees, transformed functions, modules, and the user's configuration."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -94,6 +94,45 @@ def test_registered_module_has_parameters() -> None:
     # Parameters first, as for a PyTorch module: `compare` pairs leaves by position.
     assert leaves_of(result) == ["params.weight", "input[0]"]
     assert result.passed, result
+
+
+@jax.tree_util.register_dataclass
+@dataclass
+class Wrapper:
+    """A module around another, which it keeps in parts: `equinox.filter_jit` makes one."""
+
+    parts: Any
+    structure: Any = field(metadata={"static": True})
+
+    @property
+    def __wrapped__(self) -> Any:
+        return jax.tree.unflatten(self.structure, self.parts)
+
+    def __call__(self, *args: Any) -> Any:
+        return self.__wrapped__(*args)
+
+
+def test_parameters_in_a_wrapper_keep_the_names_of_the_module() -> None:
+    parts, structure = jax.tree.flatten(Layer(weight=jnp.asarray(X), steps=jnp.arange(3)))
+
+    result = check(Wrapper(parts=parts, structure=structure), X)
+
+    assert leaves_of(result) == ["params.weight", "input[0]"]
+    constant = check(Wrapper(parts=parts, structure=structure), X, declared={"params.weight": "on"})
+    assert leaves_of(constant) == ["input[0]"]
+
+
+LAYER = Layer(weight=jnp.asarray(X), steps=jnp.arange(3))
+
+
+@pytest.mark.parametrize("jit", [lambda f: f, jax.jit], ids=["plain", "jit"])
+def test_parameters_that_a_function_finds_by_itself_are_said_to_be_unchecked(jit: Any) -> None:
+    params, mask = {"w": jnp.ones(3)}, jnp.ones(3)
+
+    result = check(jit(lambda x: LAYER(x) * params["w"] * mask), X)
+
+    said = [why.partition(", which")[0] for why in result.not_checked]
+    assert said == ["parameters of LAYER", "parameters of params"]
 
 
 def test_wrong_parameter_of_a_module_is_caught() -> None:
