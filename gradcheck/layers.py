@@ -32,7 +32,7 @@ from hypothesis.strategies import SearchStrategy
 from gradcheck.api import check
 from gradcheck.errors import GradientMismatch, InputError
 from gradcheck.listeners import unheard
-from gradcheck.options import asked_by_name, names_of_checks
+from gradcheck.options import a_count, asked_by_name, names_of_checks
 from gradcheck.results import CheckResult, Verdict
 
 __all__ = ["LayerSuite", "layer_suite"]
@@ -246,14 +246,7 @@ class Suite:
                     f"expected {name} of {self.name} to be a Hypothesis strategy; "
                     f"got {strategy!r}. A constant belongs into the builder."
                 )
-        if (
-            isinstance(self.examples, bool)
-            or not isinstance(self.examples, int)
-            or self.examples < 1
-        ):
-            raise InputError(
-                f"expected examples of {self.name} to be a number from 1; got {self.examples!r}"
-            )
+        a_count(f"examples of {self.name}", self.examples, "sets", is_needed=True)
         if self.dtype is not None and self.dtype not in DTYPES:
             raise InputError(
                 f"expected dtype of {self.name} to be None or one of {', '.join(DTYPES)}; "

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from math import inf
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 from gradcheck.checks import CHECKS
@@ -10,7 +10,15 @@ from gradcheck.errors import InputError
 from gradcheck.problem import Problem
 from gradcheck.settings import Settings
 
-__all__ = ["asked_by_name", "keywords", "names_of_checks", "require_known", "settled"]
+__all__ = [
+    "a_count",
+    "asked_by_name",
+    "is_whole",
+    "keywords",
+    "names_of_checks",
+    "require_known",
+    "settled",
+]
 
 
 def settled(
@@ -27,10 +35,10 @@ def settled(
     Raises:
         InputError: an argument cannot be used; the message names it.
     """
-    if not isinstance(seed, int) or seed < 0:
+    if not is_whole(seed) or seed < 0:
         raise InputError(f"expected seed to be an integer of at least 0; got {seed!r}")
     return Settings(
-        seed=seed,
+        seed=int(seed),
         rtol=_positive("rtol", rtol, below=1.0),
         wrt=_names("wrt", wrt, "paths of leaves"),
         declared=_reasons(declared),
@@ -85,6 +93,18 @@ def require_known(settings: Settings, problem: Problem) -> None:
                 raise InputError(
                     f"{option}={pattern!r} matches no leaf; the leaves are {leaves}{others}"
                 )
+
+
+def a_count(option: str, given: Any, of: str, *, is_needed: bool = False) -> None:
+    """Refuse what is no whole number from one; None, if it is needed."""
+    if given is None and not is_needed:
+        return
+    if not is_whole(given) or given < 1:
+        raise InputError(f"expected {option} to be a number of {of} from 1; got {given!r}")
+
+
+def is_whole(given: Any) -> bool:
+    return isinstance(given, Integral) and not isinstance(given, bool)
 
 
 def _names(option: str, given: Any, of: str) -> tuple[str, ...]:

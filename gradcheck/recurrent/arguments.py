@@ -7,8 +7,9 @@ import numpy as np
 
 from gradcheck.adapters.select import framework_of
 from gradcheck.errors import InputError
+from gradcheck.options import is_whole
 
-__all__ = ["Index", "a_count", "sequences", "states"]
+__all__ = ["Index", "sequences", "states"]
 
 Index = int | Sequence[int]
 
@@ -57,17 +58,11 @@ def states(
     return positions
 
 
-def a_count(option: str, given: Any, of: str) -> None:
-    """Refuse what is no whole number from one, if something is given."""
-    if given is not None and (not _is_whole(given) or given < 1):
-        raise InputError(f"expected {option} to be a number of {of} from 1; got {given!r}")
-
-
 def _positions(option: str, chosen: Any, count: int) -> tuple[int, ...]:
     """Positions counted from the front; from the end they may be given."""
     given = (chosen,) if np.ndim(chosen) == 0 else tuple(chosen)
     for k in given:
-        if not _is_whole(k):
+        if not is_whole(k):
             raise InputError(f"expected {option} to be the position of an argument; got {k!r}")
         if not -count <= k < count:
             raise InputError(f"{option}={chosen!r}: there are {count} positional arguments")
@@ -76,7 +71,7 @@ def _positions(option: str, chosen: Any, count: int) -> tuple[int, ...]:
 
 def _axis(x: Any, position: int, time_axis: Any) -> int:
     shape = getattr(x, "shape", None)
-    if shape is None or not _is_whole(time_axis) or not -len(shape) <= time_axis < len(shape):
+    if shape is None or not is_whole(time_axis) or not -len(shape) <= time_axis < len(shape):
         hint = (
             "Wrap the layer in a function that packs a padded sequence inside"
             if type(x).__name__ == "PackedSequence"
@@ -87,7 +82,3 @@ def _axis(x: Any, position: int, time_axis: Any) -> int:
             f"{type(x).__name__} of shape {shape}. {hint}"
         )
     return int(time_axis) % len(shape)
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)

@@ -23,10 +23,9 @@ from gradcheck.errors import GradcheckError, InputError, Unsupported, first_line
 from gradcheck.inquiry import Question, conducted, left_open, of_checks, unposed
 from gradcheck.listeners import heard
 from gradcheck.meter import Meter
-from gradcheck.options import settled
+from gradcheck.options import a_count, settled
 from gradcheck.probes import cotangent
 from gradcheck.problem import Array, Arrays, Problem, label, norm
-from gradcheck.recurrent.arguments import a_count
 from gradcheck.recurrent.correspondence import corresponding, pairs, state_of, states_of
 from gradcheck.recurrent.equilibria import Adjoint, Equilibrium
 from gradcheck.recurrent.krylov import Krylov

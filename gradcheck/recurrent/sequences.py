@@ -22,10 +22,10 @@ from gradcheck.errors import GradcheckError, Unsupported, first_line
 from gradcheck.inquiry import Question, conducted, left_open, of_checks, raised, unposed
 from gradcheck.listeners import heard
 from gradcheck.meter import Meter
-from gradcheck.options import settled
+from gradcheck.options import a_count, settled
 from gradcheck.probes import cotangent, direction, scale
 from gradcheck.problem import Problem, label, norm
-from gradcheck.recurrent.arguments import Index, a_count, sequences, states
+from gradcheck.recurrent.arguments import Index, sequences, states
 from gradcheck.recurrent.chunks import valued
 from gradcheck.recurrent.forms import Form, form_of
 from gradcheck.recurrent.gains import Place, normalised
