@@ -1,8 +1,8 @@
 """PyTorch: functions on tensors, `nn.Module`s, `autograd.Function` subclasses."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -22,7 +22,7 @@ from gradcheck.adapters.torch_modules import (
 )
 from gradcheck.adapters.torch_packed import SPARSE, is_packed, unpacked
 from gradcheck.adapters.torch_posed import BRIDGE, Posed, Restore, paddings
-from gradcheck.errors import InputError
+from gradcheck.errors import InputError, first_line
 from gradcheck.problem import WIDER, Excepted, Leaf, Problem, label, norm
 
 __all__ = ["problem_of_torch"]
@@ -82,12 +82,13 @@ def problem_of_torch(
             left_out = silent | left_out
         posed = posed.but(silent=frozenset(left_out))
         outputs = posed.heard(outputs)
-        differs, still = _recorded(posed, outputs)
+        is_asked = every or restores or any(leaf.requires_grad for leaf in given.values())
+        seen = _recorded(posed, outputs, {} if is_asked else own)
     if not outputs:
         raise InputError("expected the target to return at least one floating or complex tensor")
-    posed = posed.but(records=posed.records or differs, still=still)
+    posed = seen.posed.but(records=posed.records or seen.differs, still=seen.still)
     problem = _problem(posed, [BRIDGE.leaf(path, tensor) for path, tensor in outputs], name)
-    missed = [f"{path}: {why}" for path, why in left_out.items()]
+    missed = [*seen.refused, *(f"{path}: {why}" for path, why in left_out.items())]
     missed += unchecked(out_of_reach(target))
     missed += [
         f"{path}: a sparse tensor, and a constant beside dense ones; have it require a gradient"
@@ -95,14 +96,15 @@ def problem_of_torch(
         if BRIDGE.is_differentiable(leaf) and leaf.layout in SPARSE and path not in restores
     ]
     missed += [
-        f"{path}[{still[k]}]: the padding of an embedding, which PyTorch leaves out of the gradient"
-        for k, path in enumerate(named)
-        if k in still
+        f"{path}[{posed.still[k]}]: the padding of an embedding, which PyTorch leaves out of the "
+        "gradient"
+        for k, path in enumerate(posed.named)
+        if k in posed.still
     ]
-    hooked = [path for path, tensor in named.items() if _is_hooked(tensor)]
+    hooked = [path for path, tensor in posed.named.items() if _is_hooked(tensor)]
     if hooked:
         missed.append(f"what the hooks on {', '.join(hooked)} do to its gradient")
-    if differs:
+    if seen.differs:
         missed.append("the value that it has while no gradient is recorded, which is another")
     return replace(problem, notes=(*problem.notes, *missed), excepted=tuple(left_out))
 
@@ -155,16 +157,38 @@ def _first_run(posed: Posed) -> tuple[Posed, list[tuple[str, torch.Tensor]]]:
     raise refusals[1]  # it was not for want of a graph
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Recorded:
+    """A target that autograd records, and what is seen of it then."""
+
+    posed: Posed
+    differs: bool = False  # whether it returns something else where it is recorded
+    still: Mapping[int, int] = field(default_factory=dict)  # its `paddings`
+    refused: Sequence[str] = ()  # what its inputs would have it raise
+
+
 def _recorded(
-    posed: Posed, outputs: Sequence[tuple[str, torch.Tensor]]
-) -> tuple[bool, Mapping[int, int]]:
-    """Whether the target returns something else where autograd records it; and its `paddings`."""
-    try:
-        with torch.inference_mode(False):
-            leaves, _, recorded = posed.recorded(posed.point)
-            return _depends_on_recording(outputs, recorded), paddings(leaves, recorded)
-    except Exception:  # whatever it raises is said by the checks
-        return False, {}
+    posed: Posed, outputs: Sequence[tuple[str, torch.Tensor]], own: Mapping[str, torch.Tensor]
+) -> _Recorded:
+    """Return what is seen of the target where autograd records it.
+
+    A module may take inputs only that require no gradient: then its `own` leaves are left.
+    """
+    refused: list[str] = []
+    for attempt in (posed, *([replace(posed, named=own)] if own else [])):
+        try:
+            with torch.inference_mode(False):
+                leaves, _, recorded = attempt.recorded(attempt.point)
+                return _Recorded(
+                    posed=attempt,
+                    differs=not posed.records and _depends_on_recording(outputs, recorded),
+                    still=paddings(leaves, recorded),
+                    refused=refused,
+                )
+        except Exception as error:  # whatever it raises is said by the checks
+            why = f"the target raises where it requires a gradient: {first_line(error)}"
+            refused = [f"{path}: {why}" for path in posed.named if path not in own]
+    return _Recorded(posed=posed)
 
 
 def _depends_on_recording(
@@ -188,8 +212,12 @@ def _problem(posed: Posed, outputs: Sequence[Leaf], name: str | None) -> Problem
     target, called = posed.target, label(posed.target, name)
 
     def in_float64() -> Problem:
-        wide, found = _first_run(replace(posed, wide=True, inside={}))
-        if wide.inside:  # not all of it: some is cast to a narrow dtype inside
+        wide = replace(posed, wide=True, inside={})
+        is_mixed = True
+        with suppress(Exception):  # a constant that stayed narrow, or an operator without float64
+            watched, found = _first_run(wide)
+            wide, is_mixed = watched, bool(watched.inside)
+        if is_mixed:  # some of it is cast to a narrow dtype inside
             wide = wide.but(lifts=True, inside={})
             found = wide.ran(wide.point)
         return _problem(wide, [BRIDGE.leaf(path, tensor) for path, tensor in found], name)

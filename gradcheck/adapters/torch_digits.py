@@ -112,7 +112,33 @@ class Lifted(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         # Random numbers of another dtype are other numbers.
         up: Callable[[Any], Any] = _tensor_up if _draws(func) else _up
-        return tree_map(_tensor_up, func(*tree_map(up, args), **tree_map(up, kwargs or {})))
+        wide = _in_groups if func.__name__ == "_grouped_mm.default" else func
+        return tree_map(_tensor_up, wide(*tree_map(up, args), **tree_map(up, kwargs or {})))
+
+
+def _in_groups(
+    a: torch.Tensor,
+    b: torch.Tensor,
+    offs: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+    out_dtype: torch.dtype | None = None,
+) -> torch.Tensor:
+    """`torch.nn.functional.grouped_mm`, by which experts are computed: it has no float64."""
+    if offs is None:
+        return a @ b
+    ends = offs.tolist()
+    ranges = list(zip([0, *ends], ends, strict=False))
+    if a.dim() == b.dim():  # groups of what is summed over
+        return torch.stack([a[:, i:j] @ b[i:j] for i, j in ranges])
+    if a.dim() == 3:  # of columns
+        out = a.new_zeros(a.shape[1], b.shape[1])
+        for matrix, (i, j) in zip(a, ranges, strict=True):
+            out[:, i:j] = matrix @ b[:, i:j]
+    else:  # of rows
+        out = a.new_zeros(a.shape[0], b.shape[2])
+        for matrix, (i, j) in zip(b, ranges, strict=True):
+            out[i:j] = a[i:j] @ matrix
+    return out if bias is None else out + bias
 
 
 def _draws(func: Any) -> bool:

@@ -75,6 +75,12 @@ class Pair:
     point: Arrays
     u: Arrays
 
+    @property
+    def weight(self) -> float:
+        """The size of the value, as the cotangent sees it: ‖u ∘ f‖."""
+        value = self.problem.value(self.point)
+        return norm(np.array([extent(u, f) for u, f in zip(self.u, value, strict=True)]))
+
     def pushed(self, v: Mapping[int, Array]) -> Arrays:
         """J v, where `v` gives the tangents of some leaves and the others' are zero."""
         assert self.problem.jvp is not None
@@ -217,7 +223,7 @@ def _alone(
     rng: np.random.Generator,
 ) -> Finding:
     """The finding of one leaf, moved alone."""
-    finding = replace(finding, oracle=ADJOINT)
+    linear, finding = finding, replace(finding, oracle=ADJOINT)
     problem, (index,) = pairs[0].problem, v
     coarsest = narrowest(problem.leaves[index], problem.outputs)
     pushed = pairs[0].pushed(v)
@@ -239,6 +245,9 @@ def _alone(
             tolerance=tolerance,
         )
         if resolution >= 1:  # and a difference of as much is rounding, too
+            if seen.size <= coarsest.epsilon**0.5 * pair.weight:
+                message = "vacuous: the derivative is zero here, but for rounding"
+                return replace(linear, message=message)
             break
         if seen.is_doubtful(bar):
             epsilon = coarsest.epsilon * (bar / least if least else 1.0)
