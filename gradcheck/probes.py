@@ -64,16 +64,18 @@ def direction(rng: np.random.Generator, leaf: Leaf, size: float = 1.0) -> Array:
     is_complex = "complex" in leaf.dtype
     v = np.empty(leaf.shape, np.complex128 if is_complex else np.float64)
     for (part,) in blocks(v):
-        bits = rng.integers(0, 2**13, part.shape, dtype=np.uint16)  # magnitude 10, sign 1, phase 2
+        bits = rng.integers(0, 2**11, part.shape, dtype=np.uint16)  # magnitude 10, sign 1
         signs = 1 - ((bits >> 9) & 2).astype(np.int16)
         steps = signs * ((bits & 1023).astype(np.int16) + np.int16(512))
         np.multiply(steps, 2.0**-10 * size, out=part, dtype=np.float64)
         if is_complex:
-            part *= PHASES[bits >> 11]
+            part *= PHASES[rng.integers(0, len(PHASES), part.shape)]
     return v
 
 
-PHASES = np.array([1.0, 1j, (1 + 1j) / 2**0.5, (1 - 1j) / 2**0.5])
+# Those of complex entries: so many that an error of one entry, which has a phase of its own, is
+# orthogonal to hardly any, and shifted so that none is orthogonal to another or to an axis.
+PHASES = np.exp(1j * np.pi * (np.arange(2**10) + 0.382) / 2**10)
 
 
 def relative(v: Array, x: Array) -> Array:

@@ -38,6 +38,10 @@ SMALL = 0.1
 # A rule that is off by a factor is off by the same on both sides of a mask.
 CHANGES, STAYS = 0.15, 0.25
 
+# Between two of its jumps an iteration is never exact, and a rule that is wrong for one branch is
+# right in the other, as far as differences see.
+RIGHT = 1e-5
+
 # How many times as far as a mismatch takes to make up for a jump the next one is, at most.
 SOON = 8.0
 
@@ -99,6 +103,8 @@ def _turns(probe: Probe, line: Line, jump: noise.Jump, length: float) -> bool:
     )
     largest, claim = max(abs(off), abs(other)), max(abs(before), abs(after))
     if not np.isfinite(largest) or not largest or not claim:
+        return False
+    if min(abs(off), abs(other)) < RIGHT * largest:
         return False
     change = abs(off - other)
     explains = change > CHANGES * max(largest, probe.mismatch * line.size)

@@ -25,7 +25,7 @@ from gradcheck.errors import maybe_out_of_domain
 from gradcheck.evidence import Probe, entries_of
 from gradcheck.oracles import ladder
 from gradcheck.probes import Beside, Line, direction, nudged, relative, scale
-from gradcheck.problem import Array, Problem, blocks, is_same, is_same_entrywise, norm
+from gradcheck.problem import EPSILON, Array, Problem, blocks, is_same, is_same_entrywise, norm
 from gradcheck.results import Finding, Verdict, worst
 from gradcheck.rounding import rounded
 from gradcheck.settings import RIPPLE, SIGNIFICANCE, Settings
@@ -299,7 +299,8 @@ def _joint(
         beside.lines = [replace(_line(answers, k, v), beside=beside) for k in draws]
         for line in beside.lines:
             truth = ladder.estimate(line)
-            probes.append(Probe(index=live[0].index, epsilon=epsilon, line=line, truth=truth))
+            probe = Probe(index=live[0].index, epsilon=epsilon, line=line, truth=truth)
+            probes.append(_closer(probe))
             if probes[-1].is_significant or not probes[-1].is_smooth:
                 return tuple(probes)
         if all(
@@ -351,7 +352,7 @@ def _alone(
         if only is not None:
             v = np.where(only, relative(v, answers.problem.point[index]), 0)
         probes.append(_probe(answers, k, index, v, question.tolerance))
-    probes = [_finer(probe) for probe in probes]
+    probes = [_finer(_closer(probe)) for probe in probes]
     if any(probe.truth.kink > 0 for probe in probes) and leaf.shape and only is None:
         # What is too large at every kink shows along itself, and rarely along random signs.
         probes.append(_aligned(answers, index, direction(rng, leaf)))
@@ -433,6 +434,33 @@ def _glance(question: Question, answers: Answers, few: Array, rng: np.random.Gen
     index, x = question.index, answers.problem.point[question.index]
     v = np.where(few, relative(direction(rng, question.leaf), x), 0)
     return _along(answers, 0, index, v).is_significant
+
+
+# A step far below those of the ladder, and how much closer that then begins. A mismatch of less
+# than that part of the slope is left to the noise of an evaluation, which nobody has measured.
+CLOSE, CLOSER, SEEN = 2.0**-20, 2.0**-10, 1e-6
+
+
+def _closer(probe: Probe) -> Probe:
+    """The same probe at much finer steps, if one of those contradicts it.
+
+    The ladder walks down no farther than it must. Of a value that is flat within a thousandth of
+    the leaf's size, and straight beyond (a dead zone, the gate of a quantiser), its steps see what
+    lies beyond.
+    """
+    line, truth = probe.line, probe.truth
+    h = CLOSE * line.unit
+    narrow = any(line.problem.leaves[k].epsilon > EPSILON["float64"] for k in line.v)
+    if narrow or probe.is_significant or not (probe.is_smooth and truth.steps):
+        return probe
+    sample = line.sample(h)
+    reached = min(step.h for step in truth.steps)
+    bar = truth.error_bar * max(reached / h, 1.0) + truth.level / h + sample.rounding
+    if not abs(sample.central - truth.slope) > max(SIGNIFICANCE * bar, SEEN * line.size):
+        return probe
+    near = replace(line, unit=CLOSER * line.unit, beside=None)
+    other = replace(probe, line=near, truth=ladder.estimate(near, careful=True))
+    return other if other.is_significant and other.is_smooth else probe
 
 
 def _finer(probe: Probe) -> Probe:

@@ -34,7 +34,7 @@ from gradcheck.problem import EPSILON
 from gradcheck.results import Step
 from gradcheck.settings import SIGNIFICANCE
 
-__all__ = ["Estimate", "estimate", "fold"]
+__all__ = ["Estimate", "estimate", "fold", "is_staircase"]
 
 RUNGS = 4  # at most: three extrapolations; a fourth gains nothing once rounding dominates
 
@@ -196,14 +196,18 @@ def _of_stairs(line: Line) -> float:
 
     At the finest steps a sum of both is as smooth as the others, and lacks the slope of the stairs:
     as in a row of attention to which a mask has added -1e9 everywhere. Stairs are what moves at the
-    first step, to either side, and at the last to neither; a kink moves to one.
+    first step, to either side, and at the last to neither; a kink moves to one. And it stands as
+    still at the first step: what climbs there has a dead zone at the point, in which it is flat.
     """
     first, last = (OFF_GRID * line.unit * 2.0**-k for k in (FIRST, FINER[-1] + RUNGS - 1))
-    far = zip(line.at(first), line.at(-first), line.centre, strict=True)
+    above, below = line.at(first), line.at(-first)
+    far = zip(above, below, line.centre, strict=True)
     near = zip(line.at(last), line.at(-last), line.centre, strict=True)
+    beyond = zip(line.at(first + last), above, line.at(-first - last), below, strict=True)
     climbs = [(a != f) & (b != f) for a, b, f in far]
     stands = [(a == f) & (b == f) for a, b, f in near]
-    stairs = [c & s for c, s in zip(climbs, stands, strict=True)]
+    rests = [(a == a_) | (b == b_) for a_, a, b_, b in beyond]
+    stairs = [c & s & r for c, s, r in zip(climbs, stands, rests, strict=True)]
     if not any(np.any(s) for s in stairs) or all(map(np.array_equal, climbs, stairs)):
         return 0.0
     u = tuple(np.where(s, u_, 0) for s, u_ in zip(stairs, line.u, strict=True))
@@ -216,12 +220,23 @@ def fold(line: Line) -> float:
 
     Output by output: Σ |uⱼ| |jump of the slope of fⱼ|. Kinks of two outputs may cancel in φ,
     where each output's subgradient is still free. Of two steps, a fold that shrinks with the
-    step is curvature and a fold that stays is a kink: (4 Δ(h/4) - Δ(h)) / 3 keeps the latter.
+    step is curvature and a fold that stays is a kink: (4 Δ(h/4) - Δ(h)) / 3 keeps the latter. What
+    stands still at finer steps is no kink but a stair.
     """
     h = line.unit * 2.0**-18  # 4e-6: noise 3e-11, and no kink farther than that is taken for one
     wide, narrow = line.sample(h), line.sample(h / 4)
     width = (4 * narrow.crease - wide.crease) / 3
-    return width if width > SIGNIFICANCE * 8 * narrow.rounding else 0.0
+    if not width > SIGNIFICANCE * 8 * narrow.rounding:
+        return 0.0
+    return 0.0 if _rests(line, wide.moving) else width
+
+
+STILL = 2.0**-27  # of the unit: a step at which a smooth float64 value moves yet, and no stairs do
+
+
+def _rests(line: Line, moving: int) -> bool:
+    """Whether outputs that are `moving` at a larger step stand still at the least."""
+    return line.sample(OFF_GRID * STILL * line.unit).moving < (1 - STALLED) * moving
 
 
 def _finer(line: Line, flights: Sequence[Flight]) -> list[Flight]:
@@ -248,6 +263,11 @@ def _coarser(line: Line, flights: Sequence[Flight]) -> list[Flight]:
         flights.append(flight)
         best = flight
     return flights
+
+
+def is_staircase(line: Line) -> bool:
+    """Whether outputs that move at the ladder's first step stand still at the point."""
+    return _rests(line, line.sample(OFF_GRID * line.unit * 2.0**-FIRST).moving)
 
 
 def _stalls(flights: Sequence[Flight]) -> bool:
