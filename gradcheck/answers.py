@@ -43,6 +43,12 @@ class Answers:
         """What `problem` says when it is asked the same."""
         return replace(self, problem=problem)
 
+    def to(self, cotangents: Callable[[int], Arrays]) -> "Answers":
+        """The same value, and the gradients for other cotangents."""
+        other = replace(self, cotangents=cotangents)
+        vars(other).update(value=self.value, again=self.again)
+        return other
+
     @cached_property
     def in_float64(self) -> "Answers | None":
         """What the target says when it is run in float64, if it runs there."""

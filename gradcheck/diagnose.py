@@ -30,9 +30,9 @@ ADVICE = {
     "nothing wanted": "the value does not change with this leaf here, and its gradient is not "
     "zero: a straight-through estimate, or a term too many; if it is meant, declare the leaf",
     "sign": "the sign is wrong: a difference taken the other way round, a lost minus",
-    "conjugated": "it would be right with every derivative inside conjugated: of a complex "
-    "function, PyTorch wants the cotangent times the conjugate of the derivative, Jᴴ u, and JAX "
-    "the plain product, Jᵀ u",
+    "conjugated": "it would be right with the derivative inside conjugated, or all of it: of a "
+    "complex function, PyTorch wants the cotangent times the conjugate of the derivative, Jᴴ u, "
+    "and JAX the plain product, Jᵀ u",
     "constant factor": "all that is wrong is off by the same factor: look for a lost ½ or 2, a "
     "mean taken for a sum (factor N or 1/N), a scale applied twice or not at all",
     "transposed": "the transpose of this gradient would be right: a product in the wrong order, "
@@ -133,6 +133,8 @@ def diagnose(
         return _named(factor, shape=gradients[0].shape)
     if all(probe.turned is not None and probe.fits(probe.turned) for probe in evidence):
         return "conjugated"
+    if np.iscomplexobj(gradients[0]) and all(p.fits(np.conj(p.gradient)) for p in evidence):
+        return "conjugated: as a whole"
     if len(evidence) > 1:  # one probe fits too many hypotheses
         for name, candidate in _candidates(gradients[0].shape):
             if all(probe.fits(candidate(probe.gradient)) for probe in evidence):

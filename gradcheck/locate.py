@@ -156,7 +156,8 @@ class _Search:
         if not np.iscomplexobj(self.v):
             return entry_of(place, got, wanted, bar), kink
         got_, wanted_, bar_, kink_ = self._part(place, 1j)
-        whole = entry_of(place, got + 1j * got_, wanted + 1j * wanted_, max(bar, bar_))
+        i = -1j if self.line.problem.framework == "jax" else 1j  # whose gradient is our conjugate
+        whole = entry_of(place, got + i * got_, wanted + i * wanted_, max(bar, bar_))
         return whole, max(kink, kink_)
 
     def _part(self, place: Index, phase: complex) -> tuple[float, float, float, float]:

@@ -64,7 +64,7 @@ def direction(rng: np.random.Generator, leaf: Leaf, size: float = 1.0) -> Array:
     is_complex = "complex" in leaf.dtype
     v = np.empty(leaf.shape, np.complex128 if is_complex else np.float64)
     for (part,) in blocks(v):
-        bits = rng.integers(0, 2**11, part.shape, dtype=np.uint16)  # magnitude 10, sign 1
+        bits = rng.integers(0, 2**13, part.shape, dtype=np.uint16)  # 10 of a magnitude, a sign
         signs = 1 - ((bits >> 9) & 2).astype(np.int16)
         steps = signs * ((bits & 1023).astype(np.int16) + np.int16(512))
         np.multiply(steps, 2.0**-10 * size, out=part, dtype=np.float64)

@@ -21,7 +21,8 @@ from gradcheck.adapters.torch_modules import (
     rooms_of,
 )
 from gradcheck.adapters.torch_packed import SPARSE, is_packed, unpacked
-from gradcheck.adapters.torch_posed import BRIDGE, Posed, Restore, paddings
+from gradcheck.adapters.torch_paddings import Paddings, reading
+from gradcheck.adapters.torch_posed import BRIDGE, Posed, Restore, graph_of
 from gradcheck.errors import InputError, first_line
 from gradcheck.problem import WIDER, Excepted, Leaf, Problem, label, norm
 
@@ -86,7 +87,7 @@ def problem_of_torch(
         seen = _recorded(posed, outputs, {} if is_asked else own)
     if not outputs:
         raise InputError("expected the target to return at least one floating or complex tensor")
-    posed = seen.posed.but(records=posed.records or seen.differs, still=seen.still)
+    posed = seen.posed.but(records=posed.records or seen.differs, paddings=seen.paddings)
     problem = _problem(posed, [BRIDGE.leaf(path, tensor) for path, tensor in outputs], name)
     missed = [*seen.refused, *(f"{path}: {why}" for path, why in left_out.items())]
     missed += unchecked(out_of_reach(target))
@@ -96,10 +97,9 @@ def problem_of_torch(
         if BRIDGE.is_differentiable(leaf) and leaf.layout in SPARSE and path not in restores
     ]
     missed += [
-        f"{path}[{posed.still[k]}]: the padding of an embedding, which PyTorch leaves out of the "
-        "gradient"
-        for k, path in enumerate(posed.named)
-        if k in posed.still
+        f"row {row} of an embedding of {tuple(shape)}: the padding, which PyTorch leaves out of "
+        "the gradient"
+        for row, shape in seen.paddings
     ]
     hooked = [path for path, tensor in posed.named.items() if _is_hooked(tensor)]
     if hooked:
@@ -163,7 +163,7 @@ class _Recorded:
 
     posed: Posed
     differs: bool = False  # whether it returns something else where it is recorded
-    still: Mapping[int, int] = field(default_factory=dict)  # its `paddings`
+    paddings: Paddings = field(default_factory=dict)
     refused: Sequence[str] = ()  # what its inputs would have it raise
 
 
@@ -178,17 +178,30 @@ def _recorded(
     for attempt in (posed, *([replace(posed, named=own)] if own else [])):
         try:
             with torch.inference_mode(False):
-                leaves, _, recorded = attempt.recorded(attempt.point)
+                _, _, recorded = attempt.recorded(attempt.point)
                 return _Recorded(
                     posed=attempt,
                     differs=not posed.records and _depends_on_recording(outputs, recorded),
-                    still=paddings(leaves, recorded),
+                    paddings=_paddings(attempt, recorded),
                     refused=refused,
                 )
         except Exception as error:  # whatever it raises is said by the checks
             why = f"the target raises where it requires a gradient: {first_line(error)}"
             refused = [f"{path}: {why}" for path in posed.named if path not in own]
     return _Recorded(posed=posed)
+
+
+def _paddings(posed: Posed, recorded: Sequence[torch.Tensor]) -> Paddings:
+    """The rows that embeddings leave out of the gradient, if there is an embedding."""
+    rows = (getattr(node, "_saved_padding_idx", NO_ROW) for node in graph_of(recorded))
+    if min(rows, default=NO_ROW) >= NO_ROW:
+        return {}
+    with reading() as found:
+        posed.recorded(posed.point)
+    return {key: read for key, read in found.items() if any(row is not None for row in read)}
+
+
+NO_ROW = 1 << 63  # PyTorch's own is -1, which is read without its sign
 
 
 def _depends_on_recording(
@@ -255,11 +268,12 @@ def _problem(posed: Posed, outputs: Sequence[Leaf], name: str | None) -> Problem
 
 
 def _has_vmap_rule(target: Any) -> bool:
-    """Whether it is a Function that says, or has PyTorch say, how it is batched."""
-    if not isinstance(target, type):
+    """Whether it is a Function that says, or has PyTorch say, how it is batched; or its `apply`."""
+    rule = getattr(target, "__self__", target)
+    if not (isinstance(rule, type) and issubclass(rule, torch.autograd.Function)):
         return False
-    own = getattr(target, "vmap", None) is not torch.autograd.Function.vmap
-    return own or bool(getattr(target, "generate_vmap_rule", False))
+    own = rule.vmap is not torch.autograd.Function.vmap
+    return own or rule.generate_vmap_rule
 
 
 def _is_hooked(tensor: torch.Tensor) -> bool:

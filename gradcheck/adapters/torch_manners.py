@@ -106,7 +106,7 @@ def _call(posed: Posed, manner: Manner, point: Arrays) -> Call:
         with refusals("a second backward"):
             gradients = posed.pulled_back(outputs, chosen, us, own, retain_graph=manner.is_retained)
         placed = dict(zip(asked, gradients, strict=True))
-        return lambda: posed.moving(gradients_of([placed.get(k) for k in range(count)], point))
+        return lambda: gradients_of([placed.get(k) for k in range(count)], point)
 
     return Call(value=tuple(BRIDGE.out(y) for _, y in found), pull=pull)
 

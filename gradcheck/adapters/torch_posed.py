@@ -8,7 +8,7 @@ come back as they were, and dropout draws the same mask at every step of a diffe
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -27,10 +27,11 @@ from gradcheck.adapters.torch_modules import (
     out_of_reach,
 )
 from gradcheck.adapters.torch_packed import values_of
+from gradcheck.adapters.torch_paddings import Paddings, holding
 from gradcheck.errors import Unsupported, first_line
 from gradcheck.problem import WIDER, Array, Arrays, Axes
 
-__all__ = ["BRIDGE", "Posed", "Restore", "gradients_of", "graph_of", "into", "paddings", "refusals"]
+__all__ = ["BRIDGE", "Posed", "Restore", "gradients_of", "graph_of", "into", "refusals"]
 
 
 Restore = Callable[[torch.Tensor], torch.Tensor]  # the values of a sparse tensor -> the tensor
@@ -96,7 +97,7 @@ class Posed:
     inside: Mapping[int, str] = field(default_factory=dict)  # leaf -> a narrower dtype inside
     is_random: bool = False  # whether it was seen to draw numbers, from whatever generator
     writes: bool = True  # whether the target may write into its leaves: they are copied for a run
-    still: Mapping[int, int] = field(default_factory=dict)  # leaf -> a padding row, that stays
+    paddings: Paddings | None = None  # what is held still where embeddings read it
     keeps_attributes: bool = True
     # Part of a run -> whether it was seen to draw; whether a "checkpoint" was seen that reenters.
     draws: dict[str, bool] = field(default_factory=dict)
@@ -143,34 +144,15 @@ class Posed:
         found = {t.device for t in self.named.values() if t.device.type in ("cuda", "mps")}
         return sorted(found, key=str)
 
-    def tensors(
-        self, point: Arrays, *, shared: bool = False, axes: Axes | None = None
-    ) -> list[torch.Tensor]:
+    def tensors(self, point: Arrays, *, shared: bool = False) -> list[torch.Tensor]:
         """The leaves at `point`, in the target's dtype or, if `wide`, in that of the arrays.
 
-        Their memory may be that of the arrays if it is `shared`; of examples, they have `axes`.
+        Their memory may be that of the arrays if it is `shared`.
         """
-        owns = list(self.named.values())
-        found = [
-            _crossed(
-                array, own, None if self.wide else own.dtype, copy=not shared or k in self.still
-            )
-            for k, (array, own) in enumerate(zip(point, owns, strict=True))
+        return [
+            _crossed(array, like, None if self.wide else like.dtype, copy=not shared)
+            for array, like in zip(point, self.named.values(), strict=True)
         ]
-        for k, row in self.still.items():
-            axis = axes[k] if axes else None
-            examples = found[k] if axis is None else found[k].movedim(axis, 0)
-            examples[..., row, :] = owns[k].detach()[row]
-        return found
-
-    def moving(self, arrays: Arrays, axes: Axes | None = None) -> Arrays:
-        """Tangents or gradients of the leaves, or of examples of them: zero where one is still."""
-        found = [array.copy() if k in self.still else array for k, array in enumerate(arrays)]
-        for k, row in self.still.items():
-            axis = axes[k] if axes else None
-            examples = found[k] if axis is None else np.moveaxis(found[k], axis, 0)
-            examples[..., row, :] = 0
-        return tuple(found)
 
     def own(self, leaves: Sequence[torch.Tensor]) -> Mapping[torch.Tensor, torch.Tensor]:
         """What takes the place of each parameter and buffer of the module at `leaves`."""
@@ -247,10 +229,13 @@ class Posed:
 
     @contextmanager
     def lifting(self) -> Iterator[None]:
-        if self.lifts:
-            with eagerly(), Lifted():  # type: ignore[no-untyped-call]
-                yield
-        else:
+        with ExitStack() as stack:
+            if self.lifts or self.paddings:
+                stack.enter_context(eagerly())
+            if self.lifts:
+                stack.enter_context(Lifted())  # type: ignore[no-untyped-call]
+            if self.paddings:
+                stack.enter_context(holding(self.paddings))
             yield
 
     @contextmanager
@@ -313,8 +298,7 @@ class Posed:
             leaves, own, outputs = posed.recorded(point)
             us = [into(u, tensor) for u, tensor in zip(cotangents, outputs, strict=True)]
             gradients = posed.pulled_back(outputs, leaves, us, own)
-        found = self.moving(gradients_of(gradients, point))
-        return tuple(BRIDGE.out(tensor) for tensor in outputs), found
+        return tuple(BRIDGE.out(tensor) for tensor in outputs), gradients_of(gradients, point)
 
     @torch.inference_mode(False)
     def jvp(self, point: Arrays, tangents: Arrays) -> Arrays:
@@ -335,7 +319,7 @@ class Posed:
         ):
             # PyTorch's own, when it loads the forward rules of some operators.
             warnings.simplefilter("ignore", DeprecationWarning)
-            pairs = zip(self.tensors(point), self.moving(tangents), strict=True)
+            pairs = zip(self.tensors(point), tangents, strict=True)
             duals = [forward_ad.make_dual(x, into(v, x)) for x, v in pairs]  # type: ignore[no-untyped-call]
             outputs = [tensor for _, tensor in self.run(duals)]
             unpacked = [forward_ad.unpack_dual(y) for y in outputs]  # type: ignore[no-untyped-call]
@@ -367,7 +351,7 @@ class Posed:
                 gradients = self.pulled_back(outputs, leaves, us, own, create_graph=True)
                 pairs = [
                     (gradient, into(w_, gradient))
-                    for gradient, w_ in zip(gradients, self.moving(w), strict=True)
+                    for gradient, w_ in zip(gradients, w, strict=True)
                     if gradient is not None and gradient.requires_grad
                 ]
                 if not pairs:
@@ -380,8 +364,7 @@ class Posed:
                 with self.standing(own), self.lifting():
                     found = torch.autograd.grad(tensors, [*leaves, *us], ws, allow_unused=True)
         in_point, in_cotangents = found[: len(leaves)], found[len(leaves) :]
-        moving = self.moving(gradients_of(in_point, point))
-        return moving, gradients_of(in_cotangents, cotangents)
+        return gradients_of(in_point, point), gradients_of(in_cotangents, cotangents)
 
     @torch.inference_mode(False)
     def batched(self, point: Arrays, cotangents: Arrays) -> Arrays:
@@ -399,7 +382,7 @@ class Posed:
             raise Unsupported(f"vmap is not supported: {first_line(error)}") from error
         size = len(cotangents[0])
         like = tuple(np.broadcast_to(x, (size, *x.shape)) for x in point)
-        return self.moving(gradients_of(gradients, like))
+        return gradients_of(gradients, like)
 
     @torch.inference_mode(False)
     def mapped(self, point: Arrays, axes: Axes, cotangents: Arrays) -> tuple[Arrays, Arrays]:
@@ -410,7 +393,7 @@ class Posed:
         """
         try:
             with self.whole() as posed, torch.enable_grad(), _unhurried():
-                leaves = [tensor.requires_grad_() for tensor in posed.tensors(point, axes=axes)]
+                leaves = [tensor.requires_grad_() for tensor in posed.tensors(point)]
 
                 def run(*examples: torch.Tensor) -> tuple[torch.Tensor, ...]:
                     return tuple(tensor for _, tensor in posed.run(examples))
@@ -420,8 +403,7 @@ class Posed:
                 gradients = posed.pulled_back(outputs, leaves, us, {})
         except Exception as error:  # it runs one by one: whatever is raised is about the batch
             raise Unsupported(f"vmap is not supported: {first_line(error)}") from error
-        found = self.moving(gradients_of(gradients, point), axes)
-        return tuple(BRIDGE.out(tensor) for tensor in outputs), found
+        return tuple(BRIDGE.out(tensor) for tensor in outputs), gradients_of(gradients, point)
 
     def recorded(
         self, point: Arrays
@@ -489,37 +471,6 @@ class Posed:
             return value.to(torch.complex128 if value.is_complex() else torch.float64, copy=True)
         return value.clone()
 
-
-def paddings(leaves: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor]) -> dict[int, int]:
-    """Return which row of a leaf that an embedding reads is padding.
-
-    By PyTorch's convention no gradient comes back to it from there, though the output depends on
-    it.
-    """
-    above: dict[Any, list[Any]] = {}
-    for node in graph_of(outputs):
-        for below, _ in node.next_functions:
-            above.setdefault(below, []).append(node)
-
-    def readers(node: Any) -> Iterator[Any]:
-        for reader in above.get(node, ()):
-            if reader.name() in COPIES:
-                yield from readers(reader)
-            else:
-                yield reader
-
-    ends = {id(getattr(node, "variable", None)): node for node in above}
-    found = {}
-    for k, leaf in enumerate(leaves):
-        for reader in readers(ends.get(id(leaf))):
-            row = getattr(reader, "_saved_padding_idx", NO_ROW)
-            if row < len(leaf):
-                found[k] = row
-    return found
-
-
-COPIES = ("CloneBackward0", "ToCopyBackward0")  # an input is copied for the target
-NO_ROW = 1 << 63  # no row; PyTorch's own is -1, read without its sign
 
 # A rule of PyTorch has a number; that of a custom Function is called after its class.
 NATIVE = re.compile(r"\w+Backward\d+|torch::autograd::(AccumulateGrad|CopySlices|CopyBackwards)")

@@ -45,15 +45,17 @@ def unrested(probe: Probe, rng: np.random.Generator) -> Probe:
 def equally_noisy(probes: Sequence[Probe]) -> list[Probe]:
     """The probes, each at least a quarter as noisy as any other: their values are rounded alike.
 
-    A table of differences may miss noise along one line that it sees along another, where the
-    value stands still.
+    A table of differences may miss noise along one line that it sees along another: where the value
+    stands still, or by chance where there is one number only. What is more than the rounding of a
+    number like one counts if no finer spacing shows a smooth function.
     """
-    level = max(probe.truth.level for probe in probes)
+    levels = [p.truth.level for p in probes if p.truth.ripple or p.truth.level <= p.line.ulp]
+    level = max(levels, default=0.0)
 
     def leveled(probe: Probe) -> Probe:
-        if not probe.truth.level < level / 4 or level > probe.line.ulp:
-            return probe
-        line = replace(probe.line, floor=level)
+        line = replace(probe.line, floor=max(level, probe.line.floor))
+        if not probe.truth.level < level / 4:
+            return replace(probe, line=line)
         return replace(probe, line=line, truth=ladder.estimate(line, careful=True))
 
     return [leveled(probe) for probe in probes]

@@ -9,7 +9,7 @@ any in case of doubt, is asked alone. What is asked is the target in float64 whe
 it; its gradient in its own dtype is then compared with that.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from enum import Enum, auto
 
@@ -182,10 +182,12 @@ def _examined(
         own = replace(question, oracle=f"finite differences, {leaf.dtype}")
         finding, kink = _settled(own, joint) or _alone(own, answers, problem, settings, rng)
         if finding.verdict is Verdict.PASS and settings.probes > 1:  # one is a first look
-            few = _hidden(answers.gradients(0)[question.index])
-            if np.any(few) and _glance(own, answers, few, rng):
-                closer, _ = _alone(own, answers, problem, settings, rng, few)
-                finding = closer if closer.verdict is Verdict.FAIL else finding
+            for few in _hidden(answers.gradients(0)[question.index]):
+                seen = _through_what_moves(own, answers, few, rng)
+                if _glance(own, seen, few, rng):
+                    closer, _ = _alone(own, seen, problem, settings, rng, few)
+                    finding = closer if closer.verdict is Verdict.FAIL else finding
+                    break
         findings.append(finding)
         if kink is not None:
             kinked[question.leaf.path] = kink
@@ -299,10 +301,12 @@ def _joint(
         beside.lines = [replace(_line(answers, k, v), beside=beside) for k in draws]
         for line in beside.lines:
             truth = ladder.estimate(line)
-            probe = Probe(index=live[0].index, epsilon=epsilon, line=line, truth=truth)
-            probes.append(_closer(probe))
+            probes.append(Probe(index=live[0].index, epsilon=epsilon, line=line, truth=truth))
             if probes[-1].is_significant or not probes[-1].is_smooth:
                 return tuple(probes)
+        probes[first:] = _closer(probes[first:])
+        if any(probe.is_significant for probe in probes):
+            break
         if all(
             min(replace(p, index=q.index).resolution for p in probes) <= HIDING * q.tolerance
             for q in live
@@ -352,7 +356,7 @@ def _alone(
         if only is not None:
             v = np.where(only, relative(v, answers.problem.point[index]), 0)
         probes.append(_probe(answers, k, index, v, question.tolerance))
-    probes = [_finer(_closer(probe)) for probe in probes]
+    probes = [_finer(closer) for probe in probes for closer in _closer([probe])]
     if any(probe.truth.kink > 0 for probe in probes) and leaf.shape and only is None:
         # What is too large at every kink shows along itself, and rarely along random signs.
         probes.append(_aligned(answers, index, direction(rng, leaf)))
@@ -419,14 +423,47 @@ def _probe(answers: Answers, k: int, index: int, v: Array, tolerance: float) -> 
 # seen among the others; so many of the entries must be for another look.
 SMALL, MANY = 1e-5, 1e-2
 
+LEVELS = 4  # from 1e8 to 1e-8 it is three
 
-def _hidden(gradient: Array) -> Array:
-    """Which entries are so small that the others hide them, if it is not by chance."""
-    small = np.zeros(gradient.shape, bool)
-    limit = SMALL * norm(gradient) / max(gradient.size, 1) ** 0.5
-    for found, part in blocks(small, gradient):
-        np.less(np.abs(part), limit, out=found, where=part != 0)
-    return small if np.count_nonzero(small) >= MANY * gradient.size else np.zeros_like(small)
+
+def _hidden(gradient: Array) -> Iterator[Array]:
+    """Which entries are so small that the others hide them, if it is not by chance; and of those.
+
+    So do, among them, the larger ones hide the smaller.
+    """
+    whole, count = norm(gradient), gradient.size
+    for _ in range(LEVELS):
+        small = np.zeros(gradient.shape, bool)
+        limit = SMALL * whole / max(count, 1) ** 0.5
+        for found, part in blocks(small, gradient):
+            np.less(np.abs(part), limit, out=found, where=part != 0)
+        fewer = int(np.count_nonzero(small))
+        if not fewer or fewer < MANY * gradient.size:
+            return
+        yield small
+        whole, count = norm(gradient[small]), fewer
+
+
+def _through_what_moves(
+    question: Question, answers: Answers, few: Array, rng: np.random.Generator
+) -> Answers:
+    """The answers for cotangents of those outputs that are seen to move with `few` entries.
+
+    Of the others, which may be larger by any factor, rounding may hide as much of the slope.
+    """
+    index, x = question.index, answers.problem.point[question.index]
+    v = np.where(few, relative(direction(rng, question.leaf), x), 0)
+    there = _line(answers, 0, {index: v}, scale(x)).at(MOVED * scale(x))
+    moves = [a != f for a, f in zip(there, answers.value, strict=True)]
+    return answers.to(
+        lambda k: tuple(
+            np.where(m, u, 0).astype(u.dtype)
+            for m, u in zip(moves, answers.cotangents(k), strict=True)
+        )
+    )
+
+
+MOVED = 2.0**-7  # a step of the first rung: a value that stands still there is rounded
 
 
 def _glance(question: Question, answers: Answers, few: Array, rng: np.random.Generator) -> bool:
@@ -436,27 +473,34 @@ def _glance(question: Question, answers: Answers, few: Array, rng: np.random.Gen
     return _along(answers, 0, index, v).is_significant
 
 
-# A step far below those of the ladder, and how much closer that then begins. A mismatch of less
-# than that part of the slope is left to the noise of an evaluation, which nobody has measured.
-CLOSE, CLOSER, SEEN = 2.0**-20, 2.0**-10, 1e-6
+# A step far below those of the ladder, and how much closer that then begins. A smaller part of the
+# slope is left to curvature, and to the noise of an evaluation that nobody has measured.
+CLOSE, CLOSER, SEEN = 2.0**-20, 2.0**-10, 1e-4
 
 
-def _closer(probe: Probe) -> Probe:
-    """The same probe at much finer steps, if one of those contradicts it.
+def _closer(probes: Sequence[Probe]) -> list[Probe]:
+    """The probes, of one direction, at much finer steps where one of those contradicts them.
 
     The ladder walks down no farther than it must. Of a value that is flat within a thousandth of
     the leaf's size, and straight beyond (a dead zone, the gate of a quantiser), its steps see what
     lies beyond.
     """
-    line, truth = probe.line, probe.truth
+    line = probes[0].line
+    if any(line.problem.leaves[k].epsilon > EPSILON["float64"] for k in line.v):
+        return list(probes)
+    if not all(p.is_smooth and p.truth.steps and not p.is_significant for p in probes):
+        return list(probes)
     h = CLOSE * line.unit
-    narrow = any(line.problem.leaves[k].epsilon > EPSILON["float64"] for k in line.v)
-    if narrow or probe.is_significant or not (probe.is_smooth and truth.steps):
-        return probe
-    sample = line.sample(h)
+    close = line.at(h)
+    return [_contradicted(probe, probe.line.rise(close, line.centre) / h, h) for probe in probes]
+
+
+def _contradicted(probe: Probe, slope: float, h: float) -> Probe:
+    """The probe, or one at finer steps if the `slope` at step `h` contradicts it, and they do."""
+    line, truth = probe.line, probe.truth
     reached = min(step.h for step in truth.steps)
-    bar = truth.error_bar * max(reached / h, 1.0) + truth.level / h + sample.rounding
-    if not abs(sample.central - truth.slope) > max(SIGNIFICANCE * bar, SEEN * line.size):
+    bar = truth.error_bar * max(reached / h, 1.0) + truth.level / h + line.ulp / h
+    if not abs(slope - truth.slope) > max(SIGNIFICANCE * bar, SEEN * line.size):
         return probe
     near = replace(line, unit=CLOSER * line.unit, beside=None)
     other = replace(probe, line=near, truth=ladder.estimate(near, careful=True))

