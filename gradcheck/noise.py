@@ -76,7 +76,7 @@ def measure(change: Callable[[float], float], unit: float, ulp: float = 0.0) -> 
     ripple on the slope, where a skipped oscillation is all there is.
     """
     readings = [_reading(change, spacing * unit) for spacing in SPACINGS]
-    believable, smooth, jumps, throughout = 0.0, False, False, False
+    believable, rough, smooth, jumps = 0.0, 0.0, False, False
     if not any(reading.climbs for reading in readings):  # `1 - cos x` at 1e-8: look from farther
         far = [_reading(change, spacing * unit).level or 0.0 for spacing in FAR]
         believable = max((level for level in far if level <= ulp), default=0.0)
@@ -87,16 +87,16 @@ def measure(change: Callable[[float], float], unit: float, ulp: float = 0.0) -> 
         rounding = level is not None and level <= ulp
         if level is not None and (not smooth or rounding or (steady and not reading.dominant)):
             believable = max(believable, level)
-            throughout |= not smooth and not rounding
+            rough = max(rough, 0.0 if smooth or rounding else level)
         if reading.climbs and not smooth:
             stairs = _stairs(readings[:k], reading.stride / SPACINGS[k])
             believable = max(believable, stairs)
-            throughout |= stairs > 0
+            rough = max(rough, stairs)
         if reading.wobble <= WOBBLE * ulp:
             believable = max(believable, reading.wobble)
         smooth |= reading.climbs and not reading.dominant
         jumps |= reading.jumps
-    return Noise(level=believable, throughout=throughout)
+    return Noise(level=believable, throughout=rough > 0 and _is_like(rough, believable))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

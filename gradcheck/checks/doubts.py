@@ -9,6 +9,7 @@ from gradcheck.evidence import Probe
 from gradcheck.oracles import ladder
 from gradcheck.problem import EPSILON
 from gradcheck.rounding import unrest_of
+from gradcheck.settings import RIPPLE
 
 __all__ = ["climbed", "equally_noisy", "folded", "measured", "rippled", "unrested"]
 
@@ -47,9 +48,14 @@ def equally_noisy(probes: Sequence[Probe]) -> list[Probe]:
 
     A table of differences may miss noise along one line that it sees along another: where the value
     stands still, or by chance where there is one number only. What is more than the rounding of a
-    number like one counts if no finer spacing shows a smooth function.
+    number like one counts if no finer spacing shows a smooth function, and if it is less than that
+    of a narrow dtype, which is looked at by itself.
     """
-    levels = [p.truth.level for p in probes if p.truth.ripple or p.truth.level <= p.line.ulp]
+    levels = [
+        p.truth.level
+        for p in probes
+        if p.truth.level <= p.line.ulp or 0 < p.truth.ripple < min(RIPPLE.values())
+    ]
     level = max(levels, default=0.0)
 
     def leveled(probe: Probe) -> Probe:

@@ -66,8 +66,33 @@ def unless_it_jumps(finding: Finding, probe: Probe, rng: np.random.Generator) ->
             if not 0 < jump.height <= LOW * line.weight:
                 continue
             if _turns(probe, along, jump, high - low) or _is_bounded(probe, along, high, rng):
-                return _left_open(finding, jump.height)
+                is_branch = any(_is_branch(line, entry.index) for entry in finding.entries[:SOME])
+                return finding if is_branch else _left_open(finding, jump.height)
     return finding
+
+
+SOME = 3  # wrong entries that are looked at alone
+
+
+def _is_branch(line: Line, place: tuple[int, ...]) -> bool:
+    """Whether what is wrong of one entry is right beyond a jump of the value along it."""
+    ((index, v),) = line.v.items()
+    alone = np.zeros_like(v)
+    alone[place] = 1.0
+    own = replace(line, v={index: alone}, beside=None)
+    for reach in NEARBY:
+        ends = -reach * own.unit, reach * own.unit
+        jump = noise.jump(own.change, *ends, ROUNDING * own.weight)
+        if jump.height:
+            (_, off), (_, other) = _beside(own, jump)
+            return min(abs(off), abs(other)) < RIGHT * max(abs(off), abs(other))
+    return False
+
+
+def _beside(line: Line, jump: noise.Jump) -> list[tuple[float, float]]:
+    """What is claimed on both sides of a jump, and how far it is from the slope there."""
+    beside = max(jump.high - jump.low, 4 * STEP * line.unit)
+    return [_mismatch(line, t) for t in (jump.low - beside, jump.high + beside)]
 
 
 def _segments(probe: Probe) -> Iterator[tuple[Line, float, float]]:
@@ -97,10 +122,7 @@ def _turns(probe: Probe, line: Line, jump: noise.Jump, length: float) -> bool:
 
     And whether what such a mismatch leads away from is come back to by the next jump.
     """
-    beside = max(jump.high - jump.low, 4 * STEP * line.unit)
-    (before, off), (after, other) = (
-        _mismatch(line, t) for t in (jump.low - beside, jump.high + beside)
-    )
+    (before, off), (after, other) = _beside(line, jump)
     largest, claim = max(abs(off), abs(other)), max(abs(before), abs(after))
     if not np.isfinite(largest) or not largest or not claim:
         return False

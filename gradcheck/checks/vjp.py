@@ -499,7 +499,9 @@ def _contradicted(probe: Probe, slope: float, h: float) -> Probe:
     """The probe, or one at finer steps if the `slope` at step `h` contradicts it, and they do."""
     line, truth = probe.line, probe.truth
     reached = min(step.h for step in truth.steps)
-    bar = truth.error_bar * max(reached / h, 1.0) + truth.level / h + line.ulp / h
+    # What jumps somewhere is noise to a ladder that steps over it, and none to a small step.
+    level = truth.level if truth.level <= line.ulp or ladder.is_staircase(line) else line.ulp
+    bar = truth.error_bar * max(reached / h, 1.0) + (level + line.ulp) / h
     if not abs(slope - truth.slope) > max(SIGNIFICANCE * bar, SEEN * line.size):
         return probe
     near = replace(line, unit=CLOSER * line.unit, beside=None)

@@ -30,7 +30,7 @@ import numpy as np
 
 from gradcheck import noise
 from gradcheck.probes import Line, Sample
-from gradcheck.problem import EPSILON
+from gradcheck.problem import EPSILON, Array
 from gradcheck.results import Step
 from gradcheck.settings import SIGNIFICANCE
 
@@ -195,9 +195,28 @@ def _of_stairs(line: Line) -> float:
     """The noise of those outputs that climb stairs, while others are smooth.
 
     At the finest steps a sum of both is as smooth as the others, and lacks the slope of the stairs:
-    as in a row of attention to which a mask has added -1e9 everywhere. Stairs are what moves at the
-    first step, to either side, and at the last to neither; a kink moves to one. And it stands as
-    still at the first step: what climbs there has a dead zone at the point, in which it is flat.
+    as in a row of attention to which a mask has added -1e9 everywhere.
+    """
+    climbs, stairs = _climbing(line)
+    if not any(np.any(s) for s in stairs) or all(map(np.array_equal, climbs, stairs)):
+        return 0.0
+    u = tuple(np.where(s, u_, 0) for s, u_ in zip(stairs, line.u, strict=True))
+    alone = replace(line, u=u, beside=None)
+    return noise.measure(alone.change, alone.unit, alone.ulp).level
+
+
+def is_staircase(line: Line) -> bool:
+    """Whether some of the outputs that move at the ladder's first step climb stairs."""
+    climbs, stairs = (sum(map(np.count_nonzero, masks)) for masks in _climbing(line))
+    return bool(stairs > STALLED * climbs)
+
+
+def _climbing(line: Line) -> tuple[list[Array], list[Array]]:
+    """Which outputs climb, and which of those climb stairs.
+
+    Stairs are what moves at the first step, to either side, and at the last to neither; a kink
+    moves to one. And they stand as still at the first step: what climbs there has a dead zone at
+    the point, in which it is flat.
     """
     first, last = (OFF_GRID * line.unit * 2.0**-k for k in (FIRST, FINER[-1] + RUNGS - 1))
     above, below = line.at(first), line.at(-first)
@@ -207,12 +226,7 @@ def _of_stairs(line: Line) -> float:
     climbs = [(a != f) & (b != f) for a, b, f in far]
     stands = [(a == f) & (b == f) for a, b, f in near]
     rests = [(a == a_) | (b == b_) for a_, a, b_, b in beyond]
-    stairs = [c & s & r for c, s, r in zip(climbs, stands, rests, strict=True)]
-    if not any(np.any(s) for s in stairs) or all(map(np.array_equal, climbs, stairs)):
-        return 0.0
-    u = tuple(np.where(s, u_, 0) for s, u_ in zip(stairs, line.u, strict=True))
-    alone = replace(line, u=u, beside=None)
-    return noise.measure(alone.change, alone.unit, alone.ulp).level
+    return climbs, [c & s & r for c, s, r in zip(climbs, stands, rests, strict=True)]
 
 
 def fold(line: Line) -> float:
@@ -263,11 +277,6 @@ def _coarser(line: Line, flights: Sequence[Flight]) -> list[Flight]:
         flights.append(flight)
         best = flight
     return flights
-
-
-def is_staircase(line: Line) -> bool:
-    """Whether outputs that move at the ladder's first step stand still at the point."""
-    return _rests(line, line.sample(OFF_GRID * line.unit * 2.0**-FIRST).moving)
 
 
 def _stalls(flights: Sequence[Flight]) -> bool:
