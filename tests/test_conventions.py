@@ -243,6 +243,7 @@ def with_a_row_for_padding(rng: Rng) -> Pair:
         layer=nn.Embedding(5, 3, padding_idx=1),
         reference=Embedding(vocabulary=5, features=3, padding_index=1),
         inputs=(torch.tensor([[1, 4], [0, 1]]),),
+        alone=1,  # the padding, which is said to be left out of the gradient
     )
 
 

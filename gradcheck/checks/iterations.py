@@ -59,6 +59,7 @@ def unless_it_jumps(finding: Finding, probe: Probe, rng: np.random.Generator) ->
         return finding
     if all(map(has_digits_of_float32, line.centre)):
         return finding
+    highest = 0.0
     with maybe_out_of_domain():
         segments = _segments(probe)
         for along, low, high in segments if probe.mismatch <= SMALL else islice(segments, 1):
@@ -68,7 +69,14 @@ def unless_it_jumps(finding: Finding, probe: Probe, rng: np.random.Generator) ->
             if _turns(probe, along, jump, high - low) or _is_bounded(probe, along, high, rng):
                 is_branch = any(_is_branch(line, entry.index) for entry in finding.entries[:SOME])
                 return finding if is_branch else _left_open(finding, jump.height)
-    return finding
+            highest = max(highest, jump.height)
+    if not highest:
+        return finding
+    hint = (
+        f"; the value jumps by {highest:.0e} nearby: if that is an iteration which stops at a "
+        "tolerance, tighten it for this check"
+    )
+    return replace(finding, message=finding.message + hint)
 
 
 SOME = 3  # wrong entries that are looked at alone
