@@ -947,3 +947,55 @@ def test_an_array_of_numpy_that_a_module_counts_in_comes_back() -> None:
     layer = Counting()
     assert gradcheck.check(layer, tensor(3)).passed
     assert not layer.calls.any()
+
+
+class Masking(nn.Module):
+    """Has its input require a gradient, as one does that checkpoints what it makes of it."""
+
+    def __init__(self, factor: float = 1.0) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(3, dtype=torch.float64))
+        self.factor = factor
+
+    def forward(self, x: torch.Tensor) -> Any:
+        y = x * 1
+        y.requires_grad = True
+        z = y * self.weight
+        return z + self.factor * z - self.factor * z.detach()
+
+
+def test_inputs_of_a_module_that_must_not_require_a_gradient_are_constants() -> None:
+    x = tensor(3).detach()
+
+    right, wrong = check(Masking(0.0), x), check(Masking(0.1), x)
+
+    assert right.passed, right
+    assert {finding.leaf for finding in right.findings if finding.check == "vjp"} == {
+        "params.weight"
+    }
+    (said,) = [why for why in right.not_checked if why.startswith("input[0]: ")]
+    assert "raises where it requires a gradient" in said
+    assert wrong.verdict is Verdict.FAIL
+    asked = check(Masking(0.0), x.clone().requires_grad_())
+    assert asked.verdict is Verdict.ERROR  # it was asked for
+
+
+@pytest.mark.parametrize("dtype", [torch.complex128, torch.complex64], ids=str)
+@pytest.mark.parametrize("size", [1, 4, 100])
+def test_an_error_in_one_part_of_one_complex_entry_is_found(size: int, dtype: torch.dtype) -> None:
+    class Square(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, z: torch.Tensor) -> torch.Tensor:
+            ctx.save_for_backward(z)
+            return z * z
+
+        @staticmethod
+        def backward(ctx: Any, u: torch.Tensor) -> Any:
+            (z,) = ctx.saved_tensors
+            gradient = 2 * z.conj() * u
+            return torch.cat([gradient[:-1], gradient[-1:].real.to(z.dtype)])
+
+    z = torch.randn(size, dtype=dtype, generator=torch.Generator().manual_seed(size))
+
+    for seed in range(8):
+        assert check(Square, z, seed=seed, checks="vjp").verdict is Verdict.FAIL

@@ -12,6 +12,7 @@ from torch import Tensor
 
 import gradcheck
 from gradcheck import Verdict
+from gradcheck.adapters.torch_digits import Lifted
 
 SEEDS = range(4)
 
@@ -235,3 +236,54 @@ def test_a_narrow_layer_that_is_narrower_inside() -> None:
 
     assert right.passed, right
     assert wrong.verdict is Verdict.FAIL
+
+
+GRID = torch.arange(12, dtype=torch.float32).reshape(3, 4) / 8
+
+
+def by_groups(x: Tensor, w: Tensor) -> Tensor:
+    """Experts, each of its own rows; there is no grouped_mm of float64."""
+    offsets = torch.tensor([2, 6, 6], dtype=torch.int32)
+    return torch.nn.functional.grouped_mm(x, w, offs=offsets)
+
+
+KEPT: list[tuple[Any, tuple[tuple[int, ...], ...]]] = [
+    (lambda x: x @ GRID, ((5, 3),)),
+    (by_groups, ((6, 8), (3, 8, 4))),
+    (lambda x, w: by_groups(x.relu(), w).tanh(), ((6, 8), (3, 8, 4))),
+]
+
+
+@pytest.mark.parametrize(("layer", "shapes"), KEPT, ids=["a constant", "groups", "and others"])
+def test_what_keeps_a_float32_layer_from_float64_is_run_there_too(
+    layer: Layer, shapes: tuple[tuple[int, ...], ...]
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    inputs = [torch.randn(shape, generator=generator) for shape in shapes]
+
+    def wrong(*inputs: Tensor) -> Tensor:
+        return layer(*inputs) + 0.01 * (layer(*inputs) - layer(*inputs).detach())
+
+    right = gradcheck.check(layer, *inputs, checks="vjp")
+
+    assert right.passed, right
+    assert right.resolution < 1e-5  # as differences of float64 have it; of float32, 1e-3
+    assert gradcheck.check(wrong, *inputs, checks="vjp").verdict is Verdict.FAIL
+
+
+@pytest.mark.parametrize("parts", ["rows", "columns", "sum"])
+def test_grouped_products_are_what_pytorch_makes_of_them(parts: str) -> None:
+    shapes = {
+        "rows": ((6, 8), (3, 8, 4)),
+        "columns": ((3, 4, 8), (8, 8)),
+        "sum": ((4, 8), (8, 4)),
+    }[parts]
+    ends = torch.tensor([2, 4, 6 if parts == "rows" else 8], dtype=torch.int32)
+    a, b = (torch.randn(shape, generator=torch.Generator().manual_seed(1)) for shape in shapes)
+
+    own = torch.nn.functional.grouped_mm(a, b, offs=ends)
+    with Lifted():  # type: ignore[no-untyped-call]
+        lifted = torch.nn.functional.grouped_mm(a.double(), b.double(), offs=ends)
+
+    assert lifted.dtype is torch.float64
+    torch.testing.assert_close(lifted.float(), own)
