@@ -209,6 +209,82 @@ def mambapy_block() -> Built:
     return MambaBlock(MambaConfig(d_model=4, n_layers=1, d_state=3)).double(), (_tensor(1, 6, 4),)
 
 
+def equinox_jitted() -> Built:
+    import equinox as eqx
+    import jax
+
+    return eqx.filter_jit(eqx.nn.Linear(3, 2, key=jax.random.key(0))), (_array(3),)
+
+
+SMALL = {
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 24,
+    "vocab_size": 40,
+    "pad_token_id": 1,
+}
+
+
+def _padded() -> Any:
+    import torch
+
+    return torch.tensor([[5, 8, 3, 1, 1], [7, 5, 21, 4, 30]])
+
+
+def transformers_bert() -> Built:
+    import transformers
+
+    config = transformers.BertConfig(**SMALL, max_position_embeddings=8)
+    return transformers.BertModel(config).eval(), (_padded(),)
+
+
+def transformers_bart() -> Built:
+    """The padded embedding is shared: by the encoder, the decoder and the head."""
+    import transformers
+
+    config = transformers.BartConfig(
+        d_model=16,
+        encoder_layers=1,
+        decoder_layers=1,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=24,
+        decoder_ffn_dim=24,
+        vocab_size=40,
+        max_position_embeddings=16,
+        pad_token_id=1,
+    )
+    return transformers.BartForConditionalGeneration(config).eval(), (_padded(),)
+
+
+def transformers_mixtral() -> Built:
+    """Its experts are computed by an operator that float64 does not have."""
+    import transformers
+
+    config = transformers.MixtralConfig(**SMALL, num_key_value_heads=1, num_local_experts=4)
+    return transformers.MixtralForCausalLM(config).eval(), (_padded(),)
+
+
+def transformers_wav2vec2() -> Built:
+    """In training it has its input require a gradient, which only a leaf may be asked to."""
+    import transformers
+
+    config = transformers.Wav2Vec2Config(
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=24,
+        conv_dim=(8, 8),
+        conv_stride=(4, 2),
+        conv_kernel=(8, 4),
+        num_feat_extract_layers=2,
+        num_conv_pos_embeddings=4,
+        num_conv_pos_embedding_groups=2,
+    )
+    return transformers.Wav2Vec2Model(config).train(), (_tensor(1, 200).float(),)
+
+
 LAYERS: dict[str, Callable[[], Built]] = {
     build.__name__: build
     for build in (
@@ -232,5 +308,10 @@ LAYERS: dict[str, Callable[[], Built]] = {
         normflows_planar,
         x_transformers_attention,
         mambapy_block,
+        equinox_jitted,
+        transformers_bert,
+        transformers_bart,
+        transformers_mixtral,
+        transformers_wav2vec2,
     )
 }

@@ -3,7 +3,7 @@
 Optional: a package that is not installed is skipped. To install those that are known to run,
 
     pip install equinox flax dm-haiku diffrax optimistix lineax \
-        entmax ncps torchdiffeq nflows normflows x-transformers mambapy
+        entmax ncps torchdiffeq nflows normflows x-transformers mambapy transformers
 """
 
 from collections.abc import Callable
