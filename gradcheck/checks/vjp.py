@@ -9,26 +9,28 @@ any in case of doubt, is asked alone. What is asked is the target in float64 whe
 it; its gradient in its own dtype is then compared with that.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from enum import Enum, auto
 
 import numpy as np
 
 from gradcheck.answers import Answers
+from gradcheck.checks.along import aligned, along, closer, epsilon_of, finer, line_of, sharper
 from gradcheck.checks.doubts import climbed, equally_noisy, folded, measured, rippled, unrested
 from gradcheck.checks.entrywise import narrowest
+from gradcheck.checks.hidden import hidden, is_suspect, through_what_moves
 from gradcheck.checks.judgement import judge
 from gradcheck.checks.question import Question
 from gradcheck.diagnose import ADVICE
 from gradcheck.errors import maybe_out_of_domain
 from gradcheck.evidence import Probe, entries_of
 from gradcheck.oracles import ladder
-from gradcheck.probes import Beside, Line, direction, nudged, relative, scale
-from gradcheck.problem import EPSILON, Array, Problem, blocks, is_same, is_same_entrywise, norm
+from gradcheck.probes import Beside, direction, nudged, relative, scale
+from gradcheck.problem import Array, Problem, is_same, is_same_entrywise
 from gradcheck.results import Finding, Verdict, worst
 from gradcheck.rounding import rounded
-from gradcheck.settings import RIPPLE, SIGNIFICANCE, Settings
+from gradcheck.settings import RIPPLE, Settings
 
 __all__ = ["check_vjp"]
 
@@ -37,9 +39,6 @@ __all__ = ["check_vjp"]
 # of 1e-3, its resolution over the tolerance: one of a percent, in float64, with 1e-7. It is looked
 # at through two cotangents, as a rule may keep the first that it was given.
 HIDING, COTANGENTS = 1e-3, 2
-
-
-NARROW = 2.0**-10  # the part of a leaf's usual size below which an entry wants steps of its own
 
 
 class Kink(Enum):
@@ -182,11 +181,11 @@ def _examined(
         own = replace(question, oracle=f"finite differences, {leaf.dtype}")
         finding, kink = _settled(own, joint) or _alone(own, answers, problem, settings, rng)
         if finding.verdict is Verdict.PASS and settings.probes > 1:  # one is a first look
-            for few in _hidden(answers.gradients(0)[question.index]):
-                seen = _through_what_moves(own, answers, few, rng)
-                if _glance(own, seen, few, rng):
-                    closer, _ = _alone(own, seen, problem, settings, rng, few)
-                    finding = closer if closer.verdict is Verdict.FAIL else finding
+            for few in hidden(answers.gradients(0)[question.index]):
+                seen = through_what_moves(own, answers, few, rng)
+                if is_suspect(own, seen, few, rng):
+                    found, _ = _alone(own, seen, problem, settings, rng, few)
+                    finding = found if found.verdict is Verdict.FAIL else finding
                     break
         findings.append(finding)
         if kink is not None:
@@ -239,7 +238,7 @@ def _is_another(
         if not np.all(np.isfinite(claim)) or not np.any(differs):
             continue
         v = np.where(differs, relative(direction(rng, leaf), narrow.problem.point[index]), 0)
-        own = _along(narrow, k, index, v, careful=True)
+        own = along(narrow, k, index, v, careful=True)
         wide = replace(own, line=replace(own.line, gradients=formula.gradients(k)))
         return own.is_smooth and not own.is_significant and wide.is_significant
     return False
@@ -290,7 +289,7 @@ def _joint(
     if not live:
         return ()
     leaves, point = answers.problem.leaves, answers.problem.point
-    epsilon = max(_epsilon(answers, q.index) for q in live)
+    epsilon = max(epsilon_of(answers, q.index) for q in live)
     probes: list[Probe] = []
     for first in range(0, count, COTANGENTS):
         draws = range(count)[first : first + COTANGENTS]
@@ -298,13 +297,13 @@ def _joint(
             answers.gradients(k)
         v = {q.index: direction(rng, leaves[q.index], scale(point[q.index])) for q in live}
         beside = Beside()
-        beside.lines = [replace(_line(answers, k, v), beside=beside) for k in draws]
+        beside.lines = [replace(line_of(answers, k, v), beside=beside) for k in draws]
         for line in beside.lines:
             truth = ladder.estimate(line)
             probes.append(Probe(index=live[0].index, epsilon=epsilon, line=line, truth=truth))
             if probes[-1].is_significant or not probes[-1].is_smooth:
                 return tuple(probes)
-        probes[first:] = _closer(probes[first:])
+        probes[first:] = closer(probes[first:])
         if any(probe.is_significant for probe in probes):
             break
         if all(
@@ -355,14 +354,14 @@ def _alone(
         v = direction(rng, leaf)
         if only is not None:
             v = np.where(only, relative(v, answers.problem.point[index]), 0)
-        probes.append(_probe(answers, k, index, v, question.tolerance))
-    probes = [_finer(closer) for probe in probes for closer in _closer([probe])]
+        probes.append(sharper(answers, k, index, v, question.tolerance))
+    probes = [finer(closer([probe])[0]) for probe in probes]
     if any(probe.truth.kink > 0 for probe in probes) and leaf.shape and only is None:
         # What is too large at every kink shows along itself, and rarely along random signs.
-        probes.append(_aligned(answers, index, direction(rng, leaf)))
+        probes.append(aligned(answers, index, direction(rng, leaf)))
     coarse = min(probe.resolution for probe in probes) > question.tolerance
     if coarse and leaf.shape and only is None:
-        probes.append(_finer(_aligned(answers, index, direction(rng, leaf))))
+        probes.append(finer(aligned(answers, index, direction(rng, leaf))))
     if coarse or any(probe.is_significant for probe in probes):
         clear = not coarse and all(climbed(probe).is_clear for probe in probes)
         probes = [unrested(probe, rng) for probe in probes]
@@ -381,160 +380,6 @@ def _alone(
         outside = any(probe.is_outside(question.tolerance) for probe in probes)
         kink = Kink.OUTSIDE if outside else Kink.INSIDE
     return judge(question, probes, rng), kink
-
-
-def _line(answers: Answers, k: int, v: Mapping[int, Array], unit: float = 1.0) -> Line:
-    """The line along `v` seen through the k-th cotangent."""
-    us = answers.cotangents(k)
-    spread = zip(us, answers.value, answers.again, strict=True)
-    return Line(
-        problem=answers.problem,
-        v=v,
-        u=us,
-        gradients=answers.gradients(k),
-        centre=answers.value,
-        unit=unit,
-        floor=sum(norm(u * (a - b)) for u, a, b in spread),
-    )
-
-
-def _epsilon(answers: Answers, index: int) -> float:
-    """Of the narrowest dtype that the gradient of a leaf passes through: it has no more digits."""
-    return narrowest(answers.problem.leaves[index], answers.problem.outputs).epsilon
-
-
-def _along(answers: Answers, k: int, index: int, v: Array, *, careful: bool = False) -> Probe:
-    """What the k-th cotangent sees along a direction of one leaf, at steps of the leaf's size."""
-    line = _line(answers, k, {index: v}, scale(answers.problem.point[index]))
-    truth = ladder.estimate(line, careful=careful)
-    return Probe(index=index, epsilon=_epsilon(answers, index), line=line, truth=truth)
-
-
-def _probe(answers: Answers, k: int, index: int, v: Array, tolerance: float) -> Probe:
-    """What is true along `v`; or along a direction that moves each entry by a part of its size."""
-    probe = _along(answers, k, index, v)
-    if probe.resolution <= tolerance or probe.truth.kink or probe.truth.jump:
-        return probe
-    other = _along(answers, k, index, relative(v, answers.problem.point[index]))
-    return min(probe, other, key=lambda p: p.resolution)
-
-
-# Below this part of the usual size of a gradient an entry may be wrong by all of itself and not be
-# seen among the others; so many of the entries must be for another look.
-SMALL, MANY = 1e-5, 1e-2
-
-LEVELS = 4  # from 1e8 to 1e-8 it is three
-
-
-def _hidden(gradient: Array) -> Iterator[Array]:
-    """Which entries are so small that the others hide them, if it is not by chance; and of those.
-
-    So do, among them, the larger ones hide the smaller.
-    """
-    whole, count = norm(gradient), gradient.size
-    for _ in range(LEVELS):
-        small = np.zeros(gradient.shape, bool)
-        limit = SMALL * whole / max(count, 1) ** 0.5
-        for found, part in blocks(small, gradient):
-            np.less(np.abs(part), limit, out=found, where=part != 0)
-        fewer = int(np.count_nonzero(small))
-        if not fewer or fewer < MANY * gradient.size:
-            return
-        yield small
-        whole, count = norm(gradient[small]), fewer
-
-
-def _through_what_moves(
-    question: Question, answers: Answers, few: Array, rng: np.random.Generator
-) -> Answers:
-    """The answers for cotangents of those outputs that are seen to move with `few` entries.
-
-    Of the others, which may be larger by any factor, rounding may hide as much of the slope.
-    """
-    index, x = question.index, answers.problem.point[question.index]
-    v = np.where(few, relative(direction(rng, question.leaf), x), 0)
-    there = _line(answers, 0, {index: v}, scale(x)).at(MOVED * scale(x))
-    moves = [a != f for a, f in zip(there, answers.value, strict=True)]
-    return answers.to(
-        lambda k: tuple(
-            np.where(m, u, 0).astype(u.dtype)
-            for m, u in zip(moves, answers.cotangents(k), strict=True)
-        )
-    )
-
-
-MOVED = 2.0**-7  # a step of the first rung: a value that stands still there is rounded
-
-
-def _glance(question: Question, answers: Answers, few: Array, rng: np.random.Generator) -> bool:
-    """Whether `few` entries, moved together, show that something is wrong."""
-    index, x = question.index, answers.problem.point[question.index]
-    v = np.where(few, relative(direction(rng, question.leaf), x), 0)
-    return _along(answers, 0, index, v).is_significant
-
-
-# A step far below those of the ladder, and how much closer that then begins. A smaller part of the
-# slope is left to curvature, and to the noise of an evaluation that nobody has measured.
-CLOSE, CLOSER, SEEN = 2.0**-20, 2.0**-10, 1e-4
-
-
-def _closer(probes: Sequence[Probe]) -> list[Probe]:
-    """The probes, of one direction, at much finer steps where one of those contradicts them.
-
-    The ladder walks down no farther than it must. Of a value that is flat within a thousandth of
-    the leaf's size, and straight beyond (a dead zone, the gate of a quantiser), its steps see what
-    lies beyond.
-    """
-    line = probes[0].line
-    if any(line.problem.leaves[k].epsilon > EPSILON["float64"] for k in line.v):
-        return list(probes)
-    if not all(p.is_smooth and p.truth.steps and not p.is_significant for p in probes):
-        return list(probes)
-    h = CLOSE * line.unit
-    close = line.at(h)
-    return [_contradicted(probe, probe.line.rise(close, line.centre) / h, h) for probe in probes]
-
-
-def _contradicted(probe: Probe, slope: float, h: float) -> Probe:
-    """The probe, or one at finer steps if the `slope` at step `h` contradicts it, and they do."""
-    line, truth = probe.line, probe.truth
-    reached = min(step.h for step in truth.steps)
-    # What jumps somewhere is noise to a ladder that steps over it, and none to a small step.
-    level = truth.level if truth.level <= line.ulp or ladder.is_staircase(line) else line.ulp
-    bar = truth.error_bar * max(reached / h, 1.0) + (level + line.ulp) / h
-    if not abs(slope - truth.slope) > max(SIGNIFICANCE * bar, SEEN * line.size):
-        return probe
-    near = replace(line, unit=CLOSER * line.unit, beside=None)
-    other = replace(probe, line=near, truth=ladder.estimate(near, careful=True))
-    return other if other.is_significant and other.is_smooth else probe
-
-
-def _finer(probe: Probe) -> Probe:
-    """The same probe at steps that suit the smallest entry, unless they say the same.
-
-    Steps of the leaf's usual size may lead over a pole of a small entry again and again, and then
-    seem to converge to what lies beyond.
-    """
-    if not probe.is_significant:
-        return probe
-    line = probe.line
-    sizes = np.abs(line.problem.point[probe.index])
-    smallest = float(np.min(sizes, initial=line.unit, where=sizes > 0))
-    if smallest >= NARROW * line.unit:
-        return probe
-    finer = replace(line, unit=float(scale(np.asarray(smallest))))
-    other = replace(probe, line=finer, truth=ladder.estimate(finer))
-    apart = abs(other.truth.slope - probe.truth.slope)
-    contradicts = apart > SIGNIFICANCE * (other.truth.error_bar + probe.truth.error_bar)
-    return other if contradicts and not other.is_significant else probe
-
-
-def _aligned(answers: Answers, index: int, v: Array) -> Probe:
-    """A probe along the claimed gradient: its signs, and magnitudes as in any direction."""
-    gradient = answers.gradients(0)[index]
-    sizes = np.abs(gradient)
-    phases = np.divide(gradient, sizes, out=np.ones_like(gradient), where=sizes > 0)
-    return replace(_along(answers, 0, index, np.abs(v) * phases), is_aligned=True)
 
 
 def _not_finite(question: Question, gradients: Sequence[Array]) -> Finding:

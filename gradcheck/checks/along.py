@@ -1,0 +1,119 @@
+"""Probes along one leaf: at steps that suit it, or at finer ones where those contradict them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from gradcheck.answers import Answers
+from gradcheck.checks.entrywise import narrowest
+from gradcheck.evidence import Probe
+from gradcheck.oracles import ladder
+from gradcheck.probes import Line, relative, scale
+from gradcheck.problem import EPSILON, Array, norm
+from gradcheck.settings import SIGNIFICANCE
+
+__all__ = ["aligned", "along", "closer", "epsilon_of", "finer", "line_of", "sharper"]
+
+
+def line_of(answers: Answers, k: int, v: Mapping[int, Array], unit: float = 1.0) -> Line:
+    """The line along `v` seen through the k-th cotangent."""
+    us = answers.cotangents(k)
+    spread = zip(us, answers.value, answers.again, strict=True)
+    return Line(
+        problem=answers.problem,
+        v=v,
+        u=us,
+        gradients=answers.gradients(k),
+        centre=answers.value,
+        unit=unit,
+        floor=sum(norm(u * (a - b)) for u, a, b in spread),
+    )
+
+
+def epsilon_of(answers: Answers, index: int) -> float:
+    """Of the narrowest dtype that the gradient of a leaf passes through: it has no more digits."""
+    return narrowest(answers.problem.leaves[index], answers.problem.outputs).epsilon
+
+
+def along(answers: Answers, k: int, index: int, v: Array, *, careful: bool = False) -> Probe:
+    """What the k-th cotangent sees along a direction of one leaf, at steps of the leaf's size."""
+    line = line_of(answers, k, {index: v}, scale(answers.problem.point[index]))
+    truth = ladder.estimate(line, careful=careful)
+    return Probe(index=index, epsilon=epsilon_of(answers, index), line=line, truth=truth)
+
+
+def sharper(answers: Answers, k: int, index: int, v: Array, tolerance: float) -> Probe:
+    """What is true along `v`; or along a direction that moves each entry by a part of its size."""
+    probe = along(answers, k, index, v)
+    if probe.resolution <= tolerance or probe.truth.kink or probe.truth.jump:
+        return probe
+    other = along(answers, k, index, relative(v, answers.problem.point[index]))
+    return min(probe, other, key=lambda p: p.resolution)
+
+
+# A step far below those of the ladder, and how much closer that then begins. A smaller part of the
+# slope is left to curvature, and to the noise of an evaluation that nobody has measured.
+CLOSE, CLOSER, SEEN = 2.0**-20, 2.0**-10, 1e-4
+
+
+def closer(probes: Sequence[Probe]) -> list[Probe]:
+    """The probes, of one direction, at much finer steps where one of those contradicts them.
+
+    The ladder walks down no farther than it must. Of a value that is flat within a thousandth of
+    the leaf's size, and straight beyond (a dead zone, the gate of a quantiser), its steps see what
+    lies beyond.
+    """
+    line = probes[0].line
+    if any(line.problem.leaves[k].epsilon > EPSILON["float64"] for k in line.v):
+        return list(probes)
+    if not all(p.is_smooth and p.truth.steps and not p.is_significant for p in probes):
+        return list(probes)
+    h = CLOSE * line.unit
+    close = line.at(h)
+    return [_contradicted(probe, probe.line.rise(close, line.centre) / h, h) for probe in probes]
+
+
+def _contradicted(probe: Probe, slope: float, h: float) -> Probe:
+    """The probe, or one at finer steps if the `slope` at step `h` contradicts it, and they do."""
+    line, truth = probe.line, probe.truth
+    reached = min(step.h for step in truth.steps)
+    # What jumps somewhere is noise to a ladder that steps over it, and none to a small step.
+    level = truth.level if truth.level <= line.ulp or ladder.is_staircase(line) else line.ulp
+    bar = truth.error_bar * max(reached / h, 1.0) + (level + line.ulp) / h
+    if not abs(slope - truth.slope) > max(SIGNIFICANCE * bar, SEEN * line.size):
+        return probe
+    near = replace(line, unit=CLOSER * line.unit, beside=None)
+    other = replace(probe, line=near, truth=ladder.estimate(near, careful=True))
+    return other if other.is_significant and other.is_smooth else probe
+
+
+NARROW = 2.0**-10  # the part of a leaf's usual size below which an entry wants steps of its own
+
+
+def finer(probe: Probe) -> Probe:
+    """The same probe at steps that suit the smallest entry, unless they say the same.
+
+    Steps of the leaf's usual size may lead over a pole of a small entry again and again, and then
+    seem to converge to what lies beyond.
+    """
+    if not probe.is_significant:
+        return probe
+    line = probe.line
+    sizes = np.abs(line.problem.point[probe.index])
+    smallest = float(np.min(sizes, initial=line.unit, where=sizes > 0))
+    if smallest >= NARROW * line.unit:
+        return probe
+    finer = replace(line, unit=float(scale(np.asarray(smallest))))
+    other = replace(probe, line=finer, truth=ladder.estimate(finer))
+    apart = abs(other.truth.slope - probe.truth.slope)
+    contradicts = apart > SIGNIFICANCE * (other.truth.error_bar + probe.truth.error_bar)
+    return other if contradicts and not other.is_significant else probe
+
+
+def aligned(answers: Answers, index: int, v: Array) -> Probe:
+    """A probe along the claimed gradient: its signs, and magnitudes as in any direction."""
+    gradient = answers.gradients(0)[index]
+    sizes = np.abs(gradient)
+    phases = np.divide(gradient, sizes, out=np.ones_like(gradient), where=sizes > 0)
+    return replace(along(answers, 0, index, np.abs(v) * phases), is_aligned=True)

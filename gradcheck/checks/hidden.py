@@ -1,0 +1,66 @@
+"""Entries whose gradient is so small that others hide what is wrong with it."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from gradcheck.answers import Answers
+from gradcheck.checks.along import along, line_of
+from gradcheck.checks.question import Question
+from gradcheck.probes import direction, relative, scale
+from gradcheck.problem import Array, blocks, norm
+
+__all__ = ["hidden", "is_suspect", "through_what_moves"]
+
+# Below this part of the usual size of a gradient an entry may be wrong by all of itself and not be
+# seen among the others; so many of the entries must be for another look.
+SMALL, MANY = 1e-5, 1e-2
+
+LEVELS = 4  # from 1e8 to 1e-8 it is three
+
+
+def hidden(gradient: Array) -> Iterator[Array]:
+    """Which entries are so small that the others hide them, if it is not by chance; and of those.
+
+    So do, among them, the larger ones hide the smaller.
+    """
+    whole, count = norm(gradient), gradient.size
+    for _ in range(LEVELS):
+        small = np.zeros(gradient.shape, bool)
+        limit = SMALL * whole / max(count, 1) ** 0.5
+        for found, part in blocks(small, gradient):
+            np.less(np.abs(part), limit, out=found, where=part != 0)
+        fewer = int(np.count_nonzero(small))
+        if not fewer or fewer < MANY * gradient.size:
+            return
+        yield small
+        whole, count = norm(gradient[small]), fewer
+
+
+def through_what_moves(
+    question: Question, answers: Answers, few: Array, rng: np.random.Generator
+) -> Answers:
+    """The answers for cotangents of those outputs that are seen to move with `few` entries.
+
+    Of the others, which may be larger by any factor, rounding may hide as much of the slope.
+    """
+    index, x = question.index, answers.problem.point[question.index]
+    v = np.where(few, relative(direction(rng, question.leaf), x), 0)
+    there = line_of(answers, 0, {index: v}, scale(x)).at(MOVED * scale(x))
+    moves = [a != f for a, f in zip(there, answers.value, strict=True)]
+    return answers.to(
+        lambda k: tuple(
+            np.where(m, u, 0).astype(u.dtype)
+            for m, u in zip(moves, answers.cotangents(k), strict=True)
+        )
+    )
+
+
+MOVED = 2.0**-7  # a step of the first rung: a value that stands still there is rounded
+
+
+def is_suspect(question: Question, answers: Answers, few: Array, rng: np.random.Generator) -> bool:
+    """Whether `few` entries, moved together, show that something is wrong."""
+    index, x = question.index, answers.problem.point[question.index]
+    v = np.where(few, relative(direction(rng, question.leaf), x), 0)
+    return along(answers, 0, index, v).is_significant
