@@ -104,8 +104,8 @@ def finer(probe: Probe) -> Probe:
     smallest = float(np.min(sizes, initial=line.unit, where=sizes > 0))
     if smallest >= NARROW * line.unit:
         return probe
-    finer = replace(line, unit=float(scale(np.asarray(smallest))))
-    other = replace(probe, line=finer, truth=ladder.estimate(finer))
+    near = replace(line, unit=float(scale(np.asarray(smallest))))
+    other = replace(probe, line=near, truth=ladder.estimate(near))
     apart = abs(other.truth.slope - probe.truth.slope)
     contradicts = apart > SIGNIFICANCE * (other.truth.error_bar + probe.truth.error_bar)
     return other if contradicts and not other.is_significant else probe
