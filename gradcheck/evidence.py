@@ -6,7 +6,7 @@ from functools import cached_property
 
 import numpy as np
 
-from gradcheck.oracles.ladder import Estimate, is_staircase
+from gradcheck.oracles.ladder import Estimate
 from gradcheck.oracles.path import Integral
 from gradcheck.probes import Line
 from gradcheck.problem import Array, norm
@@ -102,15 +102,14 @@ class Probe:
         Eight values that scatter differ from a smooth curve by about their noise. That they do so
         by less than a thousandth of it happens once in a hundred ladders, of which the best of ten
         extrapolations is taken; in three ladders, once in a million. Finer steps were needed where
-        the first did not agree; numbers like one that cancel inside are rounded alike at all steps
-        of a leaf that is small: that is no scatter. Nor do the multiples of a step scatter, of
-        which the value of a bisection is one.
+        the first did not agree; and numbers like one that cancel inside are rounded alike at all
+        steps of a leaf that is small: that is no scatter.
         """
         finest = min((step.h for step in self.truth.steps), default=0.0)
         if not self.is_smooth or finest < FINEST * self.line.unit:
             return False
         hidden = SIGNIFICANCE * self.line.ulp / finest
-        return self.excess > max(CLEARLY * self.sharp, hidden) and not is_staircase(self.line)
+        return self.excess > max(CLEARLY * self.sharp, hidden)
 
     @property
     def is_smooth(self) -> bool:

@@ -20,6 +20,7 @@ __all__ = [
     "Beside",
     "Line",
     "Sample",
+    "among",
     "cotangent",
     "direction",
     "disturbed",
@@ -88,6 +89,11 @@ def relative(v: Array, x: Array) -> Array:
     if not np.isfinite(smallest):
         return v
     return np.asarray(v * (np.maximum(sizes, smallest) / scale(x)))
+
+
+def among(rng: np.random.Generator, leaf: Leaf, x: Array, few: Array) -> Array:
+    """Return a direction of `few` entries of a leaf at `x`, each by a part of its own size."""
+    return np.where(few, relative(direction(rng, leaf), x), 0)
 
 
 def disturbed(rng: np.random.Generator, leaves: Sequence[Leaf], point: Arrays) -> Arrays:

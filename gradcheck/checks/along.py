@@ -83,8 +83,7 @@ def _contradicted(probe: Probe, slope: float, h: float) -> Probe:
     bar = truth.error_bar * max(reached / h, 1.0) + (level + line.ulp) / h
     if not abs(slope - truth.slope) > max(SIGNIFICANCE * bar, SEEN * line.size):
         return probe
-    near = replace(line, unit=CLOSER * line.unit, beside=None)
-    other = replace(probe, line=near, truth=ladder.estimate(near, careful=True))
+    other = _in_units(probe, CLOSER * line.unit, careful=True)
     return other if other.is_significant and other.is_smooth else probe
 
 
@@ -104,11 +103,16 @@ def finer(probe: Probe) -> Probe:
     smallest = float(np.min(sizes, initial=line.unit, where=sizes > 0))
     if smallest >= NARROW * line.unit:
         return probe
-    near = replace(line, unit=float(scale(np.asarray(smallest))))
-    other = replace(probe, line=near, truth=ladder.estimate(near))
+    other = _in_units(probe, scale(np.asarray(smallest)))
     apart = abs(other.truth.slope - probe.truth.slope)
     contradicts = apart > SIGNIFICANCE * (other.truth.error_bar + probe.truth.error_bar)
     return other if contradicts and not other.is_significant else probe
+
+
+def _in_units(probe: Probe, unit: float, *, careful: bool = False) -> Probe:
+    """The same probe, at steps of another size."""
+    line = replace(probe.line, unit=unit, beside=None)
+    return replace(probe, line=line, truth=ladder.estimate(line, careful=careful))
 
 
 def aligned(answers: Answers, index: int, v: Array) -> Probe:

@@ -11,7 +11,7 @@ from gradcheck.problem import EPSILON
 from gradcheck.rounding import unrest_of
 from gradcheck.settings import RIPPLE
 
-__all__ = ["climbed", "equally_noisy", "folded", "measured", "rippled", "unrested"]
+__all__ = ["equally_noisy", "folded", "is_clear", "measured", "rippled", "unrested"]
 
 # Ulps of the value over the leaf's size that a gradient's own rounding may be. A tanh that
 # saturates is at 16 times its scale in float64, where 1 - y² is off by an ulp of one; a softmax
@@ -19,9 +19,13 @@ __all__ = ["climbed", "equally_noisy", "folded", "measured", "rippled", "unreste
 REUSE, REUSE_NARROW = 16.0, 2.0
 
 
-def climbed(probe: Probe) -> Probe:
-    """The same probe, with as many steps as `Probe.is_clear` wants to see."""
-    return replace(probe, truth=ladder.estimate(probe.line, whole=True))
+def is_clear(probe: Probe) -> bool:
+    """Whether no noise can explain the mismatch, of as many steps as `Probe.is_clear` wants to see.
+
+    Nor do the multiples of a step scatter, of which the value of a bisection is one.
+    """
+    climbed = replace(probe, truth=ladder.estimate(probe.line, whole=True))
+    return climbed.is_clear and not ladder.is_staircase(probe.line)
 
 
 def measured(probe: Probe) -> Probe:

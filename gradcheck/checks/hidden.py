@@ -7,7 +7,7 @@ import numpy as np
 from gradcheck.answers import Answers
 from gradcheck.checks.along import along, line_of
 from gradcheck.checks.question import Question
-from gradcheck.probes import direction, relative, scale
+from gradcheck.probes import among, scale
 from gradcheck.problem import Array, blocks, norm
 
 __all__ = ["hidden", "is_suspect", "through_what_moves"]
@@ -45,7 +45,7 @@ def through_what_moves(
     Of the others, which may be larger by any factor, rounding may hide as much of the slope.
     """
     index, x = question.index, answers.problem.point[question.index]
-    v = np.where(few, relative(direction(rng, question.leaf), x), 0)
+    v = among(rng, question.leaf, x, few)
     there = line_of(answers, 0, {index: v}, scale(x)).at(MOVED * scale(x))
     moves = [a != f for a, f in zip(there, answers.value, strict=True)]
     return answers.to(
@@ -62,5 +62,5 @@ MOVED = 2.0**-7  # a step of the first rung: a value that stands still there is 
 def is_suspect(question: Question, answers: Answers, few: Array, rng: np.random.Generator) -> bool:
     """Whether `few` entries, moved together, show that something is wrong."""
     index, x = question.index, answers.problem.point[question.index]
-    v = np.where(few, relative(direction(rng, question.leaf), x), 0)
+    v = among(rng, question.leaf, x, few)
     return along(answers, 0, index, v).is_significant

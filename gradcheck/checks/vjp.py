@@ -17,7 +17,7 @@ import numpy as np
 
 from gradcheck.answers import Answers
 from gradcheck.checks.along import aligned, along, closer, epsilon_of, finer, line_of, sharper
-from gradcheck.checks.doubts import climbed, equally_noisy, folded, measured, rippled, unrested
+from gradcheck.checks.doubts import equally_noisy, folded, is_clear, measured, rippled, unrested
 from gradcheck.checks.entrywise import narrowest
 from gradcheck.checks.hidden import hidden, is_suspect, through_what_moves
 from gradcheck.checks.judgement import judge
@@ -26,7 +26,7 @@ from gradcheck.diagnose import ADVICE
 from gradcheck.errors import maybe_out_of_domain
 from gradcheck.evidence import Probe, entries_of
 from gradcheck.oracles import ladder
-from gradcheck.probes import Beside, direction, nudged, relative, scale
+from gradcheck.probes import Beside, among, direction, nudged, scale
 from gradcheck.problem import Array, Problem, is_same, is_same_entrywise
 from gradcheck.results import Finding, Verdict, worst
 from gradcheck.rounding import rounded
@@ -237,7 +237,7 @@ def _is_another(
         differs = np.abs(claim - truth) > question.tolerance * largest
         if not np.all(np.isfinite(claim)) or not np.any(differs):
             continue
-        v = np.where(differs, relative(direction(rng, leaf), narrow.problem.point[index]), 0)
+        v = among(rng, leaf, narrow.problem.point[index], differs)
         own = along(narrow, k, index, v, careful=True)
         wide = replace(own, line=replace(own.line, gradients=formula.gradients(k)))
         return own.is_smooth and not own.is_significant and wide.is_significant
@@ -351,9 +351,8 @@ def _alone(
     # At a kink every second direction says nothing of a gradient that is none of its subgradients.
     while len(probes) < settings.probes * (1 + any(probe.truth.kink > 0 for probe in probes)):
         k = len(probes) % settings.probes
-        v = direction(rng, leaf)
-        if only is not None:
-            v = np.where(only, relative(v, answers.problem.point[index]), 0)
+        x = answers.problem.point[index]
+        v = direction(rng, leaf) if only is None else among(rng, leaf, x, only)
         probes.append(sharper(answers, k, index, v, question.tolerance))
     probes = [finer(closer([probe])[0]) for probe in probes]
     if any(probe.truth.kink > 0 for probe in probes) and leaf.shape and only is None:
@@ -363,7 +362,7 @@ def _alone(
     if coarse and leaf.shape and only is None:
         probes.append(finer(aligned(answers, index, direction(rng, leaf))))
     if coarse or any(probe.is_significant for probe in probes):
-        clear = not coarse and all(climbed(probe).is_clear for probe in probes)
+        clear = not coarse and all(map(is_clear, probes))
         probes = [unrested(probe, rng) for probe in probes]
         if not clear:
             probes = equally_noisy([measured(probe) for probe in probes])

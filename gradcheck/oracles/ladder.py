@@ -242,15 +242,11 @@ def fold(line: Line) -> float:
     width = (4 * narrow.crease - wide.crease) / 3
     if not width > SIGNIFICANCE * 8 * narrow.rounding:
         return 0.0
-    return 0.0 if _rests(line, wide.moving) else width
+    moving = line.sample(OFF_GRID * STILL * line.unit).moving
+    return 0.0 if moving < (1 - STALLED) * wide.moving else width
 
 
 STILL = 2.0**-27  # of the unit: a step at which a smooth float64 value moves yet, and no stairs do
-
-
-def _rests(line: Line, moving: int) -> bool:
-    """Whether outputs that are `moving` at a larger step stand still at the least."""
-    return line.sample(OFF_GRID * STILL * line.unit).moving < (1 - STALLED) * moving
 
 
 def _finer(line: Line, flights: Sequence[Flight]) -> list[Flight]:

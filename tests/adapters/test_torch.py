@@ -341,7 +341,9 @@ def test_complex_passes(f: Any) -> None:
     assert check(f, tensor(3, dtype=torch.complex128)).passed
 
 
-def test_conjugated_gradient_is_caught() -> None:
+def squaring(pull: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Any:
+    """z², with `pull` of z and the cotangent u for its gradient, which is 2 z̄ u."""
+
     class Square(torch.autograd.Function):
         @staticmethod
         def forward(ctx: Any, z: torch.Tensor) -> torch.Tensor:
@@ -351,9 +353,13 @@ def test_conjugated_gradient_is_caught() -> None:
         @staticmethod
         def backward(ctx: Any, u: torch.Tensor) -> Any:
             (z,) = ctx.saved_tensors
-            return 2 * z * u  # 2 z̄ u is right
+            return pull(z, u)
 
-    result = check(Square, tensor(3, dtype=torch.complex128))
+    return Square
+
+
+def test_conjugated_gradient_is_caught() -> None:
+    result = check(squaring(lambda z, u: 2 * z * u), tensor(3, dtype=torch.complex128))
 
     assert result.verdict is Verdict.FAIL
     assert "looks like: conjugated" in str(result)
@@ -361,18 +367,10 @@ def test_conjugated_gradient_is_caught() -> None:
 
 @pytest.mark.parametrize("phase", [1.01, 1j])
 def test_a_wrong_complex_entry_is_shown_with_both_its_parts(phase: complex) -> None:
-    class Square(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, z: torch.Tensor) -> torch.Tensor:
-            ctx.save_for_backward(z)
-            return z * z
+    def pull(z: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
+        return torch.cat([2 * z.conj()[:2] * u[:2], phase * 2 * z.conj()[2:] * u[2:]])
 
-        @staticmethod
-        def backward(ctx: Any, u: torch.Tensor) -> Any:
-            (z,) = ctx.saved_tensors
-            return torch.cat([2 * z.conj()[:2] * u[:2], phase * 2 * z.conj()[2:] * u[2:]])
-
-    result = check(Square, tensor(3, dtype=torch.complex128))
+    result = check(squaring(pull), tensor(3, dtype=torch.complex128))
 
     (entry,) = result.findings[0].entries
     got, wanted = entry.pair
@@ -983,19 +981,11 @@ def test_inputs_of_a_module_that_must_not_require_a_gradient_are_constants() -> 
 @pytest.mark.parametrize("dtype", [torch.complex128, torch.complex64], ids=str)
 @pytest.mark.parametrize("size", [1, 4, 100])
 def test_an_error_in_one_part_of_one_complex_entry_is_found(size: int, dtype: torch.dtype) -> None:
-    class Square(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, z: torch.Tensor) -> torch.Tensor:
-            ctx.save_for_backward(z)
-            return z * z
-
-        @staticmethod
-        def backward(ctx: Any, u: torch.Tensor) -> Any:
-            (z,) = ctx.saved_tensors
-            gradient = 2 * z.conj() * u
-            return torch.cat([gradient[:-1], gradient[-1:].real.to(z.dtype)])
+    def pull(z: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
+        gradient = 2 * z.conj() * u
+        return torch.cat([gradient[:-1], gradient[-1:].real.to(z.dtype)])
 
     z = torch.randn(size, dtype=dtype, generator=torch.Generator().manual_seed(size))
 
     for seed in range(8):
-        assert check(Square, z, seed=seed, checks="vjp").verdict is Verdict.FAIL
+        assert check(squaring(pull), z, seed=seed, checks="vjp").verdict is Verdict.FAIL
