@@ -294,7 +294,8 @@ def inner(a: Array, b: Array) -> float:
 
 
 # Numbers that are worked on at a time: what is made of a large leaf on the way stays in the cache.
-BLOCK = 2**15
+# From 10,000 on OpenBLAS splits an inner product among threads, which waits for the busy ones.
+BLOCK = 2**13
 
 
 def blocks(*arrays: Array) -> Iterator[tuple[Array, ...]]:

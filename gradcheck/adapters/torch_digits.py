@@ -34,7 +34,15 @@ def eagerly() -> AbstractContextManager[Any]:
     return torch.compiler.set_stance("force_eager") if has_compiled else nullcontext()
 
 
-class Watched(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Mode(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """A mode that does not import the compiler, a second of it, only to be left alone by it."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # where there is a compiler, `eagerly` keeps it away
+
+
+class Watched(_Mode):  # type: ignore[no-untyped-call]
     """Follows the influence of `leaves` through the operators that run."""
 
     def __init__(self, leaves: Sequence[torch.Tensor]) -> None:
@@ -104,7 +112,7 @@ def _place(tensor: torch.Tensor) -> int:
     return 0
 
 
-class Lifted(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Lifted(_Mode):  # type: ignore[no-untyped-call]
     """Casts every narrow tensor that meets an operator to float64, and asks for none."""
 
     def __torch_dispatch__(
