@@ -135,8 +135,11 @@ def _alive(modules: set[str]) -> Iterator[tuple[str, Any]]:
             yield "torch.library.Library", operator
     for name in sorted(modules):
         for value in _values(sys.modules[name]):
-            if (rule := _rule(value)) is not None and value.__module__ in modules:
-                yield rule, value
+            if (rule := _rule(value)) is None:
+                continue
+            subject = _subject(value)
+            if getattr(subject, "__module__", None) in modules:
+                yield rule, subject
 
 
 def _bases() -> Iterator[tuple[str, type]]:
@@ -212,6 +215,8 @@ def _unwrapped(value: Any) -> Iterator[Any]:
 
 def _rule(value: Any) -> str | None:
     kind = type(value)
+    if kind is Rule:
+        return "gradcheck.Rule"
     return RULES.get(kind.__name__) if kind.__module__.split(".")[0] == "jax" else None
 
 

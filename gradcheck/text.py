@@ -227,7 +227,8 @@ def _all_clear(result: CheckResult) -> str:
     if not result.findings:
         return f"{NOTHING}  {plain(result.name)}"
     off = scientific(largest(finding.mismatch for finding in result.findings))
-    oracles = ", ".join(dict.fromkeys(finding.oracle for finding in result.findings))
+    named = [part for finding in result.findings for part in finding.oracle.split(", ")]
+    oracles = ", ".join(dict.fromkeys(named))
     found = counted(len(result.findings), "finding")
     seen = f"largest mismatch {off}, resolution {scientific(result.resolution, 1)}"
     return plain(f"PASS  {result.name}   {found}, {seen} ({oracles})")

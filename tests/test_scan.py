@@ -163,6 +163,21 @@ def test_scan_finds_the_place_of_a_class_whose_module_is_hidden(package: str) ->
     assert found["deep.Hidden"][1] == place
 
 
+def test_scan_lists_a_derivative_written_by_hand_by_its_forward(package: str) -> None:
+    text = (
+        "import gradcheck\nimport numpy as np\ndef cube(x):\n    return x ** 3\n"
+        "rule = gradcheck.Rule(cube, lambda xs, u: (3 * u * xs[0] ** 2,))\n"
+        "other = gradcheck.Rule(np.sin, lambda xs, u: (u * np.cos(xs[0]),))\n"
+    )
+    Path(package, "hand.py").write_text(text)
+    file = record(package, ("hand.cube", ""))
+
+    found = rows(scan(f"{package}.hand", "--checked", file))
+
+    place = line_of(package, "hand.py", "def cube(x):")
+    assert found == {"hand.cube": ["gradcheck.Rule", place, "checked"]}
+
+
 def test_scan_of_one_module_lists_that(package: str) -> None:
     assert set(rows(scan(f"{package}.deep"))) == {
         "deep.nets.Net",

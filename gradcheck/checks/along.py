@@ -46,7 +46,7 @@ def along(answers: Answers, k: int, index: int, v: Array, *, careful: bool = Fal
 def sharper(answers: Answers, k: int, index: int, v: Array, tolerance: float) -> Probe:
     """What is true along `v`; or along a direction that moves each entry by a part of its size."""
     probe = along(answers, k, index, v)
-    if probe.resolution <= tolerance or probe.truth.kink or probe.truth.jump:
+    if probe.resolution <= tolerance or probe.truth.kink or probe.truth.jump or probe.is_vacuous:
         return probe
     other = along(answers, k, index, relative(v, answers.problem.point[index]))
     return min(probe, other, key=lambda p: p.resolution)

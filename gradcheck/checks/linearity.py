@@ -13,7 +13,15 @@ import numpy as np
 
 from gradcheck import noise
 from gradcheck.answers import Answers
-from gradcheck.checks.entrywise import LINEAR, compared, floor, moved, narrowest, rough
+from gradcheck.checks.entrywise import (
+    LINEAR,
+    compared,
+    floor,
+    moved,
+    narrowest,
+    rough,
+    rounded_away,
+)
 from gradcheck.probes import direction
 from gradcheck.problem import (
     EPSILON,
@@ -165,7 +173,7 @@ def check_linearity(
 
     def ask(k: int, sides: tuple[Array, Array, Array], complaint: str, *unrest: Unrest) -> Finding:
         got, expected, size = sides
-        return compared(
+        finding = compared(
             got,
             expected,
             [partial(say, k) for say in unrest],
@@ -177,6 +185,7 @@ def check_linearity(
             oracle=LINEARITY,
             complaint=complaint,
         )
+        return rounded_away(finding)
 
     # A median is added to what is said, and half of it leaves the first below the second.
     unrest: tuple[Unrest, ...] = (

@@ -12,7 +12,15 @@ from functools import cache, cached_property
 import numpy as np
 
 from gradcheck.answers import Answers
-from gradcheck.checks.entrywise import LINEAR, compared, floor, moved, narrowest, rough
+from gradcheck.checks.entrywise import (
+    LINEAR,
+    compared,
+    floor,
+    moved,
+    narrowest,
+    rough,
+    rounded_away,
+)
 from gradcheck.errors import Unsupported, first_line
 from gradcheck.problem import Array, Arrays, Leaf, Manner, Problem, norm
 from gradcheck.results import Finding, Verdict
@@ -29,7 +37,6 @@ __all__ = [
     "first_question",
     "is_random",
     "replied",
-    "rounded_away",
 ]
 
 PLAIN = Manner()
@@ -206,11 +213,19 @@ def findings(
         if failed:
             found.append(failed[0])
         elif not is_output and answers:
-            worst = max(answers, key=lambda f: (f.verdict is not Verdict.PASS, f.resolution))
+            worst = max(
+                answers,
+                key=lambda f: (f.verdict is not Verdict.PASS, bool(f.message), f.resolution),
+            )
             mismatch = max(finding.mismatch for finding in answers)
             message = worst.message or (remarks or {}).get(label.path, "")
             found.append(replace(worst, oracle=oracle, mismatch=mismatch, message=message))
     return tuple(found)
+
+
+def _gravity(finding: Finding) -> tuple[bool, bool, float]:
+    """Of answers that did not fail, the one to show is open, or says something, or is blurred."""
+    return finding.verdict is not Verdict.PASS, bool(finding.message), finding.resolution
 
 
 def failing(check: str, problem: Problem, manner: str, error: BaseException) -> Finding:
@@ -225,14 +240,6 @@ def failing(check: str, problem: Problem, manner: str, error: BaseException) -> 
         oracle=manner,
         message=f"raises {type(error).__name__} ({manner}): {first_line(error)}",
     )
-
-
-def rounded_away(finding: Finding) -> Finding:
-    """A pass, where what is left open is a gradient of which there is nothing but rounding."""
-    if finding.verdict is not Verdict.INCONCLUSIVE or finding.resolution < 1:
-        return finding
-    message = "nothing of this gradient is above its rounding"
-    return replace(finding, verdict=Verdict.PASS, message=message, resolution=1.0)
 
 
 def is_random(question: Question) -> bool:

@@ -354,6 +354,8 @@ def _alone(
         x = answers.problem.point[index]
         v = direction(rng, leaf) if only is None else among(rng, leaf, x, only)
         probes.append(sharper(answers, k, index, v, question.tolerance))
+    if all(probe.is_smooth and probe.is_vacuous for probe in probes):
+        return judge(question, probes, rng), None
     probes = [finer(closer([probe])[0]) for probe in probes]
     if any(probe.truth.kink > 0 for probe in probes) and leaf.shape and only is None:
         # What is too large at every kink shows along itself, and rarely along random signs.

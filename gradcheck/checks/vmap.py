@@ -12,8 +12,8 @@ from functools import partial
 import numpy as np
 
 from gradcheck.answers import Answers
-from gradcheck.checks.entrywise import compared
-from gradcheck.checks.parity import Question, failing, rounded_away
+from gradcheck.checks.entrywise import compared, rounded_away
+from gradcheck.checks.parity import Question, failing
 from gradcheck.checks.state import groups
 from gradcheck.errors import Unsupported
 from gradcheck.probes import direction

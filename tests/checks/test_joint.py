@@ -107,6 +107,54 @@ def test_a_leaf_with_a_gradient_of_zero_is_said_to_be_vacuous() -> None:
     assert "vacuous" not in first.message + last.message
 
 
+class Shifted(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, b: torch.Tensor, error: float) -> torch.Tensor:
+        ctx.error = error
+        return x + b
+
+    @staticmethod
+    def backward(ctx: Any, u: torch.Tensor) -> Any:
+        return u, u.sum((0, 1)) + ctx.error, None
+
+
+class Attention(torch.nn.Module):
+    """A softmax takes no notice of the bias of its keys: terms cancel, and rounding is left."""
+
+    def __init__(self, error: float) -> None:
+        super().__init__()
+        self.q, self.k, self.v = (torch.nn.Linear(8, 8, dtype=torch.float64) for _ in range(3))
+        self.error = error
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        keys = Shifted.apply(x @ self.k.weight.T, self.k.bias, self.error)  # type: ignore[no-untyped-call]
+        weights = torch.softmax(self.q(x) @ keys.mT, -1)
+        return weights @ self.v(x)
+
+
+def _of_attention(error: float) -> CheckResult:
+    torch.manual_seed(0)
+    return gradcheck.check(Attention(error), torch.randn(2, 5, 8, dtype=torch.float64))
+
+
+def test_a_bias_that_cancels_is_vacuous_in_every_check() -> None:
+    result = _of_attention(0.0)
+
+    own = [finding for finding in result.findings if finding.leaf == "params.k.bias"]
+    assert {finding.verdict for finding in own} == {"pass"}
+    assert {f.check for f in own if "vacuous" in f.message} >= {"vjp", "adjoint"}
+    assert max(finding.mismatch for finding in result.findings) < 1e-9
+    assert not result.not_checked
+    assert result.evaluations.forward < 1000  # 1,400 where it was looked at from all sides
+
+
+@pytest.mark.parametrize("error", [1e-3, 1e-9])
+def test_a_bias_that_cancels_has_no_gradient(error: float) -> None:
+    failed = {f.leaf for f in _of_attention(error).findings if f.verdict == "fail"}
+
+    assert failed == {"params.k.bias"}
+
+
 def test_a_gradient_of_zero_that_should_be_one_fails() -> None:
     rule = Rule(
         lambda a, b: np.sin(a) + np.sin(b),
