@@ -47,6 +47,8 @@ ADVICE = {
     "or a last time step that the rule treats as any other",
     "cotangent ignored": "the gradient is the same whatever the cotangent is: it was not "
     "multiplied in, or one was kept from an earlier call",
+    "part of the cotangent": "of the cotangent there no notice is taken: a sum over the batch or "
+    "over time that is missing, a step or a block that is left out",
     "diagonal only": "every entry of the gradient uses the cotangent of the same entry alone, "
     "where the output mixes entries: the cross terms (of a softmax, a mean, a norm) are missing",
     "additive constant": "the same number is too much or too little in every entry: a stray term, "

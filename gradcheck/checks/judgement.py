@@ -13,6 +13,7 @@ from gradcheck.checks.doubts import folded, measured
 from gradcheck.checks.halves import PEAK, by_many_paths
 from gradcheck.checks.iterations import unless_it_jumps
 from gradcheck.checks.question import Question
+from gradcheck.checks.through import passage
 from gradcheck.diagnose import ADVICE, Evidence, Scene, diagnose
 from gradcheck.evidence import SHOWN, Probe, finest
 from gradcheck.locate import Location, locate
@@ -42,8 +43,6 @@ FLAT = 2.0**-30  # of the leaf's size: the finest step of the ladder
 STEPPED = 2.0**-20
 
 SIGNS = np.array([-1.0, 1.0])
-
-OUTPUTS = 8  # up to here each output's cotangent is asked about alone
 
 
 def judge(question: Question, probes: Sequence[Probe], rng: np.random.Generator) -> Finding:
@@ -233,13 +232,17 @@ def _located(
         message = "difference quotients along different directions contradict each other here"
         return question.answer(Verdict.INCONCLUSIVE, message, probes)
     evidence = [_evidence(probe) for probe in probes]
-    through, is_lost = _through(most)
+    ways = passage(most)
     pattern = (
         "zero: of some outputs"
-        if is_lost
+        if ways.is_lost and ways.is_output
         else diagnose(evidence, location.entries, _scene(most, location))
     )
-    message = _where(location, most) + through
+    if ways.is_lost and pattern is None:
+        pattern = "part of the cotangent"
+    message = _where(location, most)
+    if ways.places:
+        message += f", through {' and '.join(ways.places)} only"
     message += "; " + (ADVICE[pattern.split(":")[0]] if pattern else "no known pattern fits")
     shown = location.entries[:SHOWN]
     return question.answer(Verdict.FAIL, message, probes, entries=shown, diagnosis=pattern)
@@ -287,24 +290,6 @@ def _scene(probe: Probe, location: Location) -> Scene:
         mixes=mixes,
         complete=location.complete,
     )
-
-
-def _through(probe: Probe) -> tuple[str, bool]:
-    """Which outputs' cotangents lead to a wrong gradient, if others do not; whether it is zero."""
-    line, outputs = probe.line, probe.line.problem.outputs
-    if not 1 < len(outputs) <= OUTPUTS:
-        return "", False
-    guilty, found = [], []
-    for k, output in enumerate(outputs):
-        u = tuple(u if j == k else np.zeros_like(u) for j, u in enumerate(line.u))
-        gradients = line.problem.vjp(line.problem.point, u)
-        alone = replace(line, u=u, gradients=gradients, beside=None)
-        if replace(probe, line=alone, truth=ladder.estimate(alone)).is_significant:
-            guilty.append(output.path)
-            found.append(gradients[probe.index])
-    if not 0 < len(guilty) < len(outputs):
-        return "", False
-    return f", through {' and '.join(guilty)} only", not any(map(np.any, found))
 
 
 def _repeats(probe: Probe, tolerance: float, rng: np.random.Generator) -> bool:

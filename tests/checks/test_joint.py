@@ -129,7 +129,8 @@ class Attention(torch.nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         keys = Shifted.apply(x @ self.k.weight.T, self.k.bias, self.error)  # type: ignore[no-untyped-call]
         weights = torch.softmax(self.q(x) @ keys.mT, -1)
-        return weights @ self.v(x)
+        found: torch.Tensor = weights @ self.v(x)
+        return found
 
 
 def _of_attention(error: float) -> CheckResult:
