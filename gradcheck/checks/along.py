@@ -39,7 +39,7 @@ def epsilon_of(answers: Answers, index: int) -> float:
 def along(answers: Answers, k: int, index: int, v: Array, *, careful: bool = False) -> Probe:
     """What the k-th cotangent sees along a direction of one leaf, at steps of the leaf's size."""
     line = line_of(answers, k, {index: v}, scale(answers.problem.point[index]))
-    truth = ladder.estimate(line, careful=careful)
+    truth = (None if careful else ladder.still(line)) or ladder.estimate(line, careful=careful)
     return Probe(index=index, epsilon=epsilon_of(answers, index), line=line, truth=truth)
 
 

@@ -34,7 +34,7 @@ from gradcheck.problem import EPSILON, Array
 from gradcheck.results import Step
 from gradcheck.settings import SIGNIFICANCE
 
-__all__ = ["Estimate", "estimate", "fold", "is_staircase"]
+__all__ = ["Estimate", "estimate", "fold", "is_staircase", "still"]
 
 RUNGS = 4  # at most: three extrapolations; a fourth gains nothing once rounding dominates
 
@@ -189,6 +189,37 @@ def estimate(
     elif careful:
         flights = _finer(line, flights)
     return _verdict(line, flights, measured.level if measured.throughout else 0.0)
+
+
+def still(line: Line) -> Estimate | None:
+    """The slope of zero of a φ that stands still but for rounding, and is claimed to; else None.
+
+    The key bias of attention, the shift before a normalisation: terms cancel. What is looked at are
+    steps of a hundredth of the leaf's size and of half of it; no noise has to be measured.
+    """
+    epsilon = max(output.epsilon for output in line.problem.outputs)
+    if line.size * line.unit > 2 * SIGNIFICANCE * epsilon * line.weight:  # it cannot be so little
+        return None
+    samples = []
+    for h in (OFF_GRID * line.unit * 2.0**-k for k in (FIRST, 0)):
+        samples.append(sample := line.sample(h))
+        little = SIGNIFICANCE * sample.rounding
+        many = 4 * max(sample.moving, 1) ** 0.5  # a crease is a sum of sizes, each of 4 roundings
+        moves = max(abs(sample.central), abs(sample.fold) / 4, sample.crease / many)
+        if not max(line.size, moves) <= little:
+            return None
+    wide = samples[-1]
+    return Estimate(
+        slope=wide.central,
+        error_bar=wide.rounding,
+        noise=wide.rounding,
+        level=wide.rounding * wide.h,
+        weight=wide.weight,
+        standing=wide.standing,
+        steps=tuple(
+            Step(h=s.h, mismatch=abs(s.central - line.slope), error_bar=s.rounding) for s in samples
+        ),
+    )
 
 
 def _of_stairs(line: Line) -> float:

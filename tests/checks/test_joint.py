@@ -146,7 +146,7 @@ def test_a_bias_that_cancels_is_vacuous_in_every_check() -> None:
     assert {f.check for f in own if "vacuous" in f.message} >= {"vjp", "adjoint"}
     assert max(finding.mismatch for finding in result.findings) < 1e-9
     assert not result.not_checked
-    assert result.evaluations.forward < 1000  # 1,400 where it was looked at from all sides
+    assert result.evaluations.forward < 100  # 1,400 where it was looked at from all sides
 
 
 @pytest.mark.parametrize("error", [1e-3, 1e-9])

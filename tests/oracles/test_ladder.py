@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gradcheck import Rule
 from gradcheck.adapters import problem_of
-from gradcheck.oracles.ladder import Estimate, estimate, fold
+from gradcheck.oracles.ladder import Estimate, estimate, fold, still
 from gradcheck.probes import Line, scale
 
 Function = Callable[[Any], Any]
@@ -59,6 +59,35 @@ def test_the_truth_lies_within_a_small_bar(
     assert _off(truth, slope) <= truth.error_bar
     assert truth.error_bar <= bar * abs(slope)
     assert truth.kink == 0
+
+
+def _softmax(x: Any) -> Any:
+    return np.exp(x) / np.exp(x).sum()
+
+
+# Moved are all entries by the same amount.
+@pytest.mark.parametrize("f", [_softmax, lambda x: 3 + (x - x)])
+def test_a_value_that_stands_still_but_for_rounding_is_still(f: Function) -> None:
+    truth = still(_line(f, np.array([0.1, 0.7, -0.4]), 0.0))
+
+    assert truth is not None
+    assert _off(truth, 0.0) <= 10 * truth.error_bar <= 1e-14
+
+
+@pytest.mark.parametrize(
+    ("f", "x", "claimed"),
+    [
+        (np.sin, 0.7, 0.0),
+        (lambda x: 1e3 + 1e-10 * x, 0.7, 0.0),
+        (lambda x: 1e3 + 0 * x, 0.7, 1e-10),
+        (lambda x: 1 + np.maximum(x - 0.7, 0), 0.7, 0.0),
+        (lambda x: 1 + np.array([1, -1]) * abs(x - 0.7), np.full(2, 0.7), 0.0),
+        (lambda x: 1 + np.round(4 * x), 0.7, 0.0),
+        (lambda x: 1 + np.cos(x), 0.0, 0.0),
+    ],
+)
+def test_what_moves_or_is_claimed_to_is_not_still(f: Function, x: Any, claimed: float) -> None:
+    assert still(_line(f, x, claimed)) is None
 
 
 def test_a_smooth_slope_costs_six_evaluations() -> None:
