@@ -13,7 +13,7 @@ from gradcheck.problem import Array, norm
 from gradcheck.results import Entry
 from gradcheck.settings import SIGNIFICANCE
 
-__all__ = ["SHOWN", "Probe", "entries_of", "entry_of", "finest", "telling"]
+__all__ = ["CLEARLY", "SHOWN", "Probe", "entries_of", "entry_of", "finest", "telling"]
 
 # Error bars, of the ladder alone, beyond which a mismatch is out of doubt.
 CLEARLY = 1e3

@@ -11,6 +11,7 @@ points farther away: there a rule that is wrong is wrong in the same way, and ro
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from math import inf
 
 import numpy as np
@@ -23,7 +24,7 @@ from gradcheck.problem import EPSILON, Array, Arrays, Problem, norm
 from gradcheck.results import Finding, Verdict
 from gradcheck.settings import SIGNIFICANCE
 
-__all__ = ["natural", "restless", "rounded", "unrest_of"]
+__all__ = ["beside", "natural", "restless", "rounded", "spread", "unrest_of"]
 
 DISTURBED = 3  # points an ulp away, at which the rounding of the narrow gradient is measured
 
@@ -205,17 +206,35 @@ def unrest_of(
 ) -> Array:
     """How far each entry of a leaf's gradient moves when the point does, by an ulp.
 
-    Infinitely far where it is not finite there. A neighbour that the target refuses lies out of its
-    domain, and says nothing.
+    The points beside it are compared with each other: a rule may be wrong at the point alone, where
+    a weight is one.
     """
-    unrest = np.zeros(claim.shape)
-    for _ in range(DISTURBED):
+    others = beside(problem, index, u, rng)
+    return spread(others) if len(others) > 1 else spread([claim, *others])
+
+
+def beside(
+    problem: Problem, index: int, u: Arrays, rng: np.random.Generator, count: int = DISTURBED
+) -> list[Array]:
+    """A leaf's gradients at points an ulp away.
+
+    A neighbour that the target refuses lies out of its domain, and says nothing.
+    """
+    found = []
+    for _ in range(count):
         with maybe_out_of_domain():
-            other = problem.vjp(disturbed(rng, problem.leaves, problem.point), u)[index]
-            with np.errstate(invalid="ignore"):
-                off = np.nan_to_num(np.abs(other - claim), nan=inf, posinf=inf)
-            unrest = np.maximum(unrest, off)
-    return unrest
+            found.append(problem.vjp(disturbed(rng, problem.leaves, problem.point), u)[index])
+    return found
+
+
+def spread(gradients: Sequence[Array]) -> Array:
+    """How far apart each entry lies at most; infinitely far where one is not finite."""
+    most = np.zeros(gradients[0].shape)
+    for one, other in combinations(gradients, 2):
+        with np.errstate(invalid="ignore"):
+            off = np.nan_to_num(np.abs(one - other), nan=inf, posinf=inf)
+        most = np.maximum(most, off)
+    return most
 
 
 def restless(unrest: Array, largest: Array, epsilon: float, *, roundings: int = 4) -> Array:
