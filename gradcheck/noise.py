@@ -36,6 +36,11 @@ WOBBLE = 8.0
 DOMINANT = 0.3
 
 
+# A saw is as noisy as a part of the rise along one of its teeth, 0.3 of it if they are equal. A
+# spacing must step over several for their noise to be seen, and as many are searched for a jump.
+TEETH, JUMPING = 8.0, 0.25
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Noise:
     """How noisy a function is."""
@@ -44,6 +49,7 @@ class Noise:
     throughout: bool = (
         False  # whether no finer spacing than the noise's own showed a smooth function
     )
+    saw: bool = False  # whether it is that of a function which is smooth between its jumps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +59,7 @@ class Reading:
     moves: bool  # whether most values differ from their neighbours
     level: float | None = None  # standard deviation of the noise, if there is any
     dominant: bool = False  # whether the noise is as large as the values' changes
-    jumps: bool = False  # whether a single step stands out of an otherwise smooth table
+    leap: float = 0.0  # the height of a single step that stands out of an otherwise smooth table
     stands: bool = False  # whether nothing moves at all
     step: float = 0.0  # the largest change, where most values are equal
     climbs: bool = False  # whether all values but one differ from their neighbours
@@ -73,21 +79,26 @@ def measure(change: Callable[[float], float], unit: float, ulp: float = 0.0) -> 
     The largest believable level counts. Where no finer spacing showed a smooth function, any is.
     Where one did, what looks like noise may be structure that the spacing skips. Noise then has
     the same level at a spacing fifty times finer, or its steps were seen as jumps; and it is a
-    ripple on the slope, where a skipped oscillation is all there is.
+    ripple on the slope, where a skipped oscillation is all there is, unless a jump is found in it:
+    between two roundings of 1 - cos x, the quotient (1 - cos x) / x² is as smooth as 1 / x².
     """
     readings = [_reading(change, spacing * unit) for spacing in SPACINGS]
-    believable, rough, smooth, jumps = 0.0, 0.0, False, False
+    believable, rough, smooth, leap = 0.0, 0.0, False, 0.0
+    skipped: list[float] = []  # levels of what may be an oscillation
+    steep = 0.0  # the slope where the function was seen to be smooth first
     if not any(reading.climbs for reading in readings):  # `1 - cos x` at 1e-8: look from farther
         far = [_reading(change, spacing * unit).level or 0.0 for spacing in FAR]
         believable = max((level for level in far if level <= ulp), default=0.0)
     for k, reading in enumerate(readings):
         level = reading.level
         finer = [r.level for r, s in zip(readings, SPACINGS, strict=True) if 50 * s <= SPACINGS[k]]
-        steady = jumps or any(_is_like(level, other) for other in finer)
+        steady = leap > 0 or any(_is_like(level, other) for other in finer)
         rounding = level is not None and level <= ulp
         if level is not None and (not smooth or rounding or (steady and not reading.dominant)):
             believable = max(believable, level)
             rough = max(rough, 0.0 if smooth or rounding else level)
+        elif level is not None and steady and TEETH * level < steep * SPACINGS[k] * unit:
+            skipped.append(level)
         if reading.climbs and not smooth:
             stairs = _stairs(readings[:k], reading.stride / SPACINGS[k])
             believable = max(believable, stairs)
@@ -95,7 +106,13 @@ def measure(change: Callable[[float], float], unit: float, ulp: float = 0.0) -> 
         if reading.wobble <= WOBBLE * ulp:
             believable = max(believable, reading.wobble)
         smooth |= reading.climbs and not reading.dominant
-        jumps |= reading.jumps
+        steep = steep or smooth * reading.stride / (SPACINGS[k] * unit)
+        leap = max(leap, reading.leap)
+    if skipped and max(skipped) > believable and steep:
+        least = JUMPING * skipped[0]
+        leap = leap or jump(change, 0.0, TEETH * skipped[0] / steep, least).height
+        if leap > least:
+            return Noise(level=max(skipped), saw=True)
     return Noise(level=believable, throughout=rough > 0 and _is_like(rough, believable))
 
 
@@ -225,10 +242,11 @@ def read(values: Sequence[float]) -> Reading:
     # A bend within the first or the last interval looks like a jump there.
     lone = int(np.argmax(np.abs(first - np.median(first))))
     jumps = _is_lone(first, 1) and 0 < lone < len(first) - 1
+    leap = float(np.abs(first[lone] - np.median(first))) if jumps else 0.0
     climbs = bool(np.count_nonzero(first) >= POINTS - 2)
     plain = Reading(
         moves=bool(moves),
-        jumps=jumps,
+        leap=leap,
         stands=not np.any(first),
         step=0.0 if climbs else float(np.max(np.abs(first))),
         climbs=climbs,

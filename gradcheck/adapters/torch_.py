@@ -85,9 +85,11 @@ def problem_of_torch(
         outputs = posed.heard(outputs)
         is_asked = every or restores or any(leaf.requires_grad for leaf in given.values())
         seen = _recorded(posed, outputs, {} if is_asked else own)
+    posed = seen.posed.but(records=posed.records or seen.differs, paddings=seen.paddings)
+    if seen.differs:
+        outputs = posed.ran(posed.point)
     if not outputs:
         raise InputError("expected the target to return at least one floating or complex tensor")
-    posed = seen.posed.but(records=posed.records or seen.differs, paddings=seen.paddings)
     problem = _problem(posed, [BRIDGE.leaf(path, tensor) for path, tensor in outputs], name)
     missed = [*seen.refused, *(f"{path}: {why}" for path, why in left_out.items())]
     missed += unchecked(out_of_reach(target))
@@ -212,11 +214,13 @@ def _depends_on_recording(
     What is differentiated is then the other function. Two kernels may differ by rounding: half of
     the digits count.
     """
+    if len(outputs) != len(recorded):
+        return True
     pairs = [(BRIDGE.out(y), BRIDGE.out(z)) for (_, y), z in zip(outputs, recorded, strict=True)]
     halves = [torch.finfo(y.dtype).eps ** 0.5 for _, y in outputs]
     return any(
-        a.shape == b.shape
-        and not np.allclose(a, b, half, half * norm(np.where(np.isfinite(b), b, 0)), equal_nan=True)
+        a.shape != b.shape
+        or not np.allclose(a, b, half, half * norm(np.where(np.isfinite(b), b, 0)), equal_nan=True)
         for (a, b), half in zip(pairs, halves, strict=True)
     )
 

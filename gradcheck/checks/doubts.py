@@ -22,10 +22,19 @@ REUSE, REUSE_NARROW = 16.0, 2.0
 def is_clear(probe: Probe) -> bool:
     """Whether no noise can explain the mismatch, of as many steps as `Probe.is_clear` wants to see.
 
-    Nor do the multiples of a step scatter, of which the value of a bisection is one.
+    Nor do the multiples of a step scatter, of which the value of a bisection is one. And steps that
+    are no halves of others say the same: what a rounding inside leaves is a saw, and one time in
+    eight the teeth of halved steps have one phase.
     """
     climbed = replace(probe, truth=ladder.estimate(probe.line, whole=True))
-    return climbed.is_clear and not ladder.is_staircase(probe.line)
+    if not climbed.is_clear or ladder.is_staircase(probe.line):
+        return False
+    finest, slope = min(step.h for step in climbed.truth.steps), climbed.truth.slope
+    others = (probe.line.sample(part * finest) for part in BETWEEN)
+    return all(abs(other.central - slope) <= AGREES * climbed.excess for other in others)
+
+
+BETWEEN, AGREES = (0.83, 0.59, 0.37), 0.1  # of the finest step; of the mismatch
 
 
 def measured(probe: Probe) -> Probe:
@@ -73,13 +82,15 @@ def equally_noisy(probes: Sequence[Probe]) -> list[Probe]:
 
     A table of differences may miss noise along one line that it sees along another: where the value
     stands still, or by chance where there is one number only. What is more than the rounding of a
-    number like one counts if no finer spacing shows a smooth function, and if it is less than that
-    of a narrow dtype, which is looked at by itself.
+    number like one counts if jumps were seen, or if it is less, relative to the value, than that of
+    a narrow dtype, which is looked at by itself.
     """
     levels = [
         p.truth.level
         for p in probes
-        if p.truth.level <= p.line.ulp or 0 < p.truth.ripple < min(RIPPLE.values())
+        if p.truth.level <= p.line.ulp
+        or p.truth.is_saw
+        or p.truth.level < min(RIPPLE.values()) * p.line.weight
     ]
     level = max(levels, default=0.0)
 
@@ -99,5 +110,5 @@ def rippled(probe: Probe, ripple: float) -> Probe:
 
 def folded(probe: Probe) -> Probe:
     """The same probe, with the kinks of all outputs counted, which may cancel in their sum."""
-    kink = max(probe.truth.kink, ladder.fold(probe.line))
+    kink = max(probe.truth.kink, ladder.fold(probe.line, probe.truth.level))
     return replace(probe, truth=replace(probe.truth, kink=kink))

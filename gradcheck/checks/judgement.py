@@ -147,7 +147,7 @@ def _by_path(question: Question, probes: Sequence[Probe]) -> Finding | None:
     assert best is not None
     if max(probe.truth.ripple for probe in probes) > FLOATING:
         return None
-    small = all(p.truth.cancels and p.truth.level <= p.line.ulp for p in probes)
+    small = all(p.truth.is_saw or (p.truth.cancels and p.truth.level <= p.line.ulp) for p in probes)
     unit = max(p.line.unit for p in probes)
     for reach in REACHES:
         if reach > 1 and not (small and reach * unit <= 1):

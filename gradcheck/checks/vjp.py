@@ -25,6 +25,7 @@ from gradcheck.checks.question import Question
 from gradcheck.diagnose import ADVICE
 from gradcheck.errors import maybe_out_of_domain
 from gradcheck.evidence import Probe, entries_of
+from gradcheck.finite import finite_part, is_finite
 from gradcheck.oracles import ladder
 from gradcheck.probes import Beside, among, direction, nudged, scale
 from gradcheck.problem import Array, Problem, is_same, is_same_entrywise
@@ -58,6 +59,8 @@ def check_vjp(
 
     Raises whatever the target raises.
     """
+    if not is_finite(answers):
+        return _in_part(answers, settings, rng)
     findings, kinked = _at_point(answers, settings, rng)
     if kinked:
         problem = answers.problem
@@ -71,6 +74,33 @@ def check_vjp(
     elif all(finding.verdict is Verdict.PASS for finding in findings):
         findings = _off_zero(findings, answers, settings, rng)
     return tuple(_strong_enough(finding, settings.min_power) for finding in findings)
+
+
+def _in_part(answers: Answers, settings: Settings, rng: np.random.Generator) -> tuple[Finding, ...]:
+    """The findings where point and value are finite; what is right there is not known elsewhere."""
+    entries = np.concatenate([np.isfinite(output).ravel() for output in answers.value])
+    infinite = np.count_nonzero(~entries)
+    part = finite_part(answers)
+
+    def said(finding: Finding, x: Array) -> Finding:
+        held = np.count_nonzero(~np.isfinite(x))
+        if infinite and finding.verdict is Verdict.PASS:
+            message = (
+                f"right where the value is finite, which it is not in {infinite} of {entries.size} "
+                "entries: move the point to check those"
+            )
+            return replace(finding, verdict=Verdict.INCONCLUSIVE, message=message)
+        if held and finding.verdict is Verdict.PASS and not finding.message:
+            return replace(finding, message=f"{held} infinite entries of it were not moved")
+        return finding
+
+    if infinite == entries.size:
+        message = "the value at this point is not finite: there is no derivative to check"
+        asked = _questions(answers, settings)
+        return tuple(q.answer(Verdict.INCONCLUSIVE, message) for q in asked)
+    paths = (leaf.path for leaf in answers.problem.leaves)
+    points = dict(zip(paths, answers.problem.point, strict=True))
+    return tuple(said(f, points[f.leaf]) for f in check_vjp(part, settings, rng))
 
 
 # How far a leaf of zeros is moved, which has no size: about as much as a parameter is drawn.
@@ -110,20 +140,7 @@ def _at_point(
     answers: Answers, settings: Settings, rng: np.random.Generator
 ) -> tuple[tuple[Finding, ...], Kinks]:
     """The findings at the problem's point, and the leaves along which it lies on a kink."""
-    problem = answers.problem
-    questions = [
-        Question(
-            index=k,
-            leaf=leaf,
-            tolerance=settings.tolerance(leaf.digits),
-            oracle=f"finite differences, {leaf.dtype}",
-        )
-        for k, leaf in enumerate(problem.leaves)
-        if settings.wants(leaf.path)
-    ]
-    if not all(np.all(np.isfinite(output)) for output in answers.value):
-        message = "the value at this point is not finite: there is no derivative to check"
-        return tuple(q.answer(Verdict.INCONCLUSIVE, message) for q in questions), {}
+    problem, questions = answers.problem, _questions(answers, settings)
     if (formula := answers.in_float64) is None:
         return _examined(questions, answers, problem, settings, rng)
     # Differences are taken in float64 where the target can be run in it: without noise, almost.
@@ -163,6 +180,20 @@ def _at_point(
             for q, finding, other in zip(questions, findings, others, strict=True)
         )
     return findings, kinked
+
+
+def _questions(answers: Answers, settings: Settings) -> list[Question]:
+    """One for each leaf that is asked for."""
+    return [
+        Question(
+            index=k,
+            leaf=leaf,
+            tolerance=settings.tolerance(leaf.digits),
+            oracle=f"finite differences, {leaf.dtype}",
+        )
+        for k, leaf in enumerate(answers.problem.leaves)
+        if settings.wants(leaf.path)
+    ]
 
 
 def _examined(

@@ -72,6 +72,10 @@ FLOATING = 2.0**-7
 # Ulps of the value above which noise is more than the value's own rounding.
 CANCELLING = 32.0
 
+# How much steeper φ is along the finest steps if it turns back again. Two pieces that meet at a
+# kink differ by any factor, and what a coarse step sees lies between.
+STEEP = 8.0
+
 # A part of the outputs this large that moves at the first step and stands still at the last is
 # reason to suspect a staircase. The steps of a bfloat16 are 2⁻⁷, of the order of the first flight.
 STALLED = 0.1
@@ -86,6 +90,7 @@ class Estimate:
     noise: float = 0.0  # the part of the bar that rounding and noise make up
     level: float = 0.0  # noise of one evaluation: measured, or what rounds away unseen
     ripple: float = 0.0  # measured noise of one evaluation, relative to the moving outputs
+    is_saw: bool = False  # whether that noise is of a value which is smooth between its jumps
     weight: float = 0.0  # the size ‖u ∘ f‖ of the moving outputs
     standing: float = 0.0  # the slope that outputs which did not move may hide
     kink: float = 0.0  # width of the interval of slopes that a kink leaves; 0 where φ is smooth
@@ -147,7 +152,7 @@ class Flight:
         return self.samples[0].weight
 
     @property
-    def is_noise_bound(self) -> bool:
+    def is_blurbound(self) -> bool:
         """Whether finer steps can only make the bar larger."""
         return self.rounding >= 0.5 * self.bar
 
@@ -178,17 +183,18 @@ def estimate(
     flights = [_climb(line, FIRST, line.floor, rough=rough, whole=whole)]
     if not careful:
         flights = _finer(line, flights)
-        if _settles(flights[-1], line) and not _stalls(flights):
+        if _settles(flights[-1], line) and not _stalls(flights) and not _turns_back(flights):
             return _verdict(line, flights)
     measured = noise.measure(line.change, line.unit, line.ulp)
     known = (line.floor, measured.level, line.ripple * flights[0].samples[0].weight)
     level = max(*known, _of_stairs(line))
     flights = [_read(flight.samples, level) for flight in flights]
-    if flights[0].is_noise_bound:
+    if flights[0].is_blurbound:
         flights = _coarser(line, flights)
     elif careful:
         flights = _finer(line, flights)
-    return _verdict(line, flights, measured.level if measured.throughout else 0.0)
+    truth = _verdict(line, flights, measured.level if measured.throughout else 0.0)
+    return replace(truth, is_saw=measured.saw)
 
 
 def still(line: Line) -> Estimate | None:
@@ -260,7 +266,7 @@ def _climbing(line: Line) -> tuple[list[Array], list[Array]]:
     return climbs, [c & s & r for c, s, r in zip(climbs, stands, rests, strict=True)]
 
 
-def fold(line: Line) -> float:
+def fold(line: Line, level: float = 0.0) -> float:
     """Return the width of the interval of slopes that kinks at the point leave open.
 
     Output by output: Σ |uⱼ| |jump of the slope of fⱼ|. Kinks of two outputs may cancel in φ,
@@ -271,7 +277,8 @@ def fold(line: Line) -> float:
     h = line.unit * 2.0**-18  # 4e-6: noise 3e-11, and no kink farther than that is taken for one
     wide, narrow = line.sample(h), line.sample(h / 4)
     width = (4 * narrow.crease - wide.crease) / 3
-    if not width > SIGNIFICANCE * 8 * narrow.rounding:
+    blur = narrow.rounding + level / narrow.h * max(narrow.moving, 1) ** 0.5
+    if not width > SIGNIFICANCE * 8 * blur:
         return 0.0
     moving = line.sample(OFF_GRID * STILL * line.unit).moving
     return 0.0 if moving < (1 - STALLED) * wide.moving else width
@@ -284,7 +291,7 @@ def _finer(line: Line, flights: Sequence[Flight]) -> list[Flight]:
     """The flights, and finer ones until the slope is settled or noise decides."""
     flights = list(flights)
     for start in FINER:
-        if _settles(flights[-1], line) or flights[-1].is_noise_bound:
+        if _settles(flights[-1], line) or flights[-1].is_blurbound:
             break
         flights.append(_climb(line, start, flights[0].level))
     return flights
@@ -310,6 +317,16 @@ def _stalls(flights: Sequence[Flight]) -> bool:
     """Whether outputs that moved at the first step stand still at the last."""
     first, last = flights[0].samples[0].moving, flights[-1].samples[-1].moving
     return last < (1 - STALLED) * first
+
+
+def _turns_back(flights: Sequence[Flight]) -> bool:
+    """Whether φ rises along the finest steps as it does along none of the coarser.
+
+    It may oscillate; or jump back after each rounding of a term that others cancel.
+    """
+    steep = abs(flights[-1].slope)
+    hulls = [flight.hull for flight in flights[:-1] if isfinite(flight.truncation)]
+    return any(steep > STEEP * max(abs(low), abs(high)) for low, high in hulls)
 
 
 def _verdict(line: Line, flights: Sequence[Flight], ripple: float = 0.0) -> Estimate:

@@ -125,7 +125,9 @@ def check_beside(call: Call, value: Any, eps: float) -> None:
         try:
             with torch.no_grad():
                 forms = [form_of(leaf, call.masked) for leaf in call.leaves()]
-                found = tensors_of(call.replaced([f.restore(f.dense + step) for f in forms]))
+                moved = [f.restore(f.dense + step) for f in forms]
+            # Recorded as at the point: what is returned may go by that.
+            found = tensors_of(call.replaced([tensor.requires_grad_() for tensor in moved]))
         except Exception:  # the step leaves the domain: the engine knows what to make of that
             continue
         for what in ("shape", "dtype"):

@@ -1,0 +1,96 @@
+"""A problem seen where it is finite: what is infinite stays as it is, and counts for nothing.
+
+A mask of -inf is a number to whom it is given, and moving it says nothing; a logarithm of a
+negative number is none, and says nothing of the others. Held still are entries of the leaves that
+are not finite, or whose gradient is not where the value is not either. The cotangent of an entry of
+the value that is not finite is zero.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from gradcheck.answers import Answers
+from gradcheck.problem import Array, Arrays, Problem
+
+__all__ = ["finite_part", "is_finite"]
+
+
+def is_finite(answers: Answers) -> bool:
+    """Whether point and value are."""
+    arrays = (*answers.problem.point, *answers.value)
+    return all(bool(np.all(np.isfinite(array))) for array in arrays)
+
+
+def finite_part(answers: Answers) -> Answers:
+    """The answers of the problem where it is finite; the rest of it is zero to whom asks."""
+    outputs = tuple(np.isfinite(array) for array in answers.value)
+    leaves = tuple(np.isfinite(x) for x in answers.problem.point)
+    masks = _Masks(point=answers.problem.point, leaves=leaves, outputs=outputs)
+    if not all(map(np.all, outputs)):
+        with np.errstate(all="ignore"):
+            gradients = masks.seen(answers.problem).vjp(
+                answers.problem.point, answers.cotangents(0)
+            )
+        pairs = zip(leaves, gradients, strict=True)
+        masks = replace(masks, leaves=tuple(kept & np.isfinite(g) for kept, g in pairs))
+    return answers.of(masks.seen(answers.problem))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Masks:
+    """Which entries of leaves and outputs are left; the others stay as they are at `point`."""
+
+    point: Arrays
+    leaves: Arrays
+    outputs: Arrays
+
+    def seen(self, problem: Problem) -> Problem:
+        """Return `problem` with value and VJP of what is left."""
+
+        def value(point: Arrays) -> Arrays:
+            return _only(self.outputs, problem.value(self.whole(point)))
+
+        is_whole = all(map(np.all, self.outputs))
+
+        def vjp(point: Arrays, cotangents: Arrays) -> Arrays:
+            gradients = problem.vjp(self.whole(point), _only(self.outputs, cotangents))
+            if not is_whole:
+                return _only(self.leaves, gradients)
+            # Of a finite value, a gradient that is not is wrong, even that of a mask.
+            pairs = zip(self.leaves, gradients, strict=True)
+            return _only(tuple(kept | ~np.isfinite(g) for kept, g in pairs), gradients)
+
+        def in_float64() -> Problem:
+            assert problem.in_float64 is not None
+            wide = problem.in_float64()
+            pairs = zip(wide.leaves, self.point, strict=True)
+            return replace(self, point=tuple(x.rounded(p) for x, p in pairs)).seen(wide)
+
+        return Problem(
+            name=problem.name,
+            target=problem.target,
+            framework=problem.framework,
+            leaves=problem.leaves,
+            outputs=problem.outputs,
+            point=_only(self.leaves, self.point),
+            value=value,
+            vjp=vjp,
+            in_float64=problem.in_float64 and in_float64,
+            rounds_back=problem.rounds_back,
+            is_native=problem.is_native,
+            is_random=problem.is_random,
+        )
+
+    def whole(self, point: Arrays) -> Arrays:
+        triples = zip(self.leaves, point, self.point, strict=True)
+        return tuple(np.where(kept, x, own).astype(x.dtype) for kept, x, own in triples)
+
+
+def _only(masks: Arrays, arrays: Arrays) -> Arrays:
+    """The entries that are left; zeros in place of the others, and of all where shapes differ."""
+    return tuple(_masked(kept, array) for kept, array in zip(masks, arrays, strict=True))
+
+
+def _masked(kept: Array, array: Array) -> Array:
+    return array if kept.shape != array.shape else np.where(kept, array, 0).astype(array.dtype)
