@@ -75,8 +75,9 @@ def problem_of_torch(
         generators=generators_of(target),
     )
     with torch.set_grad_enabled(torch.is_grad_enabled()):  # a target may leave it switched off
-        with _marking() as marked:
+        with _seeing(FunctionCtx, "mark_non_differentiable") as calls:
             posed, outputs = _first_run(posed)
+        marked = [tensor for _, *tensors in calls for tensor in tensors]
         left_out = declared(outputs, excepted)
         silent = {path: MARKED for path, tensor in outputs if _is_among(tensor, marked)}
         if len(silent) < len(outputs):
@@ -115,20 +116,20 @@ MARKED = "marked as non-differentiable by its Function"
 
 
 @contextmanager
-def _marking() -> Iterator[list[torch.Tensor]]:
-    """Yield what custom Functions mark as non-differentiable meanwhile."""
-    marked: list[torch.Tensor] = []
-    original = FunctionCtx.mark_non_differentiable
+def _seeing(owner: type, method: str) -> Iterator[list[tuple[Any, ...]]]:
+    """Yield what a method is called with meanwhile, the object first."""
+    calls: list[tuple[Any, ...]] = []
+    original = getattr(owner, method)
 
-    def mark(ctx: Any, *tensors: torch.Tensor) -> None:
-        marked.extend(tensors)
-        original(ctx, *tensors)
+    def seen(*arguments: Any, **options: Any) -> Any:
+        calls.append(arguments)
+        return original(*arguments, **options)
 
-    FunctionCtx.mark_non_differentiable = mark  # type: ignore[method-assign, assignment]
+    setattr(owner, method, seen)
     try:
-        yield marked
+        yield calls
     finally:
-        FunctionCtx.mark_non_differentiable = original  # type: ignore[method-assign]
+        setattr(owner, method, original)
 
 
 def _is_among(tensor: torch.Tensor, others: Sequence[torch.Tensor]) -> bool:
@@ -180,9 +181,11 @@ def _recorded(
     for attempt in (posed, *([replace(posed, named=own)] if own else [])):
         try:
             with torch.inference_mode(False):
-                _, _, recorded = attempt.recorded(attempt.point)
+                with _seeing(torch.Tensor, "register_hook") as calls:
+                    _, _, recorded = attempt.recorded(attempt.point)
+                inside = any(tensor.grad_fn is not None for tensor, *_ in calls)
                 return _Recorded(
-                    posed=attempt,
+                    posed=attempt.but(hooks=inside),
                     differs=not posed.records and _depends_on_recording(outputs, recorded),
                     paddings=_paddings(attempt, recorded),
                     refused=refused,

@@ -93,6 +93,7 @@ class Posed:
     generators: Sequence[Any] = ()  # of random numbers, that the target has of its own
     wide: bool = False
     records: bool = False  # whether the target runs, or computes the same, only if it is recorded
+    hooks: bool = False  # whether it puts hooks on gradients, of which forward mode knows nothing
     lifts: bool = False  # whether what it casts to a narrow dtype inside stays in float64
     inside: Mapping[int, str] = field(default_factory=dict)  # leaf -> a narrower dtype inside
     is_random: bool = False  # whether it was seen to draw numbers, from whatever generator
@@ -310,6 +311,10 @@ class Posed:
         if self.records:
             raise Unsupported(
                 "forward mode is not supported: the target runs only while gradients are recorded"
+            )
+        if self.hooks:
+            raise Unsupported(
+                "forward mode is not supported: the target puts hooks on gradients, which it skips"
             )
         with (
             forward_ad.dual_level(),

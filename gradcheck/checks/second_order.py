@@ -8,6 +8,7 @@ no error of its derivative.
 """
 
 from dataclasses import replace
+from math import isfinite, nan
 
 import numpy as np
 
@@ -110,13 +111,17 @@ def _jumps(posed: Problem, rng: np.random.Generator) -> bool:
         with maybe_out_of_domain():
             there = posed.value(tuple(leaf.rounded(x + h * step) for leaf, x, step in lines))
             return norm(np.array([norm(a - b) for a, b in zip(there, centre, strict=True)]))
-        return 0.0
+        return nan
 
-    # What is smooth changes by a factor of epsilon**0.25 less, what has a root by epsilon**0.125.
-    return any(
-        not change(side * epsilon**0.5) <= change(side * epsilon**0.25) * epsilon**0.125
-        for side in (1, -1)
-    )
+    def settles(side: int) -> bool:
+        """What is smooth changes by a factor of epsilon**0.25 less, a root by epsilon**0.125.
+
+        Beyond the domain nothing is known.
+        """
+        near, far = change(side * epsilon**0.5), change(side * epsilon**0.25)
+        return not isfinite(near + far) or near <= far * epsilon**0.125
+
+    return not all(map(settles, (1, -1)))
 
 
 def _renamed(finding: Finding, remark: str) -> Finding:

@@ -989,3 +989,47 @@ def test_an_error_in_one_part_of_one_complex_entry_is_found(size: int, dtype: to
 
     for seed in range(8):
         assert check(squaring(pull), z, seed=seed, checks="vjp").verdict is Verdict.FAIL
+
+
+def test_outputs_that_depend_on_recording_are_those_that_are_differentiated() -> None:
+    def layer(x: torch.Tensor) -> Any:
+        y = x.sin()
+        return (y, 2 * y) if y.requires_grad else (y,)
+
+    result = gradcheck.check(layer, torch.randn(3, dtype=torch.float64))
+
+    assert result.passed
+    assert any("while no gradient is recorded" in line for line in result.not_checked)
+
+
+class Settled(torch.nn.Module):
+    """z = tanh(w z + x), differentiated implicitly by a hook on the gradient of its last step."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        def step(z: torch.Tensor) -> torch.Tensor:
+            return torch.tanh(0.4 * z + x)
+
+        with torch.no_grad():
+            z = torch.zeros_like(x)
+            for _ in range(80):
+                z = step(z)
+        z = step(z.detach())
+        z0 = z.detach().requires_grad_()
+        f0 = step(z0)
+
+        def solve(u: torch.Tensor) -> torch.Tensor:
+            a = u
+            for _ in range(80):
+                a = u + torch.autograd.grad(f0, z0, a, retain_graph=True)[0]
+            return a
+
+        if z.requires_grad:
+            z.register_hook(solve)  # type: ignore[no-untyped-call]
+        return z
+
+
+def test_forward_mode_is_not_asked_of_a_target_that_hooks_its_gradient() -> None:
+    x = torch.tensor([0.5, -0.2], dtype=torch.float64)
+
+    assert gradcheck.check(Settled(), x).passed
+    assert any("hooks" in line for line in gradcheck.check(Settled(), x, checks="jvp").not_checked)

@@ -394,3 +394,55 @@ def test_numbers_that_a_dtype_ends_at_are_not_lost() -> None:
     x = torch.full((3,), 1e-35)
 
     assert gradcheck.check(lambda x: x * x / 1e-35 * 1e-35, x, checks="adjoint").passed
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("bad", [float("inf"), float("nan"), 2.0, 0.5])
+def test_a_large_cotangent_that_overflows_in_the_rule_fails(bad: float, dtype: torch.dtype) -> None:
+    class Sin(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+            ctx.save_for_backward(x)
+            return x.sin()
+
+        @staticmethod
+        def backward(ctx: Any, u: torch.Tensor) -> torch.Tensor:
+            (x,) = ctx.saved_tensors
+            return torch.mul(torch.where(u.abs() > 65504, bad * u, u), x.cos())
+
+    (finding,) = _asked(Sin, torch.from_numpy(X).to(dtype)).findings
+
+    assert finding.verdict is Verdict.FAIL
+    assert "of a large cotangent" in finding.message
+    assert ("not finite" in finding.message) is (not np.isfinite(bad))
+
+
+def test_a_cotangent_that_is_scaled_beyond_float16_fails() -> None:
+    class Half(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+            ctx.save_for_backward(x)
+            return x.sin()
+
+        @staticmethod
+        def backward(ctx: Any, u: torch.Tensor) -> torch.Tensor:
+            (x,) = ctx.saved_tensors
+            return torch.mul((u * 1024).half().to(u.dtype) / 1024, x.cos())
+
+    assert _asked(Half, torch.from_numpy(X).float()).verdict is Verdict.FAIL
+
+
+def test_a_gradient_that_is_as_large_as_its_dtype_may_overflow() -> None:
+    x = torch.full((3,), 1e-18)
+
+    assert _asked(lambda x: 1 / x, x).verdict is not Verdict.FAIL
+
+
+@pytest.mark.parametrize("data", range(4))
+def test_digits_that_are_lost_beside_a_large_cotangent_are_no_failure(data: int) -> None:
+    a = torch.randn(3, 3, generator=torch.Generator().manual_seed(data)) / 2
+
+    assert all(
+        _asked(torch.linalg.matrix_exp, a, seed=seed).verdict is not Verdict.FAIL
+        for seed in range(5)
+    )

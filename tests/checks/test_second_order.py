@@ -427,3 +427,15 @@ def test_it_costs_two_dozen_gradients() -> None:
     result = _asked(lambda x: torch.tanh(x @ w), _x(8, 64))
     assert result.passed
     assert result.evaluations.vjp <= 24
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("name", ["logit", "log"])
+def test_the_end_of_the_domain_nearby_is_no_kink(name: str, seed: int) -> None:
+    x = torch.tensor([0.2, 0.5, 0.9, 0.05], dtype=torch.float64) * 1e-3
+    layer = getattr(torch, name)
+
+    result = _asked(layer, 1 - x if name == "logit" else x, seed=seed)
+
+    assert result.passed
+    assert not any("jumps" in finding.message for finding in result.findings)

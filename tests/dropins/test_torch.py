@@ -330,6 +330,15 @@ def test_a_shape_that_depends_on_values_is_refused() -> None:
         )
 
 
+def test_outputs_may_depend_on_whether_a_gradient_is_recorded() -> None:
+    def either(x: torch.Tensor) -> torch.Tensor:
+        y = x.sin()
+        return y if torch.is_grad_enabled() and y.requires_grad else y[:1]
+
+    for checker in (gradcheck, torch.autograd.gradcheck):
+        assert checker(either, leaf(3))
+
+
 def test_what_cannot_be_decided_passes_with_a_warning() -> None:
     def step(x: torch.Tensor) -> torch.Tensor:
         return (x >= 0) * (x + 1)

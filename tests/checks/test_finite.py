@@ -1,0 +1,106 @@
+"""What is infinite, at the point or in the value, hides nothing that is wrong elsewhere."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+import gradcheck
+from gradcheck import Rule
+from gradcheck.torch import gradcheck as drop_in
+
+INF = float("inf")
+
+
+def _scaled(f: Callable[[Any], Any], factor: float) -> Any:
+    """A function whose gradient is multiplied by a factor."""
+
+    class Scaled(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+            ctx.save_for_backward(x)
+            found: torch.Tensor = f(x)
+            return found
+
+        @staticmethod
+        def backward(ctx: Any, u: torch.Tensor) -> torch.Tensor:
+            (x,) = ctx.saved_tensors
+            with torch.enable_grad():
+                y = x.detach().requires_grad_()
+                return torch.mul(torch.autograd.grad(f(y), y, u)[0], factor)
+
+    return Scaled
+
+
+MASKED: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "logsumexp": lambda x: x.logsumexp(-1),
+    "softmax": lambda x: x.softmax(-1),
+    "exp": torch.exp,
+    "tanh": torch.tanh,
+    "relu": torch.relu,
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("name", MASKED)
+def test_a_mask_of_infinity_is_not_moved_and_hides_nothing(name: str, dtype: torch.dtype) -> None:
+    x = torch.tensor([[1.0, 2.0, -INF], [0.5, 0.1, 1.0]], dtype=dtype)
+    f = MASKED[name]
+
+    right, wrong = (gradcheck.check(_scaled(f, k), x, checks="vjp") for k in (1.0, 1.5))
+
+    assert right.passed
+    assert "1 infinite entries of it were not moved" in right.findings[0].message
+    assert wrong.verdict == "fail"
+    assert all(x[entry.index].isfinite() for entry in wrong.findings[0].entries)
+
+
+def test_the_drop_in_sees_what_is_wrong_beside_a_mask() -> None:
+    x = torch.tensor([1.0, 2.0, -INF], dtype=torch.float64, requires_grad=True)
+
+    assert drop_in(lambda x: x.logsumexp(-1), (x,))
+    assert not drop_in(_scaled(lambda x: x.logsumexp(-1), 1.5).apply, (x,), raise_exception=False)
+
+
+@pytest.mark.parametrize("last", [-1.0, 0.0, float("nan")])
+def test_a_value_that_is_not_finite_says_nothing_of_the_others(last: float) -> None:
+    x = torch.tensor([1.0, 2.0, last], dtype=torch.float64)
+
+    right, wrong = (gradcheck.check(_scaled(torch.log, k), x, checks="vjp") for k in (1.0, 1.5))
+
+    assert right.verdict == "inconclusive"
+    assert "not in 1 of 3 entries" in right.findings[0].message
+    assert wrong.verdict == "fail"
+    assert {entry.index for entry in wrong.findings[0].entries} == {(0,), (1,)}
+
+
+def test_a_value_that_is_nowhere_finite_is_not_checked() -> None:
+    finding = gradcheck.check(torch.log, -torch.ones(3), checks="vjp").findings[0]
+
+    assert finding.verdict == "inconclusive"
+    assert "no derivative to check" in finding.message
+
+
+def test_a_gradient_of_a_mask_that_is_not_finite_fails() -> None:
+    rule = Rule(lambda x: np.exp(x), lambda xs, u: (u * np.exp(xs[0]) * (1 + 0 * xs[0]),))
+
+    with np.errstate(invalid="ignore"):
+        finding = gradcheck.check(rule, np.array([0.3, -INF]), checks="vjp").findings[0]
+
+    assert finding.verdict == "fail"
+    assert finding.diagnosis == "not finite"
+
+
+def test_a_wrong_rule_beside_a_mask_fails_in_jax() -> None:
+    @jax.custom_vjp
+    def f(x: Any) -> Any:
+        return jax.nn.logsumexp(x)
+
+    f.defvjp(lambda x: (f(x), x), lambda x, u: (1.5 * u * jax.nn.softmax(x),))
+
+    assert gradcheck.check(jax.nn.logsumexp, jnp.array([1.0, 2.0, -INF]), checks="vjp").passed
+    assert gradcheck.check(f, jnp.array([1.0, 2.0, -INF]), checks="vjp").verdict == "fail"

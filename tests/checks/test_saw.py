@@ -1,0 +1,50 @@
+"""Rounding that other terms cancel: between its jumps such a value is smooth, and steep."""
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+
+import gradcheck
+from gradcheck import Rule
+
+
+def _sinc(factor: float) -> Rule:
+    """(1 - cos x) / x², with its gradient by a series, times a factor."""
+
+    def gradient(x: Any) -> Any:
+        return -x / 12 + x**3 / 180 - x**5 / 6720
+
+    return Rule(
+        lambda x: (1 - np.cos(x)) / x**2,
+        lambda xs, u: (factor * u * gradient(xs[0]),),
+    )
+
+
+POINTS = ([2e-4], [1e-3], [5e-3], [-0.02], [-6e-4, -4e-4, 2e-4, 7e-4, -1e-3])
+
+
+def _verdicts(point: list[float], factor: float) -> Counter[str]:
+    found = (
+        gradcheck.check(_sinc(factor), np.array(point), checks="vjp", seed=seed).verdict.value
+        for seed in range(6)
+    )
+    return Counter(found)
+
+
+@pytest.mark.parametrize("point", POINTS, ids=str)
+def test_what_rounding_leaves_is_no_failure(point: list[float]) -> None:
+    assert not _verdicts(point, 1.0)["fail"]
+
+
+@pytest.mark.parametrize("factor", [2.0, -1.0, 100.0, 0.0])
+@pytest.mark.parametrize("point", POINTS, ids=str)
+def test_it_excuses_no_factor(point: list[float], factor: float) -> None:
+    assert not _verdicts(point, factor)["pass"]
+
+
+@pytest.mark.parametrize("factor", [2.0, 0.0])
+@pytest.mark.parametrize("point", [[1e-3], [5e-3], [-0.02]], ids=str)
+def test_what_stands_out_of_it_fails(point: list[float], factor: float) -> None:
+    assert _verdicts(point, factor)["fail"] == 6
