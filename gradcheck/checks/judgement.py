@@ -19,7 +19,7 @@ from gradcheck.evidence import SHOWN, Probe, finest
 from gradcheck.locate import Location, locate
 from gradcheck.oracles import complex_step, ladder, path
 from gradcheck.oracles.ladder import FLOATING
-from gradcheck.problem import Array, Arrays
+from gradcheck.problem import WIDER, Array, Arrays
 from gradcheck.results import Finding, Verdict
 from gradcheck.settings import SIGNIFICANCE
 
@@ -325,8 +325,12 @@ def _remedy(probe: Probe) -> str:
     if not np.isfinite(probe.bar):
         return "the gradient is not finite an ulp away: the point is singular, move it"
     cause = "noise" if probe.truth.noise >= 0.5 * probe.truth.error_bar else "truncation"
+    narrow = probe.line.problem.leaves[probe.index].digits in WIDER
     advice = {
-        "noise": "run the layer in float64, or accept a larger rtol",
+        "noise": "run the layer in float64, or accept a larger rtol"
+        if narrow
+        else "terms cancel in the value, or some of it is computed in fewer digits: move the "
+        "point, or accept a larger rtol",
         "truncation": "the value bends too fast for any step: move the point or scale the inputs",
     }
     return f"{cause} hides any error below {probe.resolution:.0e} of the gradient: {advice[cause]}"
