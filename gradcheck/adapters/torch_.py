@@ -237,7 +237,7 @@ def _problem(posed: Posed, outputs: Sequence[Leaf], name: str | None) -> Problem
         with suppress(Exception):  # a constant that stayed narrow, or an operator without float64
             watched, found = _first_run(wide)
             wide, is_mixed = watched, bool(watched.inside)
-        if is_mixed:  # some of it is cast to a narrow dtype inside
+        if is_mixed or posed.draws_others:  # some of it is cast to a narrow dtype inside
             wide = wide.but(lifts=True, inside={})
             found = wide.ran(wide.point)
         return _problem(wide, [BRIDGE.leaf(path, tensor) for path, tensor in found], name)

@@ -50,6 +50,7 @@ class Watched(_Mode):  # type: ignore[no-untyped-call]
         self.marks: dict[int, Marks] = {}
         self.kept: list[torch.Tensor] = list(leaves)  # no memory is used twice while it watches
         self.draws = False  # whether random numbers were drawn, from whatever generator
+        self.draws_others = False  # whether they would be others in another dtype
         for k, leaf in enumerate(leaves):
             self._mark(leaf, (1 << k, *NOTHING[1:]))
 
@@ -58,6 +59,7 @@ class Watched(_Mode):  # type: ignore[no-untyped-call]
     ) -> Any:
         out = func(*args, **(kwargs or {}))
         self.draws |= _draws(func)
+        self.draws_others |= _draws_others(func, kwargs)
         given = [self.of(t) for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
         marks = _union(given)
         if marks[0]:
@@ -112,15 +114,40 @@ def _place(tensor: torch.Tensor) -> int:
     return 0
 
 
+# Operators that draw as many digits as they are told: by a dtype, a tensor, or one that is filled.
+NEW = ("rand.default", "randn.default", "rand.generator", "randn.generator")
+LIKE = ("rand_like.default", "randn_like.default")
+FILL = ("uniform_.default", "normal_.default", "exponential_.default", "log_normal_.default")
+
+
+def _draws_others(func: Any, kwargs: Mapping[str, Any] | None) -> bool:
+    """Whether the numbers that it draws would be others in another dtype."""
+    told = func.__name__ in NEW and (kwargs or {}).get("dtype") in NARROW
+    return told or func.__name__ in (*LIKE, *FILL)
+
+
 class Lifted(_Mode):  # type: ignore[no-untyped-call]
-    """Casts every narrow tensor that meets an operator to float64, and asks for none."""
+    """Casts every narrow tensor that meets an operator to float64, and asks for none.
+
+    Random numbers are drawn in the dtype `drawn`, and cast: in another they are others.
+    """
+
+    def __init__(self, drawn: torch.dtype) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.drawn = drawn
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        # Random numbers of another dtype are other numbers.
+        name = func.__name__
+        if name in (*LIKE, *FILL) and args[0].dtype is torch.float64:
+            narrow = torch.empty_like(args[0], dtype=self.drawn)
+            found = _tensor_up(func(narrow, *args[1:], **(kwargs or {})))
+            return args[0].copy_(found) if name in FILL else found
+        if name in NEW and kwargs and kwargs.get("dtype") is torch.float64:
+            return _tensor_up(func(*args, **{**kwargs, "dtype": self.drawn}))
         up: Callable[[Any], Any] = _tensor_up if _draws(func) else _up
-        wide = _in_groups if func.__name__ == "_grouped_mm.default" else func
+        wide = _in_groups if name == "_grouped_mm.default" else func
         return tree_map(_tensor_up, wide(*tree_map(up, args), **tree_map(up, kwargs or {})))
 
 

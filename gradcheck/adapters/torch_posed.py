@@ -97,6 +97,7 @@ class Posed:
     lifts: bool = False  # whether what it casts to a narrow dtype inside stays in float64
     inside: Mapping[int, str] = field(default_factory=dict)  # leaf -> a narrower dtype inside
     is_random: bool = False  # whether it was seen to draw numbers, from whatever generator
+    draws_others: bool = False  # whether they would be others in float64
     writes: bool = True  # whether the target may write into its leaves: they are copied for a run
     paddings: Paddings | None = None  # what is held still where embeddings read it
     keeps_attributes: bool = True
@@ -228,13 +229,19 @@ class Posed:
     def heard(self, outputs: Sequence[tuple[str, torch.Tensor]]) -> list[tuple[str, torch.Tensor]]:
         return [(path, tensor) for path, tensor in outputs if path not in self.silent]
 
+    @cached_property
+    def drawn(self) -> torch.dtype:
+        """The dtype of the first leaf that is narrow, in which a target draws random numbers."""
+        dtypes = (tensor.dtype for tensor in self.named.values())
+        return next((d for d in dtypes if torch.finfo(d).bits < 64), torch.float64)
+
     @contextmanager
     def lifting(self) -> Iterator[None]:
         with ExitStack() as stack:
             if self.lifts or self.paddings:
                 stack.enter_context(eagerly())
             if self.lifts:
-                stack.enter_context(Lifted())  # type: ignore[no-untyped-call]
+                stack.enter_context(Lifted(self.drawn))
             if self.paddings:
                 stack.enter_context(holding(self.paddings))
             yield
@@ -274,7 +281,13 @@ class Posed:
             for k, dtype in narrowest.items()
             if torch.finfo(dtype).eps > torch.finfo(leaves[k].dtype).eps
         }
-        return self.but(inside=inside, writes=writes, is_random=watched.draws), found
+        seen = self.but(
+            inside=inside,
+            writes=writes,
+            is_random=watched.draws,
+            draws_others=watched.draws_others,
+        )
+        return seen, found
 
     def unwatched(self) -> tuple["Posed", list[tuple[str, torch.Tensor]]]:
         """This, of which nothing was seen; and its outputs."""

@@ -86,10 +86,10 @@ def _in_part(answers: Answers, settings: Settings, rng: np.random.Generator) -> 
         held = np.count_nonzero(~np.isfinite(x))
         if infinite and finding.verdict is Verdict.PASS:
             message = (
-                f"right where the value is finite, which it is not in {infinite} of {entries.size} "
-                "entries: move the point to check those"
+                f"the value at this point is not finite in {infinite} of {entries.size} entries: "
+                "move it to check those; the gradient of the others is right"
             )
-            return replace(finding, verdict=Verdict.INCONCLUSIVE, message=message)
+            return replace(finding, verdict=Verdict.INCONCLUSIVE, message=message, power=())
         if held and finding.verdict is Verdict.PASS and not finding.message:
             return replace(finding, message=f"{held} infinite entries of it were not moved")
         return finding

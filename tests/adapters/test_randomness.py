@@ -138,3 +138,50 @@ def test_a_drawn_target_with_a_wrong_gradient_fails(wrong: float, verdict: str) 
     x = torch.linspace(0.1, 0.9, 5, dtype=torch.float64)
 
     assert gradcheck.check(_product(0.5, wrong), x, checks="vjp").verdict == verdict
+
+
+class Autoencoder(torch.nn.Module):
+    """A variational one; half of it draws with the digits that its tensors have."""
+
+    def __init__(self, draw: str, factor: float = 1.0) -> None:
+        super().__init__()
+        self.encoder, self.decoder = torch.nn.Linear(6, 8), torch.nn.Linear(4, 6)
+        self.draw, self.factor = draw, factor
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        mean, spread = self.encoder(x).chunk(2, -1)
+        noise = {
+            "like": lambda: torch.randn_like(mean),
+            "filled": lambda: torch.empty_like(mean).exponential_().neg(),
+            "of a dtype": lambda: torch.rand(mean.shape, dtype=mean.dtype),
+        }[self.draw]()
+        z = mean + noise * spread.exp()
+        off = self.decoder(torch.tanh(z)) - x
+        return Multiplied.apply(off**2, self.factor).mean()  # type: ignore[no-untyped-call, no-any-return]
+
+
+class Multiplied(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, factor: float) -> torch.Tensor:
+        ctx.factor = factor
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, u: torch.Tensor) -> Any:
+        return ctx.factor * u, None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("draw", ["like", "filled", "of a dtype"])
+def test_a_narrow_target_draws_the_same_numbers_in_float64(draw: str, dtype: torch.dtype) -> None:
+    for seed in range(4):
+        torch.manual_seed(seed)
+        x = torch.randn(5, 6, dtype=dtype)
+        right, wrong = (
+            gradcheck.check(Autoencoder(draw, k).to(dtype), x, seed=seed, checks="vjp")
+            for k in (1.0, 1.5)
+        )
+
+        assert right.passed
+        assert right.evaluations.forward < 60  # a thousand where the two were other functions
+        assert wrong.verdict == "fail"

@@ -73,7 +73,7 @@ def test_a_value_that_is_not_finite_says_nothing_of_the_others(last: float) -> N
     right, wrong = (gradcheck.check(_scaled(torch.log, k), x, checks="vjp") for k in (1.0, 1.5))
 
     assert right.verdict == "inconclusive"
-    assert "not in 1 of 3 entries" in right.findings[0].message
+    assert "not finite in 1 of 3 entries" in right.findings[0].message
     assert wrong.verdict == "fail"
     assert {entry.index for entry in wrong.findings[0].entries} == {(0,), (1,)}
 
