@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import inf
 
 import numpy as np
 
@@ -153,7 +154,7 @@ class Probe:
         """The smallest relative error that would be significant."""
         if self.size:
             return SIGNIFICANCE * self.bar / self.size
-        return 0.0 if len(self.line.v) == 1 else float("inf")
+        return 0.0 if len(self.line.v) == 1 and self.bar < inf else inf
 
     @property
     def mismatch(self) -> float:

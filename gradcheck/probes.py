@@ -226,7 +226,10 @@ class Line:
         """How far rounding inside the target may have moved the claimed slope."""
         if self.unrest is None:
             return 0.0
-        return norm(np.array([extent(self.unrest[index], v) for index, v in self.v.items()]))
+        moved = {
+            k: np.where(v, self.unrest[k], 0.0) for k, v in self.v.items()
+        }  # it may be infinite
+        return norm(np.array([extent(moved[k], v) for k, v in self.v.items()]))
 
     def is_exact(self, h: float) -> bool:
         """Whether rounding the moved leaves is of no account: float64, and a step that is large."""

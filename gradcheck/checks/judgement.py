@@ -130,7 +130,7 @@ def _by_complex_step(question: Question, probes: Sequence[Probe]) -> Finding | N
             return None
         sharp.append(replace(probe, truth=truth))
     best = finest(sharp)
-    if best is None or best.resolution > question.tolerance:
+    if best is None or not best.resolution <= question.tolerance:
         return None
     if any(probe.is_significant for probe in sharp):
         return None

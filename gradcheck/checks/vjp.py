@@ -18,6 +18,7 @@ import numpy as np
 from gradcheck.answers import Answers
 from gradcheck.checks.along import aligned, along, closer, epsilon_of, finer, line_of, sharper
 from gradcheck.checks.doubts import equally_noisy, folded, is_clear, measured, rippled, unrested
+from gradcheck.checks.edges import movable
 from gradcheck.checks.entrywise import narrowest
 from gradcheck.checks.hidden import hidden, is_suspect, through_what_moves
 from gradcheck.checks.judgement import judge
@@ -211,6 +212,8 @@ def _examined(
         leaf = answers.problem.leaves[question.index]
         own = replace(question, oracle=f"finite differences, {leaf.dtype}")
         finding, kink = _settled(own, joint) or _alone(own, answers, problem, settings, rng)
+        if finding.verdict is Verdict.INCONCLUSIVE and not np.isfinite(finding.resolution):
+            finding = _within(own, finding, answers, problem, settings, rng)
         if finding.verdict is Verdict.PASS and settings.probes > 1:  # one is a first look
             for few in hidden(answers.gradients(0)[question.index]):
                 seen = through_what_moves(own, answers, few, rng)
@@ -355,7 +358,7 @@ def _settled(question: Question, joint: Sequence[Probe]) -> tuple[Finding, None]
     if not all(probe.size for probe in views):  # it may be that nothing depends on it
         return None
     best = min(views, key=lambda probe: probe.resolution)
-    if best.resolution > question.tolerance:
+    if not best.resolution <= question.tolerance:
         return None
     return question.passed("", views), None
 
@@ -412,6 +415,29 @@ def _alone(
         outside = any(probe.is_outside(question.tolerance) for probe in probes)
         kink = Kink.OUTSIDE if outside else Kink.INSIDE
     return judge(question, probes, rng), kink
+
+
+def _within(
+    question: Question,
+    finding: Finding,
+    answers: Answers,
+    problem: Problem,
+    settings: Settings,
+    rng: np.random.Generator,
+) -> Finding:
+    """The finding of a leaf some entries of which have no derivative: of the others."""
+    within = movable(answers, question.index, question.leaf, rng)
+    held = within.size - np.count_nonzero(within)
+    if not 0 < held < within.size:
+        return finding
+    found, _ = _alone(question, answers, problem, settings, rng, within)
+    if found.verdict is not Verdict.PASS:
+        return found
+    message = (
+        f"{held} of {within.size} entries lie at a jump or at the edge of the domain: move them; "
+        "the gradient of the others is right"
+    )
+    return replace(finding, message=message)
 
 
 def _not_finite(question: Question, gradients: Sequence[Array]) -> Finding:
