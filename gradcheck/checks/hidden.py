@@ -18,6 +18,10 @@ SMALL, MANY = 1e-5, 1e-2
 
 LEVELS = 4  # from 1e8 to 1e-8 it is three
 
+# Below this part of the whole gradient an entry is nothing but what rounding in float64 leaves of
+# larger numbers: behind a saturated softmax they are as small as one likes, and as wrong.
+NOTHING = 2.0**-54
+
 
 def hidden(gradient: Array) -> Iterator[Array]:
     """Which entries are so small that the others hide them, if it is not by chance; and of those.
@@ -25,11 +29,12 @@ def hidden(gradient: Array) -> Iterator[Array]:
     So do, among them, the larger ones hide the smaller.
     """
     whole, count = norm(gradient), gradient.size
+    least = NOTHING * whole
     for _ in range(LEVELS):
         small = np.zeros(gradient.shape, bool)
         limit = SMALL * whole / max(count, 1) ** 0.5
         for found, part in blocks(small, gradient):
-            np.less(np.abs(part), limit, out=found, where=part != 0)
+            np.less(np.abs(part), limit, out=found, where=np.abs(part) > least)
         fewer = int(np.count_nonzero(small))
         if not fewer or fewer < MANY * gradient.size:
             return
@@ -63,4 +68,5 @@ def is_suspect(question: Question, answers: Answers, few: Array, rng: np.random.
     """Whether `few` entries, moved together, show that something is wrong."""
     index, x = question.index, answers.problem.point[question.index]
     v = among(rng, question.leaf, x, few)
-    return along(answers, 0, index, v).is_significant
+    probe = along(answers, 0, index, v)
+    return probe.is_significant and not probe.is_vacuous

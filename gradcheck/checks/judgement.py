@@ -15,7 +15,7 @@ from gradcheck.checks.iterations import unless_it_jumps
 from gradcheck.checks.question import Question
 from gradcheck.checks.through import passage
 from gradcheck.diagnose import ADVICE, Evidence, Scene, diagnose
-from gradcheck.evidence import SHOWN, Probe, finest
+from gradcheck.evidence import SHOWN, Probe, finest, telling
 from gradcheck.locate import Location, locate
 from gradcheck.oracles import complex_step, ladder, path
 from gradcheck.oracles.ladder import FLOATING
@@ -53,12 +53,14 @@ def judge(question: Question, probes: Sequence[Probe], rng: np.random.Generator)
             "move the point, or declare the leaf with the reason"
         )
         return question.answer(Verdict.INCONCLUSIVE, message, probes)
-    most = max(probes, key=lambda probe: probe.bars_off)
+    # What is claimed of nothing but rounding may be off by many bars of a tiny one.
+    most = telling([p for p in probes if not p.is_vacuous] or probes)
+    assert most is not None
     best = finest(probes)
     open_ = best is not None and not best.resolution <= question.tolerance  # it may be a NaN
     if (most.is_significant or open_) and (stairs := _stairs(question, probes)):
         return stairs
-    if most.is_significant:
+    if most.is_significant and best is not None:
         located = _located(question, probes, most, rng)
         if located.verdict is Verdict.INCONCLUSIVE:
             together = by_many_paths(question, probes, rng)

@@ -434,7 +434,7 @@ def _within(
     if found.verdict is not Verdict.PASS:
         return found
     message = (
-        f"{held} of {within.size} entries lie at a jump or at the edge of the domain: move them; "
+        f"{held} of {within.size} entries lie where the value jumps or its domain ends: move them; "
         "the gradient of the others is right"
     )
     return replace(finding, message=message)

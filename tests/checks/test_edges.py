@@ -44,7 +44,7 @@ def test_what_is_right_beside_an_edge_is_said_to_be(name: str) -> None:
     finding = _finding(f, slope, x, 1.0)
 
     assert finding.verdict == "inconclusive"
-    assert f"{len(held)} of {len(x)} entries lie at a jump or at the edge" in finding.message
+    assert f"{len(held)} of {len(x)} entries lie where the value jumps" in finding.message
 
 
 @pytest.mark.parametrize("name", EDGES)
