@@ -2,8 +2,8 @@
 
 A mask of -inf is a number to whom it is given, and moving it says nothing; a logarithm of a
 negative number is none, and says nothing of the others. Held still are entries of the leaves that
-are not finite, or whose gradient is not where the value is not either. The cotangent of an entry of
-the value that is not finite is zero.
+are not finite, and those whose gradient is not, if they move an infinite entry of the value. The
+cotangent of an entry of the value that is not finite is zero.
 """
 
 from dataclasses import dataclass, replace
@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from gradcheck.answers import Answers
+from gradcheck.probes import scale
 from gradcheck.problem import Array, Arrays, Problem
 
-__all__ = ["finite_part", "is_finite"]
+__all__ = ["Part", "finite_part", "is_finite"]
 
 
 def is_finite(answers: Answers) -> bool:
@@ -22,19 +23,50 @@ def is_finite(answers: Answers) -> bool:
     return all(bool(np.all(np.isfinite(array))) for array in arrays)
 
 
-def finite_part(answers: Answers) -> Answers:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """What is left of a problem, and how many entries of each leaf have no finite gradient."""
+
+    answers: Answers
+    lost: tuple[int, ...]
+
+
+def finite_part(answers: Answers) -> Part:
     """The answers of the problem where it is finite; the rest of it is zero to whom asks."""
+    problem = answers.problem
     outputs = tuple(np.isfinite(array) for array in answers.value)
-    leaves = tuple(np.isfinite(x) for x in answers.problem.point)
-    masks = _Masks(point=answers.problem.point, leaves=leaves, outputs=outputs)
+    leaves = tuple(np.isfinite(x) for x in problem.point)
+    masks = _Masks(point=problem.point, leaves=leaves, outputs=outputs)
+    lost: Arrays = tuple(np.zeros(x.shape, bool) for x in problem.point)
     if not all(map(np.all, outputs)):
         with np.errstate(all="ignore"):
-            gradients = masks.seen(answers.problem).vjp(
-                answers.problem.point, answers.cotangents(0)
-            )
-        pairs = zip(leaves, gradients, strict=True)
-        masks = replace(masks, leaves=tuple(kept & np.isfinite(g) for kept, g in pairs))
-    return answers.of(masks.seen(answers.problem))
+            gradients = masks.seen(problem).vjp(masks.point, answers.cotangents(0))
+            bad = [kept & ~np.isfinite(g) for kept, g in zip(leaves, gradients, strict=True)]
+            lost = tuple(b & (np.any(b) and _reaches(answers, k, b)) for k, b in enumerate(bad))
+        masks = replace(
+            masks, leaves=tuple(kept & ~bad for kept, bad in zip(leaves, lost, strict=True))
+        )
+    counts = tuple(int(np.count_nonzero(bad)) for bad in lost)
+    return Part(answers=answers.of(masks.seen(problem)), lost=counts)
+
+
+NEAR = 2.0**-20  # of a leaf's size, or a few of its roundings: what is infinite there may be finite
+
+
+def _reaches(answers: Answers, index: int, entries: Array) -> bool:
+    """Whether some entries of a leaf move what is infinite in the value; of a NaN nobody knows."""
+    problem = answers.problem
+    if any(bool(np.any(np.isnan(value))) for value in answers.value):
+        return True
+    leaf, x = problem.leaves[index], problem.point[index]
+    step = max(NEAR, 4 * leaf.epsilon) * scale(np.where(np.isfinite(x), x, 0))
+    for side in (step, -step):
+        point = list(problem.point)
+        point[index] = leaf.rounded(np.where(entries, x + side, x))
+        pairs = zip(problem.value(tuple(point)), answers.value, strict=True)
+        if any(not np.array_equal(a[np.isinf(f)], f[np.isinf(f)]) for a, f in pairs):
+            return True
+    return False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

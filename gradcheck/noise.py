@@ -49,7 +49,8 @@ class Noise:
     throughout: bool = (
         False  # whether no finer spacing than the noise's own showed a smooth function
     )
-    saw: bool = False  # whether it is that of a function which is smooth between its jumps
+    # If it is that of a function which is smooth between its jumps: what it is without them.
+    smoothly: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +113,7 @@ def measure(change: Callable[[float], float], unit: float, ulp: float = 0.0) -> 
         least = JUMPING * skipped[0]
         leap = leap or jump(change, 0.0, TEETH * skipped[0] / steep, least).height
         if leap > least:
-            return Noise(level=max(skipped), saw=True)
+            return Noise(level=max(skipped), smoothly=believable)
     return Noise(level=believable, throughout=rough > 0 and _is_like(rough, believable))
 
 

@@ -206,11 +206,12 @@ def unrest_of(
 ) -> Array:
     """How far each entry of a leaf's gradient moves when the point does, by an ulp.
 
-    The points beside it are compared with each other: a rule may be wrong at the point alone, where
-    a weight is one.
+    In float64 the points beside it are compared with each other: a rule may be wrong at the point
+    alone, where a weight is one. In a narrow dtype the point may be one where nothing is rounded.
     """
     others = beside(problem, index, u, rng)
-    return spread(others) if len(others) > 1 else spread([claim, *others])
+    alone = len(others) > 1 and problem.epsilon <= EPSILON["float64"]
+    return spread(others if alone else [claim, *others])
 
 
 def beside(

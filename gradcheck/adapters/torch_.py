@@ -88,7 +88,7 @@ def problem_of_torch(
         seen = _recorded(posed, outputs, {} if is_asked else own)
     posed = seen.posed.but(records=posed.records or seen.differs, paddings=seen.paddings)
     if seen.differs:
-        outputs = posed.ran(posed.point)
+        posed, outputs = _first_run(posed.but(draws={}))
     if not outputs:
         raise InputError("expected the target to return at least one floating or complex tensor")
     problem = _problem(posed, [BRIDGE.leaf(path, tensor) for path, tensor in outputs], name)

@@ -117,13 +117,20 @@ def _place(tensor: torch.Tensor) -> int:
 # Operators that draw as many digits as they are told: by a dtype, a tensor, or one that is filled.
 NEW = ("rand.default", "randn.default", "rand.generator", "randn.generator")
 LIKE = ("rand_like.default", "randn_like.default")
-FILL = ("uniform_.default", "normal_.default", "exponential_.default", "log_normal_.default")
+OF = ("bernoulli.default",)  # by the probabilities that it is given
+FILL = (
+    "bernoulli_.Tensor",
+    "uniform_.default",
+    "normal_.default",
+    "exponential_.default",
+    "log_normal_.default",
+)
 
 
 def _draws_others(func: Any, kwargs: Mapping[str, Any] | None) -> bool:
     """Whether the numbers that it draws would be others in another dtype."""
     told = func.__name__ in NEW and (kwargs or {}).get("dtype") in NARROW
-    return told or func.__name__ in (*LIKE, *FILL)
+    return told or func.__name__ in (*LIKE, *OF, *FILL)
 
 
 class Lifted(_Mode):  # type: ignore[no-untyped-call]
@@ -136,13 +143,17 @@ class Lifted(_Mode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.drawn = drawn
 
+    def _down(self, value: Any) -> Any:
+        is_wide = isinstance(value, torch.Tensor) and value.dtype is torch.float64
+        return value.to(self.drawn) if is_wide else value
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         name = func.__name__
-        if name in (*LIKE, *FILL) and args[0].dtype is torch.float64:
-            narrow = torch.empty_like(args[0], dtype=self.drawn)
-            found = _tensor_up(func(narrow, *args[1:], **(kwargs or {})))
+        if name in (*LIKE, *OF, *FILL) and args[0].dtype is torch.float64:
+            narrow, *others = tree_map(self._down, args)
+            found = _tensor_up(func(narrow, *others, **(kwargs or {})))
             return args[0].copy_(found) if name in FILL else found
         if name in NEW and kwargs and kwargs.get("dtype") is torch.float64:
             return _tensor_up(func(*args, **{**kwargs, "dtype": self.drawn}))

@@ -11,7 +11,7 @@ from gradcheck.problem import EPSILON, Array, inner
 from gradcheck.rounding import beside, spread, unrest_of
 from gradcheck.settings import RIPPLE, SIGNIFICANCE
 
-__all__ = ["equally_noisy", "folded", "is_clear", "measured", "rippled", "unrested"]
+__all__ = ["confirmed", "equally_noisy", "folded", "is_clear", "measured", "rippled", "unrested"]
 
 # Ulps of the value over the leaf's size that a gradient's own rounding may be. A tanh that
 # saturates is at 16 times its scale in float64, where 1 - y² is off by an ulp of one; a softmax
@@ -35,6 +35,14 @@ def is_clear(probe: Probe) -> bool:
 
 
 BETWEEN, AGREES = (0.83, 0.59, 0.37), 0.1  # of the finest step; of the mismatch
+
+
+def confirmed(probe: Probe) -> Probe:
+    """The same probe at the finest steps, where those confirm a claim that others contradict."""
+    if not probe.is_significant:
+        return probe
+    truth = ladder.confirmed(probe.line, probe.excess)
+    return probe if truth is None else replace(probe, truth=truth)
 
 
 def measured(probe: Probe) -> Probe:

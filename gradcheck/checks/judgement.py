@@ -326,6 +326,11 @@ def _remedy(probe: Probe) -> str:
         return "the value is not finite a small step away: move the point into the domain"
     if not np.isfinite(probe.bar):
         return "the gradient is not finite an ulp away: the point is singular, move it"
+    if probe.line.doubt >= 0.5 * probe.bar:
+        return (
+            f"the gradient is another an ulp away, which hides any error below "
+            f"{probe.resolution:.0e} of it: move the point, or accept a larger rtol"
+        )
     cause = "noise" if probe.truth.noise >= 0.5 * probe.truth.error_bar else "truncation"
     narrow = probe.line.problem.leaves[probe.index].digits in WIDER
     advice = {

@@ -17,7 +17,15 @@ import numpy as np
 
 from gradcheck.answers import Answers
 from gradcheck.checks.along import aligned, along, closer, epsilon_of, finer, line_of, sharper
-from gradcheck.checks.doubts import equally_noisy, folded, is_clear, measured, rippled, unrested
+from gradcheck.checks.doubts import (
+    confirmed,
+    equally_noisy,
+    folded,
+    is_clear,
+    measured,
+    rippled,
+    unrested,
+)
 from gradcheck.checks.edges import movable
 from gradcheck.checks.entrywise import narrowest
 from gradcheck.checks.hidden import hidden, is_suspect, through_what_moves
@@ -83,12 +91,17 @@ def _in_part(answers: Answers, settings: Settings, rng: np.random.Generator) -> 
     infinite = np.count_nonzero(~entries)
     part = finite_part(answers)
 
-    def said(finding: Finding, x: Array) -> Finding:
+    def said(finding: Finding, x: Array, lost: int) -> Finding:
         held = np.count_nonzero(~np.isfinite(x))
         if infinite and finding.verdict is Verdict.PASS:
+            right = "the gradient of the others is right"
+            if held + lost == x.size:
+                right = "no entry of this leaf has a gradient that could be compared"
+            elif lost:
+                right += f", but for {lost} entries of it that are not finite either"
             message = (
                 f"the value at this point is not finite in {infinite} of {entries.size} entries: "
-                "move it to check those; the gradient of the others is right"
+                f"move it to check those; {right}"
             )
             return replace(finding, verdict=Verdict.INCONCLUSIVE, message=message, power=())
         if held and finding.verdict is Verdict.PASS and not finding.message:
@@ -100,8 +113,8 @@ def _in_part(answers: Answers, settings: Settings, rng: np.random.Generator) -> 
         asked = _questions(answers, settings)
         return tuple(q.answer(Verdict.INCONCLUSIVE, message) for q in asked)
     paths = (leaf.path for leaf in answers.problem.leaves)
-    points = dict(zip(paths, answers.problem.point, strict=True))
-    return tuple(said(f, points[f.leaf]) for f in check_vjp(part, settings, rng))
+    known = dict(zip(paths, zip(answers.problem.point, part.lost, strict=True), strict=True))
+    return tuple(said(f, *known[f.leaf]) for f in check_vjp(part.answers, settings, rng))
 
 
 # How far a leaf of zeros is moved, which has no size: about as much as a parameter is drawn.
@@ -388,9 +401,10 @@ def _alone(
         x = answers.problem.point[index]
         v = direction(rng, leaf) if only is None else among(rng, leaf, x, only)
         probes.append(sharper(answers, k, index, v, question.tolerance))
+    probes = [closer([probe])[0] for probe in probes]
     if all(probe.is_smooth and probe.is_vacuous for probe in probes):
         return judge(question, probes, rng), None
-    probes = [finer(closer([probe])[0]) for probe in probes]
+    probes = [confirmed(finer(probe)) for probe in probes]
     if any(probe.truth.kink > 0 for probe in probes) and leaf.shape and only is None:
         # What is too large at every kink shows along itself, and rarely along random signs.
         probes.append(aligned(answers, index, direction(rng, leaf)))

@@ -34,7 +34,7 @@ from gradcheck.problem import EPSILON, Array
 from gradcheck.results import Step
 from gradcheck.settings import SIGNIFICANCE
 
-__all__ = ["Estimate", "estimate", "fold", "is_staircase", "still"]
+__all__ = ["Estimate", "confirmed", "estimate", "fold", "is_staircase", "still"]
 
 RUNGS = 4  # at most: three extrapolations; a fourth gains nothing once rounding dominates
 
@@ -71,6 +71,8 @@ FLOATING = 2.0**-7
 
 # Ulps of the value above which noise is more than the value's own rounding.
 CANCELLING = 32.0
+
+CONFIRMED = 0.1  # the part of a mismatch up to which the finest steps must resolve the slope
 
 # How much steeper φ is along the finest steps if it turns back again. Two pieces that meet at a
 # kink differ by any factor, and what a coarse step sees lies between.
@@ -186,6 +188,10 @@ def estimate(
         if _settles(flights[-1], line) and not _stalls(flights) and not _turns_back(flights):
             return _verdict(line, flights)
     measured = noise.measure(line.change, line.unit, line.ulp)
+    # The remainder of a division is a saw, too, and nothing in it is rounded.
+    is_saw = measured.smoothly is not None and confirmed(line, line.size) is None
+    if measured.smoothly is not None and not is_saw:
+        measured = noise.Noise(level=measured.smoothly)
     known = (line.floor, measured.level, line.ripple * flights[0].samples[0].weight)
     level = max(*known, _of_stairs(line))
     flights = [_read(flight.samples, level) for flight in flights]
@@ -194,20 +200,21 @@ def estimate(
     elif careful:
         flights = _finer(line, flights)
     truth = _verdict(line, flights, measured.level if measured.throughout else 0.0)
-    return replace(truth, is_saw=measured.saw)
+    return replace(truth, is_saw=is_saw)
 
 
 def still(line: Line) -> Estimate | None:
     """The slope of zero of a φ that stands still but for rounding, and is claimed to; else None.
 
     The key bias of attention, the shift before a normalisation: terms cancel. What is looked at are
-    steps of a hundredth of the leaf's size and of half of it; no noise has to be measured.
+    steps of a millionth and a hundredth of the leaf's size, and of half of it; no noise has to be
+    measured.
     """
     epsilon = max(output.epsilon for output in line.problem.outputs)
     if line.size * line.unit > 2 * SIGNIFICANCE * epsilon * line.weight:  # it cannot be so little
         return None
     samples = []
-    for h in (OFF_GRID * line.unit * 2.0**-k for k in (FIRST, 0)):
+    for h in (OFF_GRID * line.unit * 2.0**-k for k in (FIRST, 20, 0)):
         samples.append(sample := line.sample(h))
         little = SIGNIFICANCE * sample.rounding
         many = 4 * max(sample.moving, 1) ** 0.5  # a crease is a sum of sizes, each of 4 roundings
@@ -226,6 +233,21 @@ def still(line: Line) -> Estimate | None:
             Step(h=s.h, mismatch=abs(s.central - line.slope), error_bar=s.rounding) for s in samples
         ),
     )
+
+
+def confirmed(line: Line, mismatch: float) -> Estimate | None:
+    """The slope along the finest steps, if that is what is claimed, to within a part of a mismatch.
+
+    Coarser ones then contradict the claim because they step over what φ does in between. A claim of
+    zero is confirmed by any stair, and so by nothing.
+    """
+    if not line.size:
+        return None
+    flight = _climb(line, FINER[-1], line.floor)
+    blur = SIGNIFICANCE * flight.bar
+    if not abs(flight.slope - line.slope) <= blur <= CONFIRMED * mismatch:
+        return None
+    return _verdict(line, [flight])
 
 
 def _of_stairs(line: Line) -> float:

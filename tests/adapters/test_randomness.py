@@ -154,6 +154,7 @@ class Autoencoder(torch.nn.Module):
             "like": lambda: torch.randn_like(mean),
             "filled": lambda: torch.empty_like(mean).exponential_().neg(),
             "of a dtype": lambda: torch.rand(mean.shape, dtype=mean.dtype),
+            "by chance": lambda: torch.bernoulli(torch.sigmoid(mean.detach())),
         }[self.draw]()
         z = mean + noise * spread.exp()
         off = self.decoder(torch.tanh(z)) - x
@@ -172,7 +173,7 @@ class Multiplied(torch.autograd.Function):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("draw", ["like", "filled", "of a dtype"])
+@pytest.mark.parametrize("draw", ["like", "filled", "of a dtype", "by chance"])
 def test_a_narrow_target_draws_the_same_numbers_in_float64(draw: str, dtype: torch.dtype) -> None:
     for seed in range(4):
         torch.manual_seed(seed)

@@ -1033,3 +1033,10 @@ def test_forward_mode_is_not_asked_of_a_target_that_hooks_its_gradient() -> None
 
     assert gradcheck.check(Settled(), x).passed
     assert any("hooks" in line for line in gradcheck.check(Settled(), x, checks="jvp").not_checked)
+
+
+def test_what_draws_only_where_it_is_recorded_draws_the_same_numbers() -> None:
+    def layer(x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.dropout(x**2, 0.5, training=torch.is_grad_enabled())
+
+    assert gradcheck.check(layer, torch.randn(12, dtype=torch.float64)).passed

@@ -446,3 +446,12 @@ def test_digits_that_are_lost_beside_a_large_cotangent_are_no_failure(data: int)
         _asked(torch.linalg.matrix_exp, a, seed=seed).verdict is not Verdict.FAIL
         for seed in range(5)
     )
+
+
+@pytest.mark.parametrize("outer", [torch.bfloat16, torch.float32], ids=str)
+def test_float16_inside_may_overflow(outer: torch.dtype) -> None:
+    x, w = torch.randn(3, 4).to(outer), torch.randn(4, 2).to(outer)
+
+    result = _asked(lambda x, w: (x.half() @ w.half()).to(outer), x, w)
+
+    assert result.verdict is not Verdict.FAIL

@@ -81,3 +81,22 @@ def test_rounding_of_a_right_rule_stays_an_excuse(seed: int) -> None:
     rule = Rule(np.sin, lambda i, u: (u * (1 - (1 - np.cos(i[0])) * 1e6 + i[0] ** 2 / 2 * 1e6),))
 
     assert gradcheck.check(rule, x, checks="vjp", seed=seed).verdict != "fail"
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("offset", [1e5, 1e6])
+@pytest.mark.parametrize("norm", ["batch", "layer"])
+def test_a_point_where_nothing_is_rounded_is_no_failure(
+    norm: str, offset: float, seed: int
+) -> None:
+    """The rows are constant at the point, and nowhere near it in a narrow dtype."""
+
+    def layer(x: torch.Tensor) -> torch.Tensor:
+        if norm == "layer":
+            return torch.nn.functional.layer_norm(x, (6,))
+        return torch.nn.functional.batch_norm(x, None, None, training=True)
+
+    dtype = torch.bfloat16 if norm == "layer" else torch.float32
+    x = torch.full((4, 6), offset, dtype=dtype)
+
+    assert gradcheck.check(layer, x, seed=seed).verdict != "fail"

@@ -104,3 +104,27 @@ def test_a_wrong_rule_beside_a_mask_fails_in_jax() -> None:
 
     assert gradcheck.check(jax.nn.logsumexp, jnp.array([1.0, 2.0, -INF]), checks="vjp").passed
     assert gradcheck.check(f, jnp.array([1.0, 2.0, -INF]), checks="vjp").verdict == "fail"
+
+
+def test_a_leaf_of_which_nothing_can_be_compared_is_said_to_be_one() -> None:
+    """A query that may look at nothing: its row is no number, nor is the gradient of any value."""
+    scores = torch.tensor([[0.3, 0.1], [-INF, -INF]], dtype=torch.float64)
+    v = torch.randn(2, 3, dtype=torch.float64)
+
+    finding = gradcheck.check(lambda v: scores.softmax(-1) @ v, v, checks="vjp").findings[0]
+
+    assert finding.verdict == "inconclusive"
+    assert "no entry of this leaf has a gradient that could be compared" in finding.message
+
+
+@pytest.mark.parametrize("first", [1.0, 0.0])
+def test_an_infinity_elsewhere_is_no_excuse_for_a_gradient_that_is_no_number(first: float) -> None:
+    def layer(x: torch.Tensor, y: torch.Tensor) -> Any:
+        return x.log(), torch.where(y > 0, y.sqrt(), 0.0)
+
+    x = torch.tensor([first, 2.0], dtype=torch.float64)
+    y = torch.tensor([0.4, -1.0, 0.0], dtype=torch.float64)
+    findings = gradcheck.check(layer, x, y, checks="vjp").findings
+
+    assert [f.leaf for f in findings if f.verdict == "fail"] == ["input[1]"]
+    assert findings[1].diagnosis == "not finite"

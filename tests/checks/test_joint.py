@@ -223,3 +223,17 @@ def test_the_value_of_a_target_that_writes_is_that_of_its_input() -> None:
     (value,) = _posed(_written, x).value((x.numpy().copy(),))
 
     np.testing.assert_array_equal(value, np.sin(2 * x.numpy()))
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("centre", [0.0, 1.0])
+def test_what_moves_near_the_point_only_is_not_vacuous(centre: float, seed: int) -> None:
+    """Slopes like one, within a thousandth of the leaf's size; a gradient of zero is given."""
+
+    def bump(x: Any) -> Any:
+        z = (x - centre) / 1e-3
+        return 1 + z * np.exp(-(z**2))
+
+    rule = Rule(bump, lambda xs, u: (0 * u,))
+
+    assert gradcheck.check(rule, np.array([centre]), seed=seed).verdict == "fail"

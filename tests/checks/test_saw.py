@@ -48,3 +48,18 @@ def test_it_excuses_no_factor(point: list[float], factor: float) -> None:
 @pytest.mark.parametrize("point", [[1e-3], [5e-3], [-0.02]], ids=str)
 def test_what_stands_out_of_it_fails(point: list[float], factor: float) -> None:
     assert _verdicts(point, factor)["fail"] == 6
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("k", [1e3, 1e4, 1e5])
+def test_the_remainder_of_a_division_is_a_saw_in_which_nothing_is_rounded(
+    k: float, seed: int
+) -> None:
+    x = np.random.default_rng(seed).standard_normal(5)
+
+    def verdict(factor: float) -> str:
+        rule = Rule(lambda x: k * x % 1, lambda xs, u: (factor * k * u,))
+        return gradcheck.check(rule, x, checks="vjp", seed=seed).verdict.value
+
+    assert verdict(1.0) == "pass"
+    assert verdict(0.0) != "pass"
