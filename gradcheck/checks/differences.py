@@ -1,0 +1,225 @@
+"""Each leaf's gradient against differences at one point: all leaves at once, or one by one.
+
+One direction that moves all leaves settles most of them; a leaf about which it says too little, or
+any in case of doubt, is moved alone, and some of its entries where others would hide them or break
+the value.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from enum import Enum, auto
+
+import numpy as np
+
+from gradcheck.answers import Answers
+from gradcheck.checks.along import aligned, closer, epsilon_of, finer, line_of, sharper
+from gradcheck.checks.doubts import (
+    confirmed,
+    equally_noisy,
+    folded,
+    is_clear,
+    measured,
+    rippled,
+    unrested,
+)
+from gradcheck.checks.edges import movable
+from gradcheck.checks.entrywise import narrowest
+from gradcheck.checks.hidden import hidden, is_suspect, through_what_moves
+from gradcheck.checks.judgement import judge
+from gradcheck.checks.question import Question
+from gradcheck.diagnose import ADVICE
+from gradcheck.evidence import Probe, entries_of
+from gradcheck.oracles import ladder
+from gradcheck.probes import Beside, among, direction, scale
+from gradcheck.problem import Array, Problem
+from gradcheck.results import Finding, Verdict
+from gradcheck.settings import RIPPLE, Settings
+
+__all__ = ["Kink", "Kinks", "examined"]
+
+# A direction is enough when an error of the size of the tolerance hides from it with a probability
+# of 1e-3, its resolution over the tolerance: one of a percent, in float64, with 1e-7. It is looked
+# at through two cotangents, as a rule may keep the first that it was given.
+HIDING, COTANGENTS = 1e-3, 2
+
+
+class Kink(Enum):
+    """Where the gradient lies that is given at a kink: among the subgradients, or not."""
+
+    INSIDE = auto()
+    OUTSIDE = auto()
+
+
+Kinks = Mapping[str, Kink]  # leaf -> the kink along it
+
+
+def examined(
+    questions: Sequence[Question],
+    answers: Answers,
+    problem: Problem,
+    settings: Settings,
+    rng: np.random.Generator,
+) -> tuple[tuple[Finding, ...], Kinks]:
+    """The findings about answers, and the leaves along which their point lies on a kink."""
+    findings: list[Finding] = []
+    kinked: dict[str, Kink] = {}
+    joint = _joint(answers, questions, settings.probes, rng)
+    for question in questions:
+        leaf = answers.problem.leaves[question.index]
+        own = replace(question, oracle=f"finite differences, {leaf.dtype}")
+        finding, kink = _settled(own, joint) or _alone(own, answers, problem, settings, rng)
+        if finding.verdict is Verdict.INCONCLUSIVE and not np.isfinite(finding.resolution):
+            finding = _within(own, finding, answers, problem, settings, rng)
+        if finding.verdict is Verdict.PASS and settings.probes > 1:  # one is a first look
+            for few in hidden(answers.gradients(0)[question.index]):
+                seen = through_what_moves(own, answers, few, rng)
+                if is_suspect(own, seen, few, rng):
+                    found, _ = _alone(own, seen, problem, settings, rng, few)
+                    finding = found if found.verdict is Verdict.FAIL else finding
+                    break
+        findings.append(finding)
+        if kink is not None:
+            kinked[question.leaf.path] = kink
+    return tuple(findings), kinked
+
+
+def _joint(
+    answers: Answers, questions: Sequence[Question], count: int, rng: np.random.Generator
+) -> tuple[Probe, ...]:
+    """Probes that move all leaves at once, each by its own size; as many as it takes to `count`."""
+    live = [
+        question
+        for question in questions
+        if 0 not in question.leaf.shape
+        and np.all(np.isfinite(answers.gradients(0)[question.index]))
+    ]
+    if not live:
+        return ()
+    leaves, point = answers.problem.leaves, answers.problem.point
+    epsilon = max(epsilon_of(answers, q.index) for q in live)
+    probes: list[Probe] = []
+    for first in range(0, count, COTANGENTS):
+        draws = range(count)[first : first + COTANGENTS]
+        for k in draws:  # before anything else of that size is made
+            answers.gradients(k)
+        v = {q.index: direction(rng, leaves[q.index], scale(point[q.index])) for q in live}
+        beside = Beside()
+        beside.lines = [replace(line_of(answers, k, v), beside=beside) for k in draws]
+        for line in beside.lines:
+            truth = ladder.estimate(line)
+            probes.append(Probe(index=live[0].index, epsilon=epsilon, line=line, truth=truth))
+            if probes[-1].is_significant or not probes[-1].is_smooth:
+                return tuple(probes)
+        probes[first:] = closer(probes[first:])
+        if any(probe.is_significant for probe in probes):
+            break
+        if all(
+            min(replace(p, index=q.index).resolution for p in probes) <= HIDING * q.tolerance
+            for q in live
+        ):
+            break
+    return tuple(probes)
+
+
+def _settled(question: Question, joint: Sequence[Probe]) -> tuple[Finding, None] | None:
+    """The finding of a leaf about which probes of all leaves say enough, or None."""
+    if not joint or question.index not in joint[0].line.v:
+        return None
+    if any(probe.is_significant or not probe.is_smooth for probe in joint):
+        return None
+    views = [replace(probe, index=question.index) for probe in joint]
+    if not all(probe.size for probe in views):  # it may be that nothing depends on it
+        return None
+    best = min(views, key=lambda probe: probe.resolution)
+    if not best.resolution <= question.tolerance:
+        return None
+    return question.passed("", views), None
+
+
+def _alone(
+    question: Question,
+    answers: Answers,
+    problem: Problem,
+    settings: Settings,
+    rng: np.random.Generator,
+    only: Array | None = None,
+) -> tuple[Finding, Kink | None]:
+    """The finding of one leaf, moved alone, and the kink along it that the point lies on.
+
+    Moved are all entries, or `only` some of them.
+    """
+    index, leaf = question.index, question.leaf
+    own = [answers.gradients(k)[index] for k in range(settings.probes)]
+    if 0 in leaf.shape:
+        return question.answer(Verdict.PASS, "the leaf is empty"), None
+    if not all(np.all(np.isfinite(gradient)) for gradient in own):
+        return _not_finite(question, own), None
+    probes: list[Probe] = []
+    # At a kink every second direction says nothing of a gradient that is none of its subgradients.
+    while len(probes) < settings.probes * (1 + any(probe.truth.kink > 0 for probe in probes)):
+        k = len(probes) % settings.probes
+        x = answers.problem.point[index]
+        v = direction(rng, leaf) if only is None else among(rng, leaf, x, only)
+        probes.append(sharper(answers, k, index, v, question.tolerance))
+    probes = [closer([probe])[0] for probe in probes]
+    if all(probe.is_smooth and probe.is_vacuous for probe in probes):
+        return judge(question, probes, rng), None
+    probes = [confirmed(finer(probe)) for probe in probes]
+    if any(probe.truth.kink > 0 for probe in probes) and leaf.shape and only is None:
+        # What is too large at every kink shows along itself, and rarely along random signs.
+        probes.append(aligned(answers, index, direction(rng, leaf)))
+    coarse = min(probe.resolution for probe in probes) > question.tolerance
+    if coarse and leaf.shape and only is None:
+        probes.append(finer(aligned(answers, index, direction(rng, leaf))))
+    if coarse or any(probe.is_significant for probe in probes):
+        clear = not coarse and all(map(is_clear, probes))
+        probes = [unrested(probe, rng) for probe in probes]
+        if not clear:
+            probes = equally_noisy([measured(probe) for probe in probes])
+        probes = [
+            folded(probe) if probe.is_outside(question.tolerance) else probe for probe in probes
+        ]
+        ripple = max(probe.truth.ripple for probe in probes)
+        if ripple >= min(RIPPLE.values()):  # seen along one line, it is along all
+            probes = [rippled(probe, ripple) for probe in probes]
+        coarsest = narrowest(leaf, problem.outputs)
+        question = replace(question, tolerance=settings.tolerance(coarsest.digits, ripple))
+    kink = None
+    if any(probe.truth.kink > 0 for probe in probes):
+        outside = any(probe.is_outside(question.tolerance) for probe in probes)
+        kink = Kink.OUTSIDE if outside else Kink.INSIDE
+    return judge(question, probes, rng), kink
+
+
+def _within(
+    question: Question,
+    finding: Finding,
+    answers: Answers,
+    problem: Problem,
+    settings: Settings,
+    rng: np.random.Generator,
+) -> Finding:
+    """The finding of a leaf some entries of which have no derivative: of the others."""
+    within = movable(answers, question.index, question.leaf, rng)
+    held = within.size - np.count_nonzero(within)
+    if not 0 < held < within.size:
+        return finding
+    found, _ = _alone(question, answers, problem, settings, rng, within)
+    if found.verdict is not Verdict.PASS:
+        return found
+    message = (
+        f"{held} of {within.size} entries lie where the value jumps or its domain ends: move them; "
+        "the gradient of the others is right"
+    )
+    return replace(finding, message=message)
+
+
+def _not_finite(question: Question, gradients: Sequence[Array]) -> Finding:
+    unknown = np.full_like(gradients[0], np.nan)
+    found = entries_of(
+        ~np.all(np.isfinite(gradients), axis=0), gradients[0], unknown, np.real(unknown)
+    )
+    finding = question.answer(
+        Verdict.FAIL, ADVICE["not finite"], entries=found, diagnosis="not finite"
+    )
+    return replace(finding, mismatch=float("inf"))
