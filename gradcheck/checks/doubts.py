@@ -69,9 +69,9 @@ def unrested(probe: Probe, rng: np.random.Generator) -> Probe:
     return noisy
 
 
-# Of so many gradients an ulp away, so many must agree with the truth to be no rounding of others: a
-# rule that is wrong where two entries are equal is right at half of those points. Of gradients that
-# scatter by a hundred error bars, two of twelve do so once in a thousand times.
+# Of so many gradients an ulp away, so many must agree with the truth: a rule that is wrong where
+# two entries are equal is right at half of those points. Of gradients that scatter by a thousand
+# error bars, three of twelve lie within ten of the truth twice in ten thousand times.
 NEIGHBOURS, AGREEING = 12, 3
 
 
