@@ -55,15 +55,19 @@ NEAR = 2.0**-20  # of a leaf's size, or a few of its roundings: what is infinite
 
 
 def _reaches(answers: Answers, index: int, entries: Array) -> bool:
-    """Whether some entries of a leaf move what is infinite in the value; of a NaN nobody knows."""
+    """Whether some entries of a leaf move what is infinite in the value; of a NaN nobody knows.
+
+    A step off a pole does, and an overflow ends somewhere on the way to zero.
+    """
     problem = answers.problem
     if any(bool(np.any(np.isnan(value))) for value in answers.value):
         return True
     leaf, x = problem.leaves[index], problem.point[index]
-    step = max(NEAR, 4 * leaf.epsilon) * scale(np.where(np.isfinite(x), x, 0))
-    for side in (step, -step):
+    unit = scale(np.where(np.isfinite(x), x, 0))
+    step = max(NEAR, 4 * leaf.epsilon) * unit
+    for there in (x + step, x - step, 0, unit):
         point = list(problem.point)
-        point[index] = leaf.rounded(np.where(entries, x + side, x))
+        point[index] = leaf.rounded(np.where(entries, there, x))
         with maybe_out_of_domain():
             pairs = zip(problem.value(tuple(point)), answers.value, strict=True)
             if all(_is_as_infinite(a, f) for a, f in pairs):
