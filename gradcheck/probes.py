@@ -226,9 +226,8 @@ class Line:
         """How far rounding inside the target may have moved the claimed slope."""
         if self.unrest is None:
             return 0.0
-        moved = {
-            k: np.where(v, self.unrest[k], 0.0) for k, v in self.v.items()
-        }  # it may be infinite
+        # Infinite it may be where nothing moves.
+        moved = {k: np.where(v, self.unrest[k], 0.0) for k, v in self.v.items()}
         return norm(np.array([extent(moved[k], v) for k, v in self.v.items()]))
 
     def is_exact(self, h: float) -> bool:

@@ -154,7 +154,7 @@ class Flight:
         return self.samples[0].weight
 
     @property
-    def is_blurbound(self) -> bool:
+    def is_noise_bound(self) -> bool:
         """Whether finer steps can only make the bar larger."""
         return self.rounding >= 0.5 * self.bar
 
@@ -195,7 +195,7 @@ def estimate(
     known = (line.floor, measured.level, line.ripple * flights[0].samples[0].weight)
     level = max(*known, _of_stairs(line))
     flights = [_read(flight.samples, level) for flight in flights]
-    if flights[0].is_blurbound:
+    if flights[0].is_noise_bound:
         flights = _coarser(line, flights)
     elif careful:
         flights = _finer(line, flights)
@@ -313,7 +313,7 @@ def _finer(line: Line, flights: Sequence[Flight]) -> list[Flight]:
     """The flights, and finer ones until the slope is settled or noise decides."""
     flights = list(flights)
     for start in FINER:
-        if _settles(flights[-1], line) or flights[-1].is_blurbound:
+        if _settles(flights[-1], line) or flights[-1].is_noise_bound:
             break
         flights.append(_climb(line, start, flights[0].level))
     return flights

@@ -396,10 +396,10 @@ def test_numbers_that_a_dtype_ends_at_are_not_lost() -> None:
     assert gradcheck.check(lambda x: x * x / 1e-35 * 1e-35, x, checks="adjoint").passed
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("bad", [float("inf"), float("nan"), 2.0, 0.5])
-def test_a_large_cotangent_that_overflows_in_the_rule_fails(bad: float, dtype: torch.dtype) -> None:
-    class Sin(torch.autograd.Function):
+def _sine(received: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    """A sine whose rule multiplies what it has `received` of the cotangent."""
+
+    class Sine(torch.autograd.Function):
         @staticmethod
         def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
             ctx.save_for_backward(x)
@@ -408,9 +408,16 @@ def test_a_large_cotangent_that_overflows_in_the_rule_fails(bad: float, dtype: t
         @staticmethod
         def backward(ctx: Any, u: torch.Tensor) -> torch.Tensor:
             (x,) = ctx.saved_tensors
-            return torch.mul(torch.where(u.abs() > 65504, bad * u, u), x.cos())
+            return torch.mul(received(u), x.cos())
 
-    (finding,) = _asked(Sin, torch.from_numpy(X).to(dtype)).findings
+    return Sine
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("bad", [float("inf"), float("nan"), 2.0, 0.5])
+def test_a_large_cotangent_that_overflows_in_the_rule_fails(bad: float, dtype: torch.dtype) -> None:
+    target = _sine(lambda u: torch.where(u.abs() > 65504, bad * u, u))
+    (finding,) = _asked(target, torch.from_numpy(X).to(dtype)).findings
 
     assert finding.verdict is Verdict.FAIL
     assert "of a large cotangent" in finding.message
@@ -418,18 +425,8 @@ def test_a_large_cotangent_that_overflows_in_the_rule_fails(bad: float, dtype: t
 
 
 def test_a_cotangent_that_is_scaled_beyond_float16_fails() -> None:
-    class Half(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
-            ctx.save_for_backward(x)
-            return x.sin()
-
-        @staticmethod
-        def backward(ctx: Any, u: torch.Tensor) -> torch.Tensor:
-            (x,) = ctx.saved_tensors
-            return torch.mul((u * 1024).half().to(u.dtype) / 1024, x.cos())
-
-    assert _asked(Half, torch.from_numpy(X).float()).verdict is Verdict.FAIL
+    target = _sine(lambda u: (u * 1024).half().to(u.dtype) / 1024)
+    assert _asked(target, torch.from_numpy(X).float()).verdict is Verdict.FAIL
 
 
 def test_a_gradient_that_is_as_large_as_its_dtype_may_overflow() -> None:
