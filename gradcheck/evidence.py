@@ -51,7 +51,7 @@ class Probe:
     @cached_property
     def size(self) -> float:
         """What a mismatch is relative to."""
-        own = self.mean.size if self.mean else self.line.extents[self.index]
+        own = self.mean.size if self.mean else self.line.claims[self.index].extent
         return max(own, abs(self.truth.slope)) if len(self.line.v) == 1 else own
 
     @cached_property

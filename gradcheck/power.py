@@ -65,6 +65,8 @@ def _typical(sizes: Array) -> int:
 
 def _changes(probes: Sequence[Probe], part: Any) -> list[float]:
     """What each probe's claim changes by, per relative error, if a part of the leaf is scaled."""
+    if part is ...:
+        return [probe.line.claims[probe.index].slope for probe in probes]
     return [
         inner(
             np.asarray(probe.line.gradients[probe.index][part]),

@@ -13,7 +13,18 @@ from math import hypot
 import numpy as np
 
 from gradcheck.errors import maybe_out_of_domain
-from gradcheck.problem import EPSILON, Array, Arrays, Leaf, Problem, blocks, extent, inner, norm
+from gradcheck.problem import (
+    EPSILON,
+    Array,
+    Arrays,
+    Leaf,
+    Problem,
+    blocks,
+    extent,
+    inner,
+    norm,
+    products,
+)
 from gradcheck.settings import RIPPLE
 
 __all__ = [
@@ -64,15 +75,19 @@ def direction(rng: np.random.Generator, leaf: Leaf, size: float = 1.0) -> Array:
     """
     is_complex = "complex" in leaf.dtype
     v = np.empty(leaf.shape, np.complex128 if is_complex else np.float64)
+    drawn = MAGNITUDES * size
     for (part,) in blocks(v):
-        bits = rng.integers(0, 2**13, part.shape, dtype=np.uint16)  # 10 of a magnitude, a sign
-        signs = 1 - ((bits >> 9) & 2).astype(np.int16)
-        steps = signs * ((bits & 1023).astype(np.int16) + np.int16(512))
-        np.multiply(steps, 2.0**-10 * size, out=part, dtype=np.float64)
+        words = rng.integers(0, 2**64, -(-part.size // 4), dtype=np.uint64)
+        places = words.view(np.uint16)[: part.size] & np.uint16(len(drawn) - 1)
         if is_complex:
-            part *= PHASES[rng.integers(0, len(PHASES), part.shape)]
+            part[:] = drawn[places] * PHASES[rng.integers(0, len(PHASES), part.shape)]
+        else:
+            drawn.take(places, out=part, mode="clip")  # all are in range: it need not look
     return v
 
+
+# With a sign; so many that two errors of a leaf are hardly ever the opposite of one another.
+MAGNITUDES = np.outer([1.0, -1.0], np.arange(2**9, 2**9 + 2**10) * 2.0**-10).ravel()
 
 # Those of complex entries: so many that an error of one entry, which has a phase of its own, is
 # orthogonal to hardly any, and shifted so that none is orthogonal to another or to an axis.
@@ -146,6 +161,15 @@ class Sample:
     standing: float  # the slope that the others may have and still round to the same value
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """What a gradient claims of a direction of its leaf."""
+
+    slope: float  # ⟨g, v⟩
+    extent: float  # ‖g ∘ v‖: its size if no terms of it cancelled
+    slack: float  # eps ‖g ∘ x‖: how much of the rise rounding the moved leaf may make up
+
+
 @dataclass(frozen=True, kw_only=True)
 class Line:
     """A problem along a direction `v` of some of its leaves, seen through a cotangent `u`.
@@ -168,14 +192,19 @@ class Line:
     beside: "Beside | None" = None  # the same direction, seen through other cotangents too
 
     @cached_property
-    def extents(self) -> Mapping[int, float]:
-        """The size that each leaf's part of the claimed slope has if nothing cancels: ‖g ∘ v‖."""
-        return {index: extent(self.gradients[index], v) for index, v in self.v.items()}
+    def claims(self) -> Mapping[int, Claim]:
+        """What is claimed of each leaf that moves."""
+        claims = {}
+        for k, v in self.v.items():
+            slope, moved, held = products(self.gradients[k], v, self.problem.point[k])
+            slack = self.problem.leaves[k].epsilon * held
+            claims[k] = Claim(slope=slope, extent=moved, slack=slack)
+        return claims
 
     @cached_property
     def size(self) -> float:
         """The claimed slope's size if its terms did not cancel."""
-        return norm(np.array(list(self.extents.values())))
+        return norm(np.array([claim.extent for claim in self.claims.values()]))
 
     @cached_property
     def weight(self) -> float:
@@ -198,16 +227,12 @@ class Line:
     @cached_property
     def slack(self) -> float:
         """How much of the claimed rise rounding a float64 point may make up: eps ‖g ∘ x‖."""
-        parts = [
-            self.problem.leaves[k].epsilon * extent(self.gradients[k], self.problem.point[k])
-            for k in self.v
-        ]
-        return norm(np.array(parts))
+        return norm(np.array([claim.slack for claim in self.claims.values()]))
 
     @cached_property
     def slope(self) -> float:
         """What the target claims: ⟨Jᵀu, v⟩."""
-        return sum(inner(self.gradients[index], v) for index, v in self.v.items())
+        return sum(claim.slope for claim in self.claims.values())
 
     @cached_property
     def coarseness(self) -> float:

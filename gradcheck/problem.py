@@ -43,6 +43,7 @@ __all__ = [
     "norm",
     "owner",
     "posed_in_float64",
+    "products",
     "widened",
 ]
 
@@ -308,6 +309,17 @@ def blocks(*arrays: Array) -> Iterator[tuple[Array, ...]]:
 def extent(a: Array, b: Array) -> float:
     """Return ‖a ∘ b‖, without making a ∘ b; NaN if that has one."""
     return norm(np.array([norm(x * y) for x, y in blocks(a, b)]))
+
+
+def products(g: Array, v: Array, x: Array) -> tuple[float, float, float]:
+    """Return ⟨g, v⟩, ‖g ∘ v‖ and ‖g ∘ x‖: large arrays are read from memory once for all three."""
+    slope, moved, held = 0.0, [], []
+    for a, b, c in blocks(g, v, x):
+        part = (a.conj() if a.dtype.kind == "c" else a) * b
+        slope += float(np.sum(part.real, dtype=np.float64))
+        moved.append(norm(part))
+        held.append(norm(a * c))
+    return slope, norm(np.array(moved)), norm(np.array(held))
 
 
 def norm(a: Array) -> float:

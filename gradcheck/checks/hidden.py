@@ -34,7 +34,10 @@ def hidden(gradient: Array) -> Iterator[Array]:
         small = np.zeros(gradient.shape, bool)
         limit = SMALL * whole / max(count, 1) ** 0.5
         for found, part in blocks(small, gradient):
-            np.less(np.abs(part), limit, out=found, where=np.abs(part) > least)
+            sizes = np.abs(part)
+            np.less(sizes, limit, out=found)
+            if np.any(found):
+                found &= sizes > least
         fewer = int(np.count_nonzero(small))
         if not fewer or fewer < MANY * gradient.size:
             return

@@ -389,6 +389,30 @@ def test_what_a_rule_drops_or_clips_far_from_usual_is_seen(
         assert said in finding.message
 
 
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("bound", [2.0, 1e2, 1e4, float("inf")])
+def test_what_is_clipped_in_bfloat16_alone_is_seen(bound: float, seed: int) -> None:
+    class Product(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+            ctx.save_for_backward(x, w)
+            return x @ w
+
+        @staticmethod
+        def backward(ctx: Any, u: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            x, w = ctx.saved_tensors
+            u = u.clamp(-bound, bound) if u.dtype is torch.bfloat16 else u
+            return u @ w.mT, x.mT @ u
+
+    generator = torch.Generator().manual_seed(seed)
+    x, w = (torch.randn(5, 5, dtype=torch.bfloat16, generator=generator) for _ in range(2))
+
+    result = _asked(Product, x, w, seed=seed)
+
+    assert result.passed is (bound == float("inf")), result
+    assert all("clipped" in f.message for f in result.findings if f.verdict is Verdict.FAIL), result
+
+
 def test_numbers_that_a_dtype_ends_at_are_not_lost() -> None:
     """A gradient of 1e-35 has no millionth in float32."""
     x = torch.full((3,), 1e-35)

@@ -143,7 +143,7 @@ def _finding(factor: float, offset: float) -> Finding:
     return gradcheck.check(rule, x, checks="vjp").findings[0]
 
 
-@pytest.mark.parametrize("offset", [1e3, 1e4])
+@pytest.mark.parametrize("offset", [5e3, 1e4])
 def test_a_check_that_differences_leave_open_passes_along_a_path(offset: float) -> None:
     finding = _finding(1.0, offset)
 
