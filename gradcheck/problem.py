@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from math import sqrt
 from types import MethodType
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,7 @@ __all__ = [
     "Audit",
     "Axes",
     "Call",
+    "Caller",
     "Deed",
     "Excepted",
     "Leaf",
@@ -109,6 +110,12 @@ class Call:
     pull: Callable[[Arrays], Callable[[], Arrays]]
 
 
+class Caller(Protocol):
+    """Calls a target at a point; with random numbers of its own, if it is `another` call."""
+
+    def __call__(self, point: Arrays, *, another: bool = False) -> Call: ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deed:
     """Something that a target did beside computing: where, what, and whether it is wrong."""
@@ -153,7 +160,7 @@ class Problem:
     mapped: Callable[[Arrays, Axes, Arrays], tuple[Arrays, Arrays]] | None = None
     has_vmap_rule: bool = False  # whether the target says itself how it is batched
     # Within a session, what one call leaves in the target meets the next one.
-    session: Callable[[Manner], AbstractContextManager[Callable[[Arrays], Call]]] | None = None
+    session: Callable[[Manner], AbstractContextManager[Caller]] | None = None
     layouts: tuple[str, ...] = ()  # how arrays may lie in memory, beside contiguous
     audit: Callable[[Arrays, Arrays], Audit] | None = None  # (point, cotangents)
     in_float64: "Callable[[], Problem] | None" = None  # the same target, computed in float64

@@ -15,13 +15,13 @@ import numpy as np
 from gradcheck.adapters.jax_posed import BRIDGE, Posed, cotangents_of, gradients_of, is_refusal
 from gradcheck.adapters.manners import narrowed
 from gradcheck.errors import Unsupported, first_line
-from gradcheck.problem import Arrays, Audit, Call, Deed, Manner
+from gradcheck.problem import Arrays, Audit, Call, Caller, Deed, Manner
 
 __all__ = ["audit", "session"]
 
 
 @contextmanager
-def session(posed: Posed, manner: Manner) -> Iterator[Callable[[Arrays], Call]]:
+def session(posed: Posed, manner: Manner) -> Iterator[Caller]:
     """Yield what calls the target in that manner.
 
     Raises:
@@ -34,7 +34,7 @@ def session(posed: Posed, manner: Manner) -> Iterator[Callable[[Arrays], Call]]:
     yield partial(_call, posed, manner)
 
 
-def _call(posed: Posed, manner: Manner, point: Arrays) -> Call:
+def _call(posed: Posed, manner: Manner, point: Arrays, *, another: bool = False) -> Call:
     run = jax.jit if manner.is_compiled else _as_it_is
     chosen = range(len(point)) if manner.leaves is None else manner.leaves
 

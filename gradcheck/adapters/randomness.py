@@ -11,6 +11,11 @@ import torch
 __all__ = ["same_randomness"]
 
 
+# A target that seeds a generator of its own, with zero as likely as not, must not happen to draw
+# what it is given.
+APART = 0x5EED_0000
+
+
 @contextmanager
 def same_randomness(
     seed: int, devices: Sequence[torch.device], own: Sequence[Any] = ()
@@ -28,7 +33,7 @@ def same_randomness(
 
     def reseed() -> None:
         for generator in generators:
-            _seed(generator, seed)
+            _seed(generator, APART + seed)
 
     def drawn() -> bool:
         now = [_state(generator) for generator in generators]

@@ -13,7 +13,7 @@ from gradcheck.adapters.layouts import EXPANDED, placement
 from gradcheck.adapters.manners import narrowed, same
 from gradcheck.adapters.rule import Posed
 from gradcheck.errors import Unsupported
-from gradcheck.problem import Arrays, Audit, Call, Deed, Manner
+from gradcheck.problem import Arrays, Audit, Call, Caller, Deed, Manner
 
 __all__ = ["LAYOUTS", "audit", "session"]
 
@@ -26,7 +26,7 @@ LAYOUTS = (
 
 
 @contextmanager
-def session(posed: Posed, manner: Manner) -> Iterator[Callable[[Arrays], Call]]:
+def session(posed: Posed, manner: Manner) -> Iterator[Caller]:
     """Yield what calls the rule in that manner.
 
     Raises:
@@ -37,7 +37,7 @@ def session(posed: Posed, manner: Manner) -> Iterator[Callable[[Arrays], Call]]:
     yield partial(_call, replace(posed, given=partial(_laid, manner.layouts)))
 
 
-def _call(posed: Posed, point: Arrays) -> Call:
+def _call(posed: Posed, point: Arrays, *, another: bool = False) -> Call:
     ran = posed.run(point)
 
     def pull(cotangents: Arrays) -> Callable[[], Arrays]:

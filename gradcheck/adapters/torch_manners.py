@@ -27,7 +27,7 @@ from gradcheck.adapters.torch_posed import (
     refusals,
 )
 from gradcheck.errors import Unsupported
-from gradcheck.problem import Array, Arrays, Audit, Call, Deed, Manner
+from gradcheck.problem import Array, Arrays, Audit, Call, Caller, Deed, Manner
 
 __all__ = ["LAYOUTS", "audit", "session"]
 
@@ -41,7 +41,7 @@ LAYOUTS = (
 
 
 @contextmanager
-def session(posed: Posed, manner: Manner) -> Iterator[Callable[[Arrays], Call]]:
+def session(posed: Posed, manner: Manner) -> Iterator[Caller]:
     """Yield what calls the target in that manner; what it stores on its module stays till the end.
 
     A target that `torch.compile` made is asked once as it is and once eager; which of both is plain
@@ -65,21 +65,22 @@ def _mannered(posed: Posed, manner: Manner) -> Posed:
         layout = manner.layouts.get(path)
         return copy if layout is None else Laid.apply(copy, layout)  # type: ignore[no-untyped-call]
 
-    return replace(
-        posed,
-        seed=posed.seed + 2 * manner.is_reseeded,  # a backward pass has the next seed
-        keeps_attributes=False,
-        given=given,
-    )
+    seed = posed.seed + OTHER * manner.is_reseeded
+    return replace(posed, seed=seed, keeps_attributes=False, given=given)
+
+
+OTHER = 2  # what is added to a seed for other random numbers; a backward pass has the next seed
 
 
 @torch.inference_mode(False)
-def _call(posed: Posed, manner: Manner, point: Arrays) -> Call:
+def _call(posed: Posed, manner: Manner, point: Arrays, *, another: bool = False) -> Call:
     if posed.rooms is not None and posed.rooms.waits():
         raise Unsupported(
             "the handle of a hook that waits for the backward pass is kept on the module, where "
             "a second forward pass replaces it"
         )
+    if another:
+        posed = replace(posed, seed=posed.seed + OTHER)
     paths, count = list(posed.named), len(point)
     asked = range(count) if manner.leaves is None else manner.leaves
     with torch.enable_grad():

@@ -16,6 +16,7 @@ from gradcheck.checks.second_order import check_second_order
 from gradcheck.checks.state import check_state
 from gradcheck.checks.vjp import check_vjp
 from gradcheck.checks.vmap import check_vmap
+from gradcheck.checks.widely import widely
 from gradcheck.results import Finding
 from gradcheck.settings import Settings
 
@@ -37,14 +38,14 @@ class Check:
 CHECKS: Mapping[str, Check] = {
     "vjp": Check(ask=check_vjp),
     "jvp": Check(ask=check_jvp, by_default=False),  # "adjoint" sees what is wrong, at less cost
-    "adjoint": Check(ask=check_adjoint),
+    "adjoint": Check(ask=widely(check_adjoint)),
     # A rule that saves what it computed, and not its inputs, has a double backward that is silently
     # wrong. Most rules of attention and recurrent cells do, and are never differentiated twice.
     "second_order": Check(ask=check_second_order, by_default=False),
     "batched": Check(ask=check_batched, by_default=False),
     "vmap": Check(ask=check_vmap, by_default=False),  # but of what has a rule of its own
-    "layout": Check(ask=check_layout),
-    "determinism": Check(ask=check_determinism),
-    "state": Check(ask=check_state),
+    "layout": Check(ask=widely(check_layout)),
+    "determinism": Check(ask=widely(check_determinism)),
+    "state": Check(ask=widely(check_state)),
     "contract": Check(ask=check_contract),
 }

@@ -21,6 +21,7 @@ from gradcheck.settings import SIGNIFICANCE, Settings
 __all__ = [
     "LINEAR",
     "ROUNDINGS",
+    "VACUOUS",
     "compared",
     "floor",
     "moved",
@@ -30,6 +31,8 @@ __all__ = [
 ]
 
 ROUNDINGS = 4
+
+VACUOUS = "vacuous: rounding may be as large as this gradient"
 
 # How far, relative to itself, an entry is moved in which the result is linear: enough to round
 # otherwise in any dtype. The bend of an error that is not linear is at most its square, and ten of
@@ -137,8 +140,7 @@ def rounded_away(finding: Finding) -> Finding:
     """A pass, where what is left open is a gradient of which there is nothing but rounding."""
     if finding.verdict is not Verdict.INCONCLUSIVE or finding.resolution < 1:
         return finding
-    message = "vacuous: nothing of this gradient is above its rounding"
-    return replace(finding, verdict=Verdict.PASS, message=message, mismatch=0.0, resolution=0.0)
+    return replace(finding, verdict=Verdict.PASS, message=VACUOUS, mismatch=0.0, resolution=0.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

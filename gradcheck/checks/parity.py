@@ -77,7 +77,8 @@ class Question:
         blur, count = floor(self.answer[position], epsilon), len(self.problem.outputs)
         if position >= count:
             x = self.point[position - count]
-            blur += 8 * epsilon * natural(self.u, self.answer[:count], x)
+            share = natural(self.u, self.answer[:count], x) / max(x.size, 1) ** 0.5
+            blur += 8 * epsilon * share
         return blur
 
     def _rounded(self) -> Sequence[Array | float]:

@@ -5,11 +5,15 @@ attribute of the class or the module, a global, a buffer used again), the next c
 and the gradient of the first is that of the second. No single call shows it; gradient accumulation,
 shared layers and every network that uses a layer twice do.
 
+A rule that keeps what it made of its first arguments is right at the point that it was asked first.
+So the gradient of another is compared with differences, too: a first look, and in doubt a second.
+
 What is asked in part must be the same part of the answer: outputs that nobody pulls back count as
 zero, and a leaf that is frozen changes nothing for the others.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -24,10 +28,12 @@ from gradcheck.checks.parity import (
     first_question,
     replied,
 )
-from gradcheck.errors import Unsupported, first_line
+from gradcheck.checks.vjp import at_point
+from gradcheck.errors import Unsupported, first_line, maybe_out_of_domain
+from gradcheck.finite import is_finite
 from gradcheck.probes import cotangent, direction
 from gradcheck.problem import Arrays, Manner
-from gradcheck.results import Finding
+from gradcheck.results import Finding, Verdict
 from gradcheck.settings import Settings
 
 __all__ = ["check_state", "groups"]
@@ -58,12 +64,52 @@ def check_state(
         # A second backward pass that runs, after that of the other call, has said as much.
         if not any(isinstance(reply, Reply) and reply.complaint == TWICE for reply in found):
             found += _reversed(question, other)
+    found += _beside(answers, settings, rng)
     replies = [reply for reply in found if isinstance(reply, Reply)]
     raised = [finding for finding in found if isinstance(finding, Finding)]
     passed = findings(
         "state", problem, settings, replies, oracle="beside other calls", remarks=remarks
     )
     return (*raised, *passed)
+
+
+# How far the point is moved to look at the gradient once more, relative to each entry: what is
+# sorted, positive or below one mostly stays so.
+FARTHER = 2.0**-6
+
+KEPT = (
+    "right at the point, and wrong at another that was asked after it: it keeps what it made of "
+    "its first arguments, or is right by chance; "
+)
+
+
+def _beside(answers: Answers, settings: Settings, rng: np.random.Generator) -> Iterator[Finding]:
+    """Failures of leaves whose gradient is right at the point and wrong at another beside it."""
+    problem = answers.problem
+    moved = tuple(
+        leaf.rounded(x * (1 + FARTHER * direction(rng, leaf)))
+        for leaf, x in zip(problem.leaves, problem.point, strict=True)
+    )
+    there = answers.of(replace(problem, point=moved))
+    wrong: tuple[Finding, ...] = ()
+    with maybe_out_of_domain():
+        for look in (replace(settings, probes=1), settings):
+            if not is_finite(there):
+                return
+            wrong = _failures(there, look, rng)
+            if not wrong:
+                return
+    here = {finding.leaf for finding in _failures(answers, settings, rng)}
+    for finding in wrong:
+        if finding.leaf not in here:
+            yield replace(finding, check="state", message=KEPT + finding.message)
+
+
+def _failures(
+    answers: Answers, settings: Settings, rng: np.random.Generator
+) -> tuple[Finding, ...]:
+    found, _ = at_point(answers, settings, rng)
+    return tuple(finding for finding in found if finding.verdict is Verdict.FAIL)
 
 
 def _elsewhere(question: Question) -> Question | None:
@@ -101,11 +147,12 @@ def _interleaved(
     name = "two forward passes, then their backward passes"
     with problem.session(Manner(is_retained=True)) as call:
         try:
-            one, two = call(question.point), call(other.point)
-            read = one.pull(question.u)
-            two.pull(other.u)
+            one, two = call(question.point), call(other.point, another=True)
+            read, after = one.pull(question.u), two.pull(other.u)
             # Read late: a backward pass that hands out a buffer of its own has overwritten it.
             yield _again(question, name, STALE, read(), count)
+            if not problem.is_random:  # it drew others
+                yield _again(other, f"{name}: the second", STALE, after(), count)
         except Unsupported as refusal:  # of what is kept for it
             remarks[problem.leaves[0].path] = str(refusal)
             return
@@ -133,7 +180,7 @@ def _reversed(question: Question, other: Question) -> Iterator[Reply | Finding]:
     name = "two forward passes, then their backward passes in reverse order"
     with problem.session(PLAIN) as call:
         try:
-            one, two = call(question.point), call(other.point)
+            one, two = call(question.point), call(other.point, another=True)
             two.pull(other.u)
             yield _again(question, name, STALE, one.pull(question.u)(), count)
         except Unsupported:  # said already

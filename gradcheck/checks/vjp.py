@@ -25,7 +25,7 @@ from gradcheck.results import Finding, Verdict, worst
 from gradcheck.rounding import rounded
 from gradcheck.settings import Settings
 
-__all__ = ["check_vjp"]
+__all__ = ["at_point", "check_vjp"]
 
 
 def check_vjp(
@@ -37,12 +37,12 @@ def check_vjp(
     """
     if not is_finite(answers):
         return _in_part(answers, settings, rng)
-    findings, kinked = _at_point(answers, settings, rng)
+    findings, kinked = at_point(answers, settings, rng)
     if kinked:
         problem = answers.problem
         moved = replace(problem, point=nudged(rng, problem.leaves, problem.point))
         with maybe_out_of_domain():
-            beside, _ = _at_point(answers.of(moved), settings, rng)
+            beside, _ = at_point(answers.of(moved), settings, rng)
             findings = tuple(
                 _joined(here, there, kinked.get(here.leaf), problem)
                 for here, there in zip(findings, beside, strict=True)
@@ -107,7 +107,7 @@ def _off_zero(
         ),
     )
     with maybe_out_of_domain():
-        beside, _ = _at_point(answers.of(moved), settings, rng)
+        beside, _ = at_point(answers.of(moved), settings, rng)
         names = ", ".join(problem.leaves[k].path for k in sorted(zeros))
         where = f"at the point nothing is wrong; it is once {names}, of zeros, is moved: "
         return tuple(
@@ -117,7 +117,7 @@ def _off_zero(
     return findings
 
 
-def _at_point(
+def at_point(
     answers: Answers, settings: Settings, rng: np.random.Generator
 ) -> tuple[tuple[Finding, ...], Kinks]:
     """The findings at the problem's point, and the leaves along which it lies on a kink."""
