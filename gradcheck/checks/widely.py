@@ -1,0 +1,62 @@
+"""What rounding to half precision would hide is asked in float64 as well.
+
+A bar of ten roundings is a third of an entry in bfloat16. That of a gradient which does not depend
+on differences, but is compared with another that should be the same, is as large; and what is wrong
+with the order of calls, the layout of an array or a large cotangent is mostly so in any dtype.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from gradcheck.answers import Answers
+from gradcheck.checks.entrywise import VACUOUS
+from gradcheck.errors import OutOfTime
+from gradcheck.problem import EPSILON, is_same
+from gradcheck.results import Finding, Verdict
+from gradcheck.settings import Settings
+
+__all__ = ["widely"]
+
+Ask = Callable[[Answers, Settings, np.random.Generator], tuple[Finding, ...]]
+
+
+def widely(ask: Ask) -> Ask:
+    """Return a check that asks the same in float64 of what is narrower than float32, if it can."""
+
+    def asked(
+        answers: Answers, settings: Settings, rng: np.random.Generator
+    ) -> tuple[Finding, ...]:
+        found = ask(answers, settings, rng)
+        problem = answers.problem
+        wide = answers.in_float64 if problem.epsilon > EPSILON["float32"] else None
+        if wide is None or any(f.verdict in (Verdict.FAIL, Verdict.ERROR) for f in found):
+            return found
+        if not is_same(problem, answers.value, wide.value):
+            return found
+        try:
+            beside = ask(wide, settings, rng)
+        except OutOfTime:
+            raise
+        except Exception:  # what it raises is not about the dtype that it was written for
+            return found
+        return tuple(_joined(found, beside))
+
+    return asked
+
+
+def _joined(found: tuple[Finding, ...], beside: tuple[Finding, ...]) -> Iterator[Finding]:
+    """What was found in the narrow dtype; and in float64, where that failed or saw more."""
+    said = "in float64, where rounding hides less: "
+    failed = {f.leaf: f for f in beside if f.verdict is Verdict.FAIL}
+    passed = {f.leaf: f for f in beside if f.verdict is Verdict.PASS}
+    for here in found:
+        if there := failed.pop(here.leaf, None):
+            yield replace(there, message=said + there.message)
+        elif (here.verdict is not Verdict.PASS or here.message == VACUOUS) and here.leaf in passed:
+            there = passed[here.leaf]
+            yield replace(there, message=there.message or "seen in float64 only")
+        else:
+            yield here
+    yield from (replace(there, message=said + there.message) for there in failed.values())
