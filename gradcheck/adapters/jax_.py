@@ -121,7 +121,8 @@ def _problem(posed: Posed, outputs: tuple[Leaf, ...], name: str | None) -> Probl
         batched=posed.batched,
         mapped=posed.mapped,
         has_vmap_rule=posed.program is not None and digits.has_vmap_rule(posed.program.jaxpr.jaxpr),
-        session=partial(jax_manners.session, posed),
+        # What was traced and lifted runs nothing of the target's any more.
+        session=partial(jax_manners.session, posed) if posed.narrow is None else None,
         audit=partial(jax_manners.audit, posed),
         in_float64=None if posed.wide else in_float64,
         rounds_back=None if posed.wide or posed.program is None else lambda: posed.rounds_back,
