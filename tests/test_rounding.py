@@ -267,3 +267,76 @@ def test_what_goes_by_the_dtype_is_judged_in_its_own(target: Any, verdict: str, 
     result = gradcheck.check(target, x, checks="vjp", seed=seed)
 
     assert result.verdict == verdict, str(result)
+
+
+BASE = torch.arange(8)[:, None] + torch.arange(-1, 2)[None]
+
+
+def _sampled(x: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:
+    """Linear interpolation at integers and an offset: rounding may lead into another cell."""
+    place = BASE.to(x.dtype) + offset
+    below = place.floor()
+    part, cell = place - below, below.long()
+
+    def at(k: torch.Tensor) -> torch.Tensor:
+        there = x[:, None, :].expand(-1, 8, -1).gather(2, k.clamp(0, 7))
+        return torch.where((k >= 0) & (k < 8), there, torch.zeros((), dtype=x.dtype))
+
+    return (1 - part) * at(cell) + part * at(cell + 1)
+
+
+def _half(seed: int, dtype: torch.dtype, *shapes: tuple[int, ...]) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    drawn = (torch.randn(shape, dtype=torch.float64, generator=generator) for shape in shapes)
+    return [x.to(dtype) for x in drawn]
+
+
+# Seeds at which some entries of the gradient differ from those of float64.
+@pytest.mark.parametrize(
+    ("target", "seed", "dtype", "shapes"),
+    [
+        *[(_sampled, seed, torch.bfloat16, ((2, 8), (2, 8, 3))) for seed in (0, 8, 10, 16, 23)],
+        *[(_sampled, seed, torch.float16, ((2, 8), (2, 8, 3))) for seed in (1, 37)],
+        (lambda a, b: torch.maximum(a * 1.7, b + a), 10, torch.float16, ((8, 32), (8, 32))),
+        (lambda a, b: (a + b).topk(3, -1)[0], 12, torch.bfloat16, ((8, 32), (8, 32))),
+        (lambda a, b: (a + b).topk(3, -1)[0], 17, torch.float16, ((8, 32), (8, 32))),
+        (
+            lambda a, b: torch.nn.functional.hardswish(3 * a + 3 * b),
+            12,
+            torch.bfloat16,
+            ((8, 32), (8, 32)),
+        ),
+    ],
+)
+def test_a_branch_that_rounding_decides_is_no_failure(
+    target: Any, seed: int, dtype: torch.dtype, shapes: Any
+) -> None:
+    result = gradcheck.check(target, *_half(seed, dtype, *shapes), seed=seed)
+
+    assert result.verdict is not Verdict.FAIL, result
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("entry", [(0, 0), (5, 17)])
+def test_a_branch_excuses_no_entry_that_is_wrong(entry: tuple[int, int], seed: int) -> None:
+    class Maximum(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+            ctx.save_for_backward(a, b)
+            return torch.maximum(a, b) ** 2
+
+        @staticmethod
+        def backward(ctx: Any, u: torch.Tensor) -> Any:
+            a, b = ctx.saved_tensors
+            g = 2 * u * torch.maximum(a, b)
+            if u.dtype is torch.float16:
+                g[entry] *= -1
+            return g * (a >= b), g * (a < b)
+
+    a, b = _half(seed, torch.float16, (8, 32), (8, 32))
+    larger = int(a[entry] < b[entry])
+    result = gradcheck.check(Maximum, a, b, checks="vjp", seed=seed)
+
+    (failed,) = [finding for finding in result.findings if finding.verdict is Verdict.FAIL]
+    assert failed.leaf == f"input[{larger}]"
+    assert [found.index for found in failed.entries] == [entry]

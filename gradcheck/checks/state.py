@@ -100,12 +100,25 @@ def _beside(answers: Answers, settings: Settings, rng: np.random.Generator) -> I
             if not is_finite(there):
                 return
             wrong = _failures(there, look, rng)
-            if not wrong:
+            if not wrong or _moves_on(there):
                 return
     here = {finding.leaf for finding in _failures(answers, settings, rng)}
     for finding in wrong:
         if finding.leaf not in here:
             yield replace(finding, check="state", message=KEPT + finding.message)
+
+
+def _moves_on(answers: Answers) -> bool:
+    """Whether a second call gives another value: a power iteration goes on where it stopped.
+
+    Its gradient is right where it has settled, and nearly so beside that.
+    """
+    problem = answers.problem
+    if problem.session is None:
+        return False
+    with problem.session(PLAIN) as call:
+        first, second = call(problem.point).value, call(problem.point).value
+    return not all(map(np.array_equal, first, second))
 
 
 def _failures(

@@ -186,3 +186,20 @@ def test_a_narrow_target_draws_the_same_numbers_in_float64(draw: str, dtype: tor
         assert right.passed
         assert right.evaluations.forward < 60  # a thousand where the two were other functions
         assert wrong.verdict == "fail"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_rule_that_draws_by_a_seed_of_its_own_is_wrong_at_every_seed(seed: int) -> None:
+    class Noisy(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+            return x * (1 + torch.randn(x.shape, dtype=x.dtype))
+
+        @staticmethod
+        def backward(ctx: Any, u: torch.Tensor) -> torch.Tensor:
+            own = torch.Generator().manual_seed(seed)
+            return u * (1 + torch.randn(u.shape, dtype=u.dtype, generator=own))
+
+    x = torch.ones(4, 5, dtype=torch.float64)
+
+    assert gradcheck.check(Noisy, x, checks="vjp", seed=seed).verdict == "fail"

@@ -243,6 +243,89 @@ def test_memory_of_shapes_is_caught() -> None:
     assert not state(Rule(forward, remembering), array(3)).passed
 
 
+class OfTheFirst(torch.autograd.Function):
+    """x w, through a copy of w that is made once, and kept by whoever is asked to."""
+
+    kept: ClassVar[dict[str, Tensor]] = {}
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, w: Tensor, kept: dict[str, Tensor] | None = None) -> Tensor:
+        ctx.save_for_backward(x, w)
+        ctx.kept = OfTheFirst.kept if kept is None else kept
+        return x @ w
+
+    @staticmethod
+    def backward(ctx: Any, u: Tensor) -> Any:
+        x, w = ctx.saved_tensors
+        return u @ ctx.kept.setdefault("w", w.detach().clone()).mT, x.mT @ u, None
+
+
+class Remembering(nn.Module):
+    """The same; its copy comes back as it was after every check of a call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(tensor(4, 2))
+        self.kept: dict[str, Tensor] = {}
+
+    def forward(self, x: Tensor) -> Any:
+        return OfTheFirst.apply(x, self.w, self.kept)  # type: ignore[no-untyped-call]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_is_kept_of_the_first_arguments_is_caught(seed: int) -> None:
+    OfTheFirst.kept.clear()
+    kept: dict[str, Any] = {}
+    rule = Rule(
+        lambda x, w: x @ w,
+        lambda xs, u: (u @ kept.setdefault("w", xs[1].copy()).T, xs[0].T @ u),
+    )
+
+    of_numpy = gradcheck.check(rule, array(3, 4), array(4, 2), seed=seed)
+    of_class = gradcheck.check(OfTheFirst, tensor(3, 4), tensor(4, 2), seed=seed)
+    of_module = gradcheck.check(Remembering(), tensor(3, 4), seed=seed)
+
+    for result in (of_numpy, of_class, of_module):
+        (failed,) = [finding for finding in result.findings if finding.verdict == "fail"]
+        assert failed.check == "state"
+        assert failed.leaf == "input[0]"
+    assert "wrong at another that was asked after it" in failures(of_numpy)[0]
+    assert "that of another call" in failures(of_module)[0]
+
+
+class Masked(nn.Module):
+    """Dropout whose rule finds its mask on the module, or where it belongs."""
+
+    def __init__(self, *, right: bool) -> None:
+        super().__init__()
+        self.right = right
+        self.mask = torch.zeros(())
+
+    def forward(self, x: Tensor) -> Any:
+        module = self
+
+        class Drop(torch.autograd.Function):
+            @staticmethod
+            def forward(ctx: Any, x: Tensor) -> Tensor:
+                ctx.mask = module.mask = (torch.rand(x.shape) < 0.5).to(x.dtype) * 2
+                return x * module.mask
+
+            @staticmethod
+            def backward(ctx: Any, u: Tensor) -> Tensor:
+                return u * (ctx.mask if module.right else module.mask)
+
+        return Drop.apply(x)  # type: ignore[no-untyped-call]
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("right", [True, False])
+def test_a_mask_that_the_next_call_draws_anew_is_caught(right: bool, seed: int) -> None:
+    result = gradcheck.check(Masked(right=right), tensor(4, 5), seed=seed)
+
+    assert result.passed is right, result
+    assert right or "that of another call" in failures(result)[0]
+
+
 # right
 
 
