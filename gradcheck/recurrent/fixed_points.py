@@ -69,6 +69,8 @@ ADVICE = {
     "sign of the Jacobian": "it is that of an adjoint with I + Jᵀ in the place of I - Jᵀ",
     "sign": "its sign is wrong: all else is right",
     "constant factor": "it is right up to that factor",
+    "this leaf alone": "other leaves show that the adjoint is right; what is made of it for "
+    "this leaf is not",
     "not converged": "it is near the true one: the adjoint stopped before it settled; if that is "
     "near enough, say rtol=",
 }
@@ -278,6 +280,11 @@ class Asked:
         open_ = [left_open("implicit", UNMATCHED, path) for path in alone]
         if all(finding.verdict is Verdict.PASS for finding in findings):
             return (*findings, *open_)
+        most = max(finding.mismatch for finding in findings)
+        right = (place for place, f in enumerate(findings) if f.mismatch <= LIKE * most)
+        if any(np.any(row.true[place]) for place in right for row in rows):
+            own = [_own([row.of(place) for row in rows]) for place in range(len(findings))]
+            return (*map(_explained, findings, own), *open_)
         pattern = self.pattern(rows)
         return (*(_explained(finding, pattern) for finding in findings), *open_)
 
@@ -353,17 +360,15 @@ class Asked:
 
     def pattern(self, rows: Sequence["Row"]) -> str | None:
         """What the layer's gradient is the gradient of."""
-        if not any(np.any(gradient) for row in rows for gradient in row.claimed):
+        if _is_zero(rows):
             return "zero"
         if self.terms is not None and all(
             row.is_like(self.gradients(self.rest.shaped(space.solved()[0])))
             for row, (_, space) in zip(rows, self.draws, strict=True)
         ):
             return "whole"
-        scales = [_scale(_joined(row.claimed), _joined(row.true)) for row in rows]
-        if all(row.is_like([s * g for g in row.true]) for row, s in zip(rows, scales, strict=True)):
-            factor = float(np.mean(scales))
-            return "sign" if abs(factor + 1) < LIKE else f"constant factor: {factor:.6g}"
+        if factor := _factor(rows):
+            return factor
         ways: tuple[Callable[[Arrays, Krylov], Iterator[Adjoint]], ...] = (
             self.rest.series,
             self.rest.mistaken,
@@ -464,6 +469,12 @@ class Row:
     true: Arrays
     left: float  # the residual of the adjoint that is behind the true one, relative
 
+    def of(self, place: int) -> "Row":
+        """The same of one leaf."""
+        return replace(
+            self, claimed=self.claimed[place : place + 1], true=self.true[place : place + 1]
+        )
+
     @property
     def off(self) -> float:
         return _relative(_joined(self.true), _joined(self.claimed))
@@ -474,11 +485,32 @@ class Row:
         return norm(claimed - _joined(other)) <= LIKE * norm(claimed - true)
 
 
+def _is_zero(rows: Sequence[Row]) -> bool:
+    return not any(np.any(gradient) for row in rows for gradient in row.claimed)
+
+
+def _factor(rows: Sequence[Row]) -> str | None:
+    """The pattern of a constant factor, if it explains what is claimed."""
+    scales = [_scale(_joined(row.claimed), _joined(row.true)) for row in rows]
+    if not all(row.is_like([s * g for g in row.true]) for row, s in zip(rows, scales, strict=True)):
+        return None
+    factor = float(np.mean(scales))
+    return "sign" if abs(factor + 1) < LIKE else f"constant factor: {factor:.6g}"
+
+
+def _own(rows: Sequence[Row]) -> str:
+    """What is wrong with a leaf beside others that are right: nothing that all of them share."""
+    return "zero" if _is_zero(rows) else _factor(rows) or "this leaf alone"
+
+
 def _explained(finding: Finding, pattern: str | None) -> Finding:
     if finding.verdict is not Verdict.FAIL:
         return finding
     if pattern is None:
-        advice = "not the gradient of the equation, and no known pattern fits"
+        advice = (
+            "not the gradient of the equation, and no known pattern fits: its adjoint may lack the "
+            "derivative of the activation, have it on the other side, or W in the place of Wᵀ"
+        )
         return replace(finding, message=advice)
     word = "steps" if pattern.endswith(" steps") else pattern.partition(":")[0]
     advice = ADVICE[word].format(pattern.partition(" ")[0])

@@ -11,6 +11,7 @@ everything that the check "vjp" does before it accuses.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -22,7 +23,7 @@ from gradcheck.recurrent.slices import Part, seen, step
 from gradcheck.results import Entry, Finding, Verdict
 from gradcheck.settings import SIGNIFICANCE, Settings
 
-__all__ = ["Block", "Lags", "is_windowed", "judged", "moments", "screened"]
+__all__ = ["Block", "Lags", "is_in_chunks", "judged", "moments", "screened"]
 
 # The first step of the screen, in units of the slice's size, is this times the fourth root of
 # epsilon: 2⁻¹¹ in float64. A relu has its kink within it once in two thousand, and the rounding at
@@ -173,9 +174,9 @@ def judged(
     """
     leaf, output = problem.leaves[lags.x], problem.outputs[lags.output]
     tolerance = settings.tolerance(max((leaf, output), key=lambda a: a.epsilon).digits)
+    expected = _expected(lags.blocks, truncation)
     suspects = sorted(
-        (b for b in _expected(lags.blocks, truncation) if b.is_suspect(tolerance)),
-        key=lambda b: (abs(b.lag), b.t),
+        (b for b in expected if b.is_suspect(tolerance)), key=lambda b: (abs(b.lag), b.t)
     )
 
     def is_wrong(block: Block) -> bool:
@@ -187,7 +188,7 @@ def judged(
 
     confirmed = [b for b in suspects[:CONFIRMED] if is_wrong(b)]
     wrong = [b for b in suspects if confirmed and abs(b.lag) >= abs(confirmed[0].lag)]
-    shown = [b for b in lags.blocks if b.is_seen]
+    shown = [b for b in expected if b.is_seen]
     finding = Finding(
         check="lag",
         leaf=leaf.path,
@@ -232,16 +233,16 @@ def _worded(
     return replace(finding, message=f"{output}: {reach} seen and right{declared}")
 
 
-def is_windowed(blocks: Sequence[Block], truncation: int) -> bool:
-    """Whether a declared truncation cuts behind a window that moves, not at borders of blocks."""
-    return _cut(blocks, truncation) == 0
+def is_in_chunks(blocks: Sequence[Block], truncation: int) -> bool:
+    """Whether a declared truncation cuts at the borders of blocks that start at the first step."""
+    return _cut(blocks, truncation) == FROM_THE_FIRST
 
 
 def _expected(blocks: Sequence[Block], truncation: int | None) -> list[Block]:
     """The blocks, with what is true of those that a declared truncation cuts off set to zero.
 
-    It may cut behind a window that moves (t - s ≥ K) or at the borders of blocks of K steps;
-    which of both it is, is what more of the blocks agree with.
+    It may cut behind a window that moves (t - s ≥ K) or at the borders of blocks of K steps,
+    counted from the first step, the last, or any; which it is, is what most blocks agree with.
     """
     if truncation is None:
         return list(blocks)
@@ -253,11 +254,18 @@ def _cut(blocks: Sequence[Block], truncation: int) -> int:
     return min(range(len(ways)), key=lambda k: sum(b.is_suspect(SEEN) for b in ways[k]))
 
 
+FROM_THE_FIRST = 1  # its position among the ways to cut
+
+
 def _ways(blocks: Sequence[Block], truncation: int) -> list[list[Block]]:
-    masks: tuple[Callable[[Block], bool], ...] = (
-        lambda b: abs(b.lag) >= truncation,
-        lambda b: b.t // truncation != b.s // truncation,
-    )
+    def is_beyond(b: Block) -> bool:
+        return abs(b.lag) >= truncation
+
+    def is_apart(offset: int, b: Block) -> bool:
+        return (b.t + offset) // truncation != (b.s + offset) // truncation
+
+    masks: list[Callable[[Block], bool]] = [is_beyond]  # then FROM_THE_FIRST
+    masks += [partial(is_apart, offset) for offset in range(truncation)]
     return [[replace(b, wanted=0.0) if cut(b) else b for b in blocks] for cut in masks]
 
 

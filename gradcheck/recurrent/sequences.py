@@ -29,7 +29,7 @@ from gradcheck.recurrent.arguments import Index, sequences, states
 from gradcheck.recurrent.chunks import valued
 from gradcheck.recurrent.forms import Form, form_of
 from gradcheck.recurrent.gains import Place, normalised
-from gradcheck.recurrent.lags import Lags, is_windowed, judged, moments, screened
+from gradcheck.recurrent.lags import Lags, is_in_chunks, judged, moments, screened
 from gradcheck.recurrent.slices import Part, seen
 from gradcheck.results import CheckResult, Finding, Verdict
 from gradcheck.settings import Settings
@@ -90,8 +90,8 @@ def check_sequence(
         chunk: the length at which a kernel begins a new chunk; the target must run at the lengths
             next to it.
         truncation: the steps after which backpropagation through time is cut off on purpose,
-            behind a moving window or at the borders of blocks: what reaches further is held to be
-            zero, what is shorter to be right.
+            behind a moving window or at the borders of blocks, counted from any step: what
+            reaches further is held to be zero, what is shorter to be right.
         rtol, seed, name, kwargs, budget_s: as in `check`.
 
     Raises:
@@ -177,7 +177,9 @@ class Asked:
     def before_truncation(self) -> tuple[Finding, ...]:
         """The VJP over so few steps that nothing is cut off."""
         assert self.truncation is not None
-        return self.vjp(self.form.pose(0, min(self.truncation, self.form.steps)), "vjp")
+        few = self.form.pose(0, min(self.truncation, self.form.steps))
+        paths = {few.leaves[k].path for k in self.cut_off_from(few)}
+        return tuple(finding for finding in self.vjp(few, "vjp") if finding.leaf not in paths)
 
     def but_cut_off(self, question: Question) -> tuple[Finding, ...]:
         paths = {self.form.whole.leaves[k].path for k in self.cut_off}
@@ -186,10 +188,10 @@ class Asked:
     @cached_property
     def cut_off(self) -> set[int]:
         """The initial states that a declared truncation cuts off too."""
-        whole = self.form.whole
-        if self.truncation is None:
-            return set()
-        gradients = whole.vjp(whole.point, cotangent(self.rng("cut off"), whole.outputs))
+        return set() if self.truncation is None else self.cut_off_from(self.form.whole)
+
+    def cut_off_from(self, problem: Problem) -> set[int]:
+        gradients = problem.vjp(problem.point, cotangent(self.rng("cut off"), problem.outputs))
         return {k for k, _ in self.form.states if not np.any(gradients[k])}
 
     def outputs(self) -> tuple[Finding, ...]:
@@ -286,8 +288,10 @@ class Asked:
         plain = self.plain()
         if whole.session is not None and is_random(plain):
             raise Unsupported("the target draws random numbers, others for parts: say eval()")
-        if self.truncation is not None and self.is_windowed(self.truncation):
-            raise Unsupported("with a truncation behind a moving window parts have other gradients")
+        if self.truncation is not None and not self.is_in_chunks(self.truncation):
+            raise Unsupported(
+                "with a truncation that is not at the borders of parts, they have other gradients"
+            )
         questions, replies, refusals = self.besides(plain), [], []
         for borders in self.borders():
             cuts = borders[1:-1]
@@ -316,11 +320,11 @@ class Asked:
             return (*(replace(f, message=f"{f.message}; {CAUSES}") for f in values), *open_)
         return (*found, *open_)
 
-    def is_windowed(self, truncation: int) -> bool:
-        """Whether the declared truncation is behind a window that moves, as far as is seen."""
+    def is_in_chunks(self, truncation: int) -> bool:
+        """Whether the declared truncation is at the borders of parts, as far as is seen."""
         if not self.form.sequences or not self.form.times:
-            return False
-        return all(is_windowed(lags.blocks, truncation) for lags in self.given)
+            return True
+        return any(is_in_chunks(lags.blocks, truncation) for lags in self.given)
 
     def plain(self) -> Plain:
         """The whole, asked with cotangents of what has an axis of time and of the states."""

@@ -239,8 +239,36 @@ def test_an_error_in_one_leaf_alone_is_told_there() -> None:
 
     result = asked(Spoilt(settled))
 
-    wrong = {f.leaf for f in found(result, "implicit") if f.verdict is Verdict.FAIL}
-    assert wrong == {"params.cell.b"}
+    (wrong,) = [f for f in found(result, "implicit") if f.verdict is Verdict.FAIL]
+    assert wrong.leaf == "params.cell.b"
+    assert wrong.diagnosis == "this leaf alone"  # an adjoint that stopped early would show in all
+
+
+def test_a_factor_of_one_leaf_alone_is_no_adjoint_that_stopped() -> None:
+    class Scaled(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, b: Tensor) -> Tensor:
+            return b.clone()
+
+        @staticmethod
+        def backward(ctx: Any, u: Tensor) -> Tensor:
+            return 1.001 * u
+
+    class Spoilt(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = Equilibrium(settled)
+
+        def forward(self, x: Tensor) -> Tensor:
+            b = Scaled.apply(self.layer.cell.b)  # type: ignore[no-untyped-call]
+            z: Tensor = torch.func.functional_call(self.layer, {"cell.b": b}, (x,))
+            return z
+
+    layer = Spoilt()
+    result = check_fixed_point(layer, X, step=layer.layer.cell)
+
+    (wrong,) = [f for f in found(result, "implicit") if f.verdict is Verdict.FAIL]
+    assert wrong.diagnosis == "constant factor: 1.001"
 
 
 def test_a_relaxation_that_stops_early_is_held_to_the_equation() -> None:
