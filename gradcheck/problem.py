@@ -132,6 +132,7 @@ class Audit:
     deeds: tuple[Deed, ...] = ()
     unreached: tuple[int, ...] = ()  # leaves that the graph does not lead back to
     detached: tuple[int, ...] = ()  # outputs that no graph leads back from
+    moves_buffers: bool = False  # whether the forward pass leaves others to the next
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
