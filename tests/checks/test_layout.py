@@ -270,3 +270,25 @@ def test_inputs_come_back_as_they_were() -> None:
     assert torch.equal(x, before)
     assert x.grad is None
     assert x.stride() == (1, 3)
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("constant", [0.3, 1e3])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("normalised", ["batch", "instance"])
+def test_what_rounding_leaves_of_a_constant_channel_is_no_layout(
+    normalised: str, dtype: torch.dtype, constant: float, seed: int
+) -> None:
+    """Its value is the rounding of its mean, over √ε; and so is the gradient of a constant."""
+
+    def layer(x: torch.Tensor) -> torch.Tensor:
+        if normalised == "batch":
+            return F.batch_norm(x, None, None, training=True)
+        return torch.as_tensor(F.instance_norm(x))
+
+    x = torch.randn(6, 3, 8, dtype=dtype, generator=torch.Generator().manual_seed(seed))
+    x[:, 1] = constant
+
+    result = gradcheck.check(layer, x, checks="layout", seed=seed)
+
+    assert result.passed, result
