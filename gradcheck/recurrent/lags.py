@@ -319,6 +319,19 @@ def _pattern(
         )
     if len(directions) == 1:
         return f"one lag: {wrong[0].lag}", "no other lag is"
+    if (every := _blockwise(right, wrong)) is not None:
+        return (
+            f"carry spoilt: in blocks of {every}",
+            f"whatever crosses a border of blocks of {every} steps is wrong, and nothing else: the "
+            "state that is handed over there",
+        )
+    if shortest and all(abs(b.lag) < shortest for b in right):
+        return (
+            f"carry: from lag {shortest} on",
+            f"it is right up to lag {shortest - 1}, and what is handed on to steps before that is "
+            "not: the derivative of the state by the one before, or a part of the state that is "
+            "detached (the cell of an LSTM)",
+        )
     return None, "no known pattern fits"
 
 

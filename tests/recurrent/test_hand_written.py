@@ -81,6 +81,79 @@ def test_a_gru_whose_carry_is_lost_every_four_steps() -> None:
     assert declared.passed, declared
 
 
+class Cells(nn.Module):
+    """An LSTM whose cell is detached after every step, or is not."""
+
+    def __init__(self, *, detached: bool) -> None:
+        super().__init__()
+        self.cell, self.detached = nn.LSTMCell(3, 4).double(), detached
+
+    def forward(self, x: Tensor, state: tuple[Tensor, Tensor]) -> Any:
+        h, c = state
+        outputs = []
+        for now in x:
+            h, c = self.cell(now, (h, c.detach() if self.detached else c))
+            outputs.append(h)
+        return torch.stack(outputs), (h, c)
+
+
+def test_a_cell_that_is_detached_is_a_part_of_the_carry() -> None:
+    x, state = drawn(6, 2, 3), (drawn(2, 4), drawn(2, 4))
+
+    right = check_sequence(Cells(detached=False), x, state)
+    wrong = check_sequence(Cells(detached=True), x, state)
+
+    assert right.passed, right
+    (lag,) = [f for f in wrong.findings if f.check == "lag"]
+    assert lag.diagnosis == "carry: from lag 1 on"
+    assert "a part of the state that is detached" in lag.message
+
+
+class Tanh(torch.autograd.Function):
+    """h_t = tanh(h_{t-1} W + x_t); a carry backwards that is changed on its way."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, h: Tensor, w: Tensor, handed: Any) -> Any:
+        states = [h]
+        for now in x:
+            states.append(torch.tanh(states[-1] @ w + now))
+        ctx.handed = handed
+        ctx.save_for_backward(w, *states)
+        return torch.stack(states[1:]), states[-1].clone()
+
+    @staticmethod
+    def backward(ctx: Any, u: Tensor, carry: Tensor) -> Any:
+        w, *states = ctx.saved_tensors
+        x_bar, w_bar = torch.zeros_like(u), torch.zeros_like(w)
+        for t in reversed(range(len(u))):
+            inward = (u[t] + carry) * (1 - states[t + 1] ** 2)
+            x_bar[t], w_bar = inward, w_bar + states[t].mT @ inward
+            carry = ctx.handed(t, inward, w)
+        return x_bar, carry, w_bar, None
+
+
+@pytest.mark.parametrize(
+    ("handed", "pattern"),
+    [
+        (lambda t, inward, w: inward @ w.mT, None),
+        (lambda t, inward, w: inward @ w, "carry: from lag 1 on"),
+        (
+            lambda t, inward, w: (0.9 if t and t % 4 == 0 else 1.0) * inward @ w.mT,
+            "carry spoilt: in blocks of 4",
+        ),
+    ],
+)
+def test_a_carry_that_is_changed_on_its_way_is_named(handed: Any, pattern: str | None) -> None:
+    def layer(x: Tensor, h: Tensor, w: Tensor) -> Any:
+        return Tanh.apply(x, h, w, handed)  # type: ignore[no-untyped-call]
+
+    result = check_sequence(layer, drawn(10, 2, 4), drawn(2, 4), drawn(4, 4) / 2)
+
+    (lag,) = [f for f in result.findings if f.check == "lag"]
+    assert result.passed is (pattern is None), result
+    assert lag.diagnosis == pattern
+
+
 def relaxed(step: Callable[[Any], Any], z: Any, tolerance: float) -> Any:
     def moves(carry: Any) -> Any:
         z, old = carry
