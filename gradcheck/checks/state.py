@@ -19,6 +19,7 @@ from dataclasses import replace
 import numpy as np
 
 from gradcheck.answers import Answers
+from gradcheck.checks.along import epsilon_of, line_of
 from gradcheck.checks.parity import (
     PLAIN,
     Question,
@@ -31,7 +32,9 @@ from gradcheck.checks.parity import (
 )
 from gradcheck.checks.vjp import at_point
 from gradcheck.errors import Unsupported, first_line, maybe_out_of_domain
+from gradcheck.evidence import Probe
 from gradcheck.finite import is_finite
+from gradcheck.oracles import ladder
 from gradcheck.probes import cotangent, direction
 from gradcheck.problem import EPSILON, Arrays, Manner, extent, inner, norm
 from gradcheck.results import Finding, Verdict
@@ -95,7 +98,7 @@ def _beside(answers: Answers, settings: Settings, rng: np.random.Generator) -> I
         for leaf, x in zip(problem.leaves, problem.point, strict=True)
     )
     with maybe_out_of_domain():
-        if not _strays(answers, moved):
+        if not _strays(answers, moved) or _is_wrong_here(answers, moved):
             return
     there = answers.of(replace(problem, point=moved))
     wrong: tuple[Finding, ...] = ()
@@ -125,6 +128,14 @@ def _strays(answers: Answers, moved: Arrays) -> bool:
         mean = sum(inner(g, v) for g, v in parts)
         size = norm(np.array([extent(g, v) for g, v in parts]))
     return abs(rise - mean) > STRAY * size
+
+
+def _is_wrong_here(answers: Answers, moved: Arrays) -> bool:
+    """Whether the gradient contradicts differences at the point itself, on the way to another."""
+    ways = zip(answers.problem.point, moved, strict=True)
+    line = line_of(answers, 0, {k: b - a for k, (a, b) in enumerate(ways)}, 1 / FARTHER)
+    truth = ladder.estimate(line, rough=True)
+    return Probe(index=0, epsilon=epsilon_of(answers, 0), line=line, truth=truth).is_significant
 
 
 def _moves_on(answers: Answers) -> bool:
