@@ -19,7 +19,7 @@ import numpy as np
 from gradcheck import noise
 from gradcheck.errors import maybe_out_of_domain
 from gradcheck.evidence import Probe
-from gradcheck.oracles import path
+from gradcheck.oracles import ladder, path
 from gradcheck.probes import Line
 from gradcheck.problem import has_digits_of_float32, inner
 from gradcheck.results import Finding, Verdict
@@ -30,6 +30,10 @@ NEARBY = (2.0**-5, 2.0**-3)  # how far on either side jumps are looked for, in s
 SHRUNK = 0.5  # and how far towards zero
 
 ROUNDING, LOW = 1e-10, 2e-3  # a jump is larger than that part of the value, and smaller than this
+
+# Stairs no higher than so many roundings of numbers like one, or like the leaf, are what these left
+# when they cancelled: 1 + erf(x) at -8.
+FEW = 32.0
 
 # A larger mismatch than this is that of jumps as near as the steps of a bisection, or none's.
 SMALL = 0.1
@@ -61,6 +65,8 @@ def unless_it_jumps(finding: Finding, probe: Probe, rng: np.random.Generator) ->
         return finding
     highest = 0.0
     with maybe_out_of_domain():
+        if _is_rounded_away(probe):
+            return _rounded_away(finding)
         segments = _segments(probe)
         for along, low, high in segments if probe.mismatch <= SMALL else islice(segments, 1):
             jump = noise.jump(along.change, low, high, ROUNDING * line.weight)
@@ -166,6 +172,49 @@ def _is_bounded(probe: Probe, line: Line, reach: float, rng: np.random.Generator
         if not left <= BOUNDED * usual or not abs(mean.slope) >= COMES_BACK * claimed:
             return False
     return True
+
+
+def _is_rounded_away(probe: Probe) -> bool:
+    """Whether the value climbs stairs of a few roundings of numbers like one, which cancelled.
+
+    Between two of them it is smooth, and no steeper than what these left of it. A rule that is
+    wrong claims another rise over many.
+    """
+    line = probe.line
+    most = FEW * line.ulp * max(line.unit, 1.0)
+    if not probe.excess * 2.0**-ladder.FIRST * line.unit <= most:
+        return False
+    for reach in (*CLOSER, *NEARBY):
+        ends = -reach * line.unit, reach * line.unit
+        height = noise.jump(line.change, *ends, ROUNDING * line.weight).height
+        if 0 < height <= most:
+            mean = path.integrate(line, NEARBY[-1], goal=1.0, close=CLOSE)
+            if mean is None:
+                return True
+            left = STEPS * height / (mean.reach * line.unit) + mean.error_bar
+            return abs(mean.claimed - mean.slope) <= left
+    return False
+
+
+# How near stairs may be, in sizes of the leaf; those that are left of a rise over many, one at
+# either end, of maybe twice that height; and a quadrature error.
+CLOSER, STEPS, CLOSE = (2.0**-16, 2.0**-12, 2.0**-8), 4.0, 1e-3
+
+
+def _rounded_away(finding: Finding) -> Finding:
+    message = (
+        "of the value only a few roundings of larger numbers are left, which cancelled: it climbs "
+        "stairs, and says nothing of this gradient"
+    )
+    return replace(
+        finding,
+        verdict=Verdict.INCONCLUSIVE,
+        resolution=max(finding.resolution, 1.0),
+        message=message,
+        entries=(),
+        diagnosis=None,
+        power=(),
+    )
 
 
 def _left_open(finding: Finding, height: float) -> Finding:

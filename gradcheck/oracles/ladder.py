@@ -34,7 +34,7 @@ from gradcheck.problem import EPSILON, Array
 from gradcheck.results import Step
 from gradcheck.settings import SIGNIFICANCE
 
-__all__ = ["Estimate", "confirmed", "estimate", "fold", "is_staircase", "still"]
+__all__ = ["FIRST", "Estimate", "confirmed", "estimate", "fold", "is_staircase", "still"]
 
 RUNGS = 4  # at most: three extrapolations; a fourth gains nothing once rounding dominates
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import gradcheck
 from gradcheck import Rule
@@ -65,3 +66,36 @@ def test_the_remainder_of_a_division_is_a_saw_in_which_nothing_is_rounded(
 
     assert verdict(1.0) == "pass"
     assert verdict(0.0) != "pass"
+
+
+class Gelu(torch.autograd.Function):
+    """x Φ(x), whose value at -7 is some roundings of one, with its gradient by erfc."""
+
+    FACTOR = 1.0
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(x)
+        return torch.nn.functional.gelu(x)
+
+    @staticmethod
+    def backward(ctx: Any, u: torch.Tensor) -> torch.Tensor:
+        (x,) = ctx.saved_tensors
+        density = torch.exp(-(x**2) / 2) / (2 * np.pi) ** 0.5
+        gradient: torch.Tensor = torch.erfc(-x / 2**0.5) / 2 + x * density
+        return gradient * u * Gelu.FACTOR
+
+
+@pytest.mark.parametrize(("factor", "excluded"), [(1.0, "fail"), (1.5, "pass"), (-1.0, "pass")])
+def test_stairs_of_a_tail_are_no_failure_and_no_excuse(
+    factor: float, excluded: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Gelu, "FACTOR", factor)
+    tail = np.arange(-6.0, -7.9, -0.05)
+    verdicts = [
+        gradcheck.check(Gelu, torch.tensor([x]), checks="vjp", seed=k).verdict
+        for k, x in enumerate(tail)
+    ]
+
+    assert excluded not in verdicts
+    assert verdicts.count(gradcheck.Verdict.INCONCLUSIVE) <= len(verdicts) / 4
