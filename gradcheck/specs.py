@@ -211,6 +211,11 @@ def posed(request: Request) -> tuple[Any, tuple[Any, ...]]:
             f"--arg is for a class or a builder, and {request.name} is neither; a constant "
             "argument of a function is an --input: --input 3"
         )
+    elif request.inputs and _takes_nothing(target):
+        raise InputError(
+            f"{request.name} takes no arguments, and there is an --input: if it makes the layer, "
+            "say --build"
+        )
     elif request.options:
         target = partial(target, **request.options)
     framework = framework or _framework_of(target, request.reference)
@@ -224,6 +229,13 @@ def posed(request: Request) -> tuple[Any, tuple[Any, ...]]:
         for value in request.inputs
     )
     return target, tuple(inputs)
+
+
+def _takes_nothing(target: Any) -> bool:
+    try:
+        return not inspect.signature(target).parameters
+    except (TypeError, ValueError):  # nothing that can be called, or nobody knows
+        return False
 
 
 def loaded(reference: str) -> Any:
@@ -245,7 +257,8 @@ def loaded(reference: str) -> Any:
         except AttributeError:
             owner = ".".join([module_name, *path.split(".")[:depth]])
             public = [name for name in dir(found) if not name.startswith("_")]
-            raise InputError(f"{owner} has no {attribute!r}. {_close(attribute, public)}") from None
+            own = [n for n in public if not isinstance(getattr(found, n, None), ModuleType)]
+            raise InputError(f"{owner} has no {attribute!r}. {_close(attribute, own)}") from None
     return found
 
 

@@ -348,6 +348,10 @@ def scaled(x, *, factor=1.0):
 def raises(x):
     raise RuntimeError("the target is broken")
 
+def made():
+    return Net(3)
+
+
 def example(size, wrong=False):
     return Net(size, wrong), (torch.randn(2, size),)
 """
@@ -434,6 +438,8 @@ def test_check_of_a_wrong_gradient_is_status_1(arguments: str, leaf: str) -> Non
     [
         ("my_layers", "expected module:object"),
         ("my_layers:Nett", "Did you mean 'Net'?"),
+        ("my_layers:torhc", "There are: "),  # no module that it imports
+        ("my_layers:made --input float64[2]", "if it makes the layer, say --build"),
         ("my_layerz:Net", "there is no module 'my_layerz'"),
         ("my_layers:Net --arg 3 --input float63[2]", "Did you mean 'float64'?"),
         ("my_layers:Net --input float64[2]", "missing a required argument: 'size'"),
