@@ -182,7 +182,7 @@ def _is_rounded_away(probe: Probe) -> bool:
     """
     line = probe.line
     most = FEW * line.ulp * max(line.unit, 1.0)
-    if not probe.excess * 2.0**-ladder.FIRST * line.unit <= most:
+    if not probe.excess * 2.0**-ladder.FIRST * line.unit <= FEW * most:  # what stairs cannot hide
         return False
     for reach in (*CLOSER, *NEARBY):
         ends = -reach * line.unit, reach * line.unit
