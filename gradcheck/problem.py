@@ -132,7 +132,6 @@ class Audit:
     deeds: tuple[Deed, ...] = ()
     unreached: tuple[int, ...] = ()  # leaves that the graph does not lead back to
     detached: tuple[int, ...] = ()  # outputs that no graph leads back from
-    moves_buffers: bool = False  # whether the forward pass leaves others to the next
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,6 +172,7 @@ class Problem:
     is_compiled: bool = False  # whether value and VJP are compiled where a session's calls are not
     is_random: bool = False  # whether it was seen to draw numbers
     release: Callable[[], None] = lambda: None  # gives back what running it holds of the framework
+    written_for: frozenset[str] = frozenset()  # in float64: the dtypes of the target as it is
     notes: tuple[str, ...] = ()  # what was left out of the problem, and why
     excepted: tuple[str, ...] = ()  # outputs that were, because the caller said so
 
@@ -205,7 +205,9 @@ def posed_in_float64(problem: Problem) -> Problem | None:
     except Exception:  # whatever the target raises
         return None
     pairs = zip(wide.leaves, problem.point, strict=True)
-    wide = replace(wide, point=tuple(leaf.rounded(x) for leaf, x in pairs))
+    point = tuple(leaf.rounded(x) for leaf, x in pairs)
+    own = frozenset(leaf.digits for leaf in (*problem.leaves, *problem.outputs))
+    wide = replace(wide, point=point, written_for=own)
     shapes = [[leaf.shape for leaf in posed.outputs] for posed in (problem, wide)]
     return wide if shapes[0] == shapes[1] else None
 

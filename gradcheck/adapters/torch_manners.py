@@ -207,7 +207,6 @@ def _audited(posed: Posed, point: Arrays, cotangents: Arrays, hooks: Any) -> Aud
         deeds=tuple(dict.fromkeys(deeds)),
         unreached=tuple(k for k, g in enumerate(gradients) if g is None),
         detached=tuple(k for k, y in enumerate(outputs) if not y.requires_grad),
-        moves_buffers=bool(again),
     )
 
 

@@ -1,11 +1,13 @@
-"""Is a gradient that is right at the point right at another, asked after it?
+"""Does a gradient follow where its arguments move?
 
 A rule that keeps what it made of its first arguments, a transposed weight, say, is right at the
-point that it was asked first. So the rise to another point must be what the gradients at both ends
-say; in doubt, the gradient there is compared with differences.
+point that it was asked first. Elsewhere its gradient stays what it was, to the last bit, where the
+slope of the value does not. So the rise to another point must be what the gradients at both ends
+say; in doubt, what stays is compared with differences there. A rule that is right on its domain
+alone, for targets that sum to one or a matrix that is orthogonal, is another matter: it follows.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -18,47 +20,64 @@ from gradcheck.evidence import Probe
 from gradcheck.finite import is_finite
 from gradcheck.oracles import ladder
 from gradcheck.probes import direction
-from gradcheck.problem import EPSILON, Arrays, extent, inner, norm
+from gradcheck.problem import EPSILON, Array, Arrays, Problem, extent, inner, norm
 from gradcheck.results import Finding, Verdict
 from gradcheck.settings import Settings
 
-__all__ = ["wrong_elsewhere"]
+__all__ = ["kept_elsewhere"]
 
 # How far the point is moved to look at the gradient once more, relative to each entry: what is
 # sorted, positive or below one mostly stays so.
 FARTHER = 2.0**-6
 
-KEPT = (
-    "right at the point, and wrong at another that was asked after it: it keeps what it made of "
-    "its first arguments, or is right by chance; "
-)
 
-
-def wrong_elsewhere(
+def kept_elsewhere(
     answers: Answers, settings: Settings, rng: np.random.Generator
 ) -> Iterator[Finding]:
-    """Failures of leaves whose gradient is right at the point and wrong at another beside it."""
+    """Failures of leaves whose gradient is right at the point and does not follow to another."""
     answers = answers.in_float64 or answers
     problem = answers.problem
     if problem.epsilon > EPSILON["float32"]:  # differences of half precision say little
         return
-    moved = tuple(
-        leaf.rounded(x * (1 + FARTHER * direction(rng, leaf)))
-        for leaf, x in zip(problem.leaves, problem.point, strict=True)
+    steps = _steps(problem, settings, rng)
+    with maybe_out_of_domain():
+        if not steps or not _strays(answers, steps) or _is_wrong_here(answers, steps):
+            return
+    here: set[str] | None = None
+    for k, step in steps.items():
+        there = answers.of(replace(problem, point=_moved(problem, {k: step})))
+        wrong: tuple[Finding, ...] = ()
+        with maybe_out_of_domain():
+            kept = _kept(answers, there)
+            wrong = _failures(there, settings, rng) if kept and is_finite(there) else ()
+        wrong = tuple(finding for finding in wrong if finding.leaf in kept)
+        if wrong and here is None:
+            here = {finding.leaf for finding in _failures(answers, settings, rng)}
+        for finding in wrong:
+            if here is not None and finding.leaf not in here:
+                message = (
+                    f"where {problem.leaves[k].path} moves it stays what it was, and the slope of "
+                    f"the value does not: it keeps what it made of its first arguments; "
+                    f"{finding.message}"
+                )
+                yield replace(finding, check="state", message=message)
+
+
+def _steps(problem: Problem, settings: Settings, rng: np.random.Generator) -> Mapping[int, Array]:
+    """How far each leaf moves that is asked about; labels and masks are no numbers to be moved."""
+    steps = {}
+    for k, (leaf, x) in enumerate(zip(problem.leaves, problem.point, strict=True)):
+        if settings.wants(leaf.path) and x.size and not (np.any(x) and np.all(x == np.round(x))):
+            sizes = np.abs(x) if np.any(x) else 1.0
+            steps[k] = FARTHER * sizes * direction(rng, leaf)
+    return steps
+
+
+def _moved(problem: Problem, steps: Mapping[int, Array]) -> Arrays:
+    return tuple(
+        leaf.rounded(x + steps[k]) if k in steps else x
+        for k, (leaf, x) in enumerate(zip(problem.leaves, problem.point, strict=True))
     )
-    with maybe_out_of_domain():
-        if not _strays(answers, moved) or _is_wrong_here(answers, moved):
-            return
-    there = answers.of(replace(problem, point=moved))
-    wrong: tuple[Finding, ...] = ()
-    with maybe_out_of_domain():
-        wrong = _failures(there, settings, rng) if is_finite(there) else ()
-        if not wrong or _moves_on(there):
-            return
-    here = {finding.leaf for finding in _failures(answers, settings, rng)}
-    for finding in wrong:
-        if finding.leaf not in here:
-            yield replace(finding, check="state", message=KEPT + finding.message)
 
 
 # What a rise may differ by from the mean of the slopes at both ends, and not be asked about. What
@@ -67,36 +86,30 @@ def wrong_elsewhere(
 STRAY = 1e-4
 
 
-def _strays(answers: Answers, moved: Arrays) -> bool:
+def _strays(answers: Answers, steps: Mapping[int, Array]) -> bool:
     """Whether the gradients at both ends of a short way leave a doubt about the rise along it."""
     problem, u = answers.problem, answers.cotangents(0)
     with np.errstate(all="ignore"):
-        value, gradients = problem.value_and_vjp(moved, u)
+        value, gradients = problem.value_and_vjp(_moved(problem, steps), u)
         rise = sum(inner(u_, b - a) for u_, a, b in zip(u, answers.value, value, strict=True))
-        ways = zip(problem.point, moved, answers.gradients(0), gradients, strict=True)
-        parts = [((g + h) / 2, b - a) for a, b, g, h in ways]
+        parts = [((answers.gradients(0)[k] + gradients[k]) / 2, v) for k, v in steps.items()]
         mean = sum(inner(g, v) for g, v in parts)
         size = norm(np.array([extent(g, v) for g, v in parts]))
     return abs(rise - mean) > STRAY * size
 
 
-def _is_wrong_here(answers: Answers, moved: Arrays) -> bool:
+def _is_wrong_here(answers: Answers, steps: Mapping[int, Array]) -> bool:
     """Whether the gradient contradicts differences at the point itself, on the way to another."""
-    ways = zip(answers.problem.point, moved, strict=True)
-    line = line_of(answers, 0, {k: b - a for k, (a, b) in enumerate(ways)}, 1 / FARTHER)
-    truth = ladder.estimate(line, rough=True)
-    return Probe(index=0, epsilon=epsilon_of(answers, 0), line=line, truth=truth).is_significant
+    line = line_of(answers, 0, steps, 1 / FARTHER)
+    truth, index = ladder.estimate(line, rough=True), next(iter(steps))
+    epsilon = epsilon_of(answers, index)
+    return Probe(index=index, epsilon=epsilon, line=line, truth=truth).is_significant
 
 
-def _moves_on(answers: Answers) -> bool:
-    """Whether a call leaves other buffers to the next: a power iteration goes on where it stopped.
-
-    Its gradient is right where it has settled, and nearly so beside that.
-    """
-    problem = answers.problem
-    if problem.audit is None:
-        return False
-    return problem.audit(problem.point, answers.cotangents(0)).moves_buffers
+def _kept(answers: Answers, there: Answers) -> set[str]:
+    """The leaves whose gradient is the same to the last bit, and is one."""
+    triples = zip(answers.problem.leaves, answers.gradients(0), there.gradients(0), strict=True)
+    return {leaf.path for leaf, g, h in triples if np.any(g) and np.array_equal(g, h)}
 
 
 def _failures(

@@ -306,7 +306,7 @@ def _large(
     """A large cotangent, made of two: a rule may clip what is large."""
     # A quarter, so that a sum does not overflow where its terms do not.
     both = tuple((u - 2 * w) / 4 for u, w in zip(*cotangents, strict=True))
-    digits = {array.digits for array in (*problem.leaves, *problem.outputs)}
+    digits = {array.digits for array in (*problem.leaves, *problem.outputs)} | problem.written_for
     factor = 1.0 if "float16" in digits else times
     much = tuple(factor * z for z in both)
     summed = problem.vjp(problem.point, much)

@@ -279,8 +279,8 @@ def _compared(
     if finding.verdict is Verdict.PASS or not reply.base or not np.all(np.isfinite(got)):
         return finding
     # What is left of a gradient that cancels is compared with its size at other cotangents.
-    own, whole = norm(wanted[np.isfinite(wanted)]), norm(reply.base[position])
-    if finding.mismatch * own > finding.tolerance * whole:
+    off = norm((got - wanted)[np.isfinite(wanted)])
+    if off > finding.tolerance * norm(reply.base[position]):
         return finding
     resolution = min(finding.resolution, finding.tolerance)
     return replace(finding, verdict=Verdict.PASS, message="", resolution=resolution, entries=())

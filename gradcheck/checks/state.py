@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from gradcheck.answers import Answers
-from gradcheck.checks.elsewhere import wrong_elsewhere
+from gradcheck.checks.elsewhere import kept_elsewhere
 from gradcheck.checks.parity import (
     PLAIN,
     Question,
@@ -59,7 +59,7 @@ def check_state(
         # A second backward pass that runs, after that of the other call, has said as much.
         if not any(isinstance(reply, Reply) and reply.complaint == TWICE for reply in found):
             found += _reversed(question, other)
-    found += wrong_elsewhere(answers, settings, rng)
+    found += kept_elsewhere(answers, settings, rng)
     replies = [reply for reply in found if isinstance(reply, Reply)]
     raised = [finding for finding in found if isinstance(finding, Finding)]
     passed = findings(

@@ -23,7 +23,7 @@ from gradcheck.recurrent.slices import Part, seen, step
 from gradcheck.results import Entry, Finding, Verdict
 from gradcheck.settings import SIGNIFICANCE, Settings
 
-__all__ = ["Block", "Lags", "is_in_chunks", "judged", "moments", "screened"]
+__all__ = ["Block", "Lags", "before_the_first", "is_in_chunks", "judged", "moments", "screened"]
 
 # The first step of the screen, in units of the slice's size, is this times the fourth root of
 # epsilon: 2⁻¹¹ in float64. A relu has its kink within it once in two thousand, and the rounding at
@@ -252,6 +252,12 @@ def _expected(blocks: Sequence[Block], truncation: int | None) -> list[Block]:
 def _cut(blocks: Sequence[Block], truncation: int) -> int:
     ways = _ways(blocks, truncation)
     return min(range(len(ways)), key=lambda k: sum(b.is_suspect(SEEN) for b in ways[k]))
+
+
+def before_the_first(blocks: Sequence[Block], truncation: int) -> int:
+    """How many steps there are before a declared truncation cuts for the first time."""
+    offset = max(_cut(blocks, truncation) - FROM_THE_FIRST, 0)
+    return truncation - offset
 
 
 FROM_THE_FIRST = 1  # its position among the ways to cut

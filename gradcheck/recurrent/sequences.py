@@ -29,7 +29,7 @@ from gradcheck.recurrent.arguments import Index, sequences, states
 from gradcheck.recurrent.chunks import valued
 from gradcheck.recurrent.forms import Form, form_of
 from gradcheck.recurrent.gains import Place, normalised
-from gradcheck.recurrent.lags import Lags, is_in_chunks, judged, moments, screened
+from gradcheck.recurrent.lags import Lags, before_the_first, is_in_chunks, judged, moments, screened
 from gradcheck.recurrent.slices import Part, seen
 from gradcheck.results import CheckResult, Finding, Verdict
 from gradcheck.settings import Settings
@@ -177,7 +177,7 @@ class Asked:
     def before_truncation(self) -> tuple[Finding, ...]:
         """The VJP over so few steps that nothing is cut off."""
         assert self.truncation is not None
-        few = self.form.pose(0, min(self.truncation, self.form.steps))
+        few = self.form.pose(0, min(self.uncut(self.truncation), self.form.steps))
         paths = {few.leaves[k].path for k in self.cut_off_from(few)}
         return tuple(finding for finding in self.vjp(few, "vjp") if finding.leaf not in paths)
 
@@ -319,6 +319,12 @@ class Asked:
         if values:  # and so the gradients do, being those of another function
             return (*(replace(f, message=f"{f.message}; {CAUSES}") for f in values), *open_)
         return (*found, *open_)
+
+    def uncut(self, truncation: int) -> int:
+        """How many of the first steps a declared truncation leaves together, if that is seen."""
+        if not self.form.sequences or not self.form.times:
+            return truncation
+        return min(before_the_first(lags.blocks, truncation) for lags in self.given)
 
     def is_in_chunks(self, truncation: int) -> bool:
         """Whether the declared truncation is at the borders of parts, as far as is seen."""

@@ -272,6 +272,25 @@ def test_inputs_come_back_as_they_were() -> None:
     assert x.stride() == (1, 3)
 
 
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_a_gradient_of_zero_excuses_no_other_of_a_constant(dtype: torch.dtype, seed: int) -> None:
+    class Differences(torch.autograd.Function):
+        """x - roll(x): the gradient of a constant is zero, and here five times that constant."""
+
+        @staticmethod
+        def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+            return x - x.roll(1, -1)
+
+        @staticmethod
+        def backward(ctx: Any, u: torch.Tensor) -> torch.Tensor:
+            return u - u.roll(-1, -1) if any(u.stride()) else 5 * u
+
+    x = torch.randn(3, 4, dtype=dtype, generator=torch.Generator().manual_seed(seed))
+
+    assert gradcheck.check(Differences, x, checks="layout", seed=seed).verdict == "fail"
+
+
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("constant", [0.3, 1e3])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)

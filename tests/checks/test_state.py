@@ -1,5 +1,6 @@
 """What one call leaves to another is caught; what each keeps for itself is not."""
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
@@ -289,8 +290,73 @@ def test_what_is_kept_of_the_first_arguments_is_caught(seed: int) -> None:
         (failed,) = [finding for finding in result.findings if finding.verdict == "fail"]
         assert failed.check == "state"
         assert failed.leaf == "input[0]"
-    assert "wrong at another that was asked after it" in failures(of_numpy)[0]
+    assert "it keeps what it made of its first arguments" in failures(of_numpy)[0]
     assert "that of another call" in failures(of_module)[0]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_is_declared_hides_nothing_that_is_kept(seed: int) -> None:
+    kept: dict[str, Any] = {}
+    rule = Rule(
+        lambda x, w, t: x @ w * t,
+        lambda xs, u: (
+            u * xs[2] @ kept.setdefault("w", xs[1].copy()).T,
+            xs[0].T @ (u * xs[2]),
+            0 * u,
+        ),
+    )
+    inputs = array(3, 4), array(4, 2), array(3, 2)
+
+    result = gradcheck.check(rule, *inputs, declared={"input[2]": "a label"}, seed=seed)
+
+    assert [f.leaf for f in result.findings if f.verdict == "fail"] == ["input[0]"]
+
+
+def _softmax(x: Any) -> Any:
+    e = np.exp(x - x.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+def _cross_entropy(targets: Any) -> tuple[Any, ...]:
+    """The rule of everybody: p - t, which is right where the targets sum to one."""
+    rule = Rule(
+        lambda x, t: -np.sum(t * np.log(_softmax(x))),
+        lambda xs, u: (u * (_softmax(xs[0]) - xs[1]), -u * np.log(_softmax(xs[0]))),
+    )
+    return rule, array(3, 4), targets
+
+
+def _turned() -> tuple[Any, ...]:
+    """Solves by the transpose, which is right for a rotation."""
+    q, _ = np.linalg.qr(array(3, 3))
+    solve = np.linalg.solve
+    rule = Rule(
+        lambda r, b: solve(r, b),
+        lambda xs, u: (-(xs[0] @ u) @ solve(*xs).T, xs[0] @ u),
+    )
+    return rule, q, array(3, 2)
+
+
+ON_THEIR_DOMAIN: dict[str, Callable[[], tuple[Any, ...]]] = {
+    "soft targets": lambda: _cross_entropy(_softmax(array(3, 4, seed=1))),
+    "hard targets": lambda: _cross_entropy(np.eye(4)[:3]),
+    "a rotation": _turned,
+    "a mask": lambda: (
+        Rule(lambda x, m: x * m**2, lambda xs, u: (u * xs[1], 2 * u * xs[0] * xs[1])),
+        array(3, 4),
+        np.float64(array(3, 4, seed=1) > 0),
+    ),
+}
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("name", ON_THEIR_DOMAIN)
+def test_what_is_right_on_its_domain_alone_keeps_nothing(name: str, seed: int) -> None:
+    target, *inputs = ON_THEIR_DOMAIN[name]()
+
+    result = gradcheck.check(target, *inputs, checks=("vjp", "state"), seed=seed)
+
+    assert result.passed, result
 
 
 class Masked(nn.Module):

@@ -95,6 +95,16 @@ def test_what_is_right_passes(dtype: torch.dtype, seed: int) -> None:
     assert not any("vacuous" in finding.message for finding in result.findings)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_what_knows_where_float16_ends_is_not_asked_beyond(seed: int) -> None:
+    ends = torch.finfo(torch.float16).max
+    target = _tanh(lambda u, y: u.clamp(-ends, ends))
+
+    result = gradcheck.check(target, _x(torch.float16, seed), seed=seed)
+
+    assert result.passed, result
+
+
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
 def test_a_rule_that_rounds_to_half_precision_is_not_held_to_float64(dtype: torch.dtype) -> None:
     """It is rounded there, too, and no sum of rounded numbers is the rounded sum."""

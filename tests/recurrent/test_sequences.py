@@ -675,6 +675,10 @@ class Spoilt(Blocks):
     FACTOR = 1.01
 
 
+class Later(Blocks):
+    CUT = staticmethod(lambda t, steps: (t + 1) % 3 == 0)
+
+
 def test_declared_blocks_may_be_counted_from_the_last_step() -> None:
     inputs = drawn(8, 2, 4), drawn(2, 4, seed=1), drawn(4, 4, seed=2) / 2
 
@@ -682,6 +686,7 @@ def test_declared_blocks_may_be_counted_from_the_last_step() -> None:
 
     assert right.passed, right
     assert max(f.mismatch for f in right.findings) < 1e-9  # what is declared is no mismatch
+    assert check_sequence(Later.apply, *inputs, truncation=3).passed
     assert check_sequence(Blocks.apply, *inputs, truncation=4).verdict is Verdict.FAIL
     assert check_sequence(Spoilt.apply, *inputs, truncation=3).verdict is Verdict.FAIL
 
