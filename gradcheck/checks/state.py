@@ -107,7 +107,8 @@ def _interleaved(
             read, after = one.pull(question.u), two.pull(other.u)
             # Read late: a backward pass that hands out a buffer of its own has overwritten it.
             yield _again(question, name, STALE, read(), count)
-            if _is_same(two.value, other.answer):  # not where it drew others, or keeps a state
+            # Not where it drew others, or goes on where the last call stopped.
+            if all(map(np.array_equal, two.value, other.answer)):
                 yield _again(other, f"{name}: the second", STALE, after(), count)
         except Unsupported as refusal:  # of what is kept for it
             remarks[problem.leaves[0].path] = str(refusal)
