@@ -47,10 +47,14 @@ def kept_elsewhere(
     for k, step in steps.items():
         there = answers.of(replace(problem, point=_moved(problem, {k: step})))
         wrong: tuple[Finding, ...] = ()
+        kept: list[int] = []
         with maybe_out_of_domain():
             kept = _kept(answers, there)
-            wrong = _failures(there, settings, rng) if kept and is_finite(there) else ()
-        wrong = tuple(finding for finding in wrong if finding.leaf in kept)
+            own = {j: steps[j] for j in kept if j in steps}
+            if own and is_finite(there) and _contradicted(there, own):
+                wrong = _failures(there, settings, rng)
+        paths = {problem.leaves[j].path for j in kept}
+        wrong = tuple(finding for finding in wrong if finding.leaf in paths)
         if wrong and here is None:
             here = {finding.leaf for finding in _failures(answers, settings, rng)}
         for finding in wrong:
@@ -106,10 +110,23 @@ def _is_wrong_here(answers: Answers, steps: Mapping[int, Array]) -> bool:
     return Probe(index=index, epsilon=epsilon, line=line, truth=truth).is_significant
 
 
-def _kept(answers: Answers, there: Answers) -> set[str]:
+def _kept(answers: Answers, there: Answers) -> list[int]:
     """The leaves whose gradient is the same to the last bit, and is one."""
-    triples = zip(answers.problem.leaves, answers.gradients(0), there.gradients(0), strict=True)
-    return {leaf.path for leaf, g, h in triples if np.any(g) and np.array_equal(g, h)}
+    pairs = enumerate(zip(answers.gradients(0), there.gradients(0), strict=True))
+    return [k for k, (g, h) in pairs if np.any(g) and np.array_equal(g, h)]
+
+
+def _contradicted(answers: Answers, steps: Mapping[int, Array]) -> bool:
+    """Whether the gradient is not what one central difference says; a first look."""
+    problem, u = answers.problem, answers.cotangents(0)
+    with np.errstate(all="ignore"):
+        ahead = problem.value(_moved(problem, steps))
+        behind = problem.value(_moved(problem, {k: -v for k, v in steps.items()}))
+        rise = sum(inner(u_, a - b) for u_, a, b in zip(u, ahead, behind, strict=True)) / 2
+        claims = [(answers.gradients(0)[k], v) for k, v in steps.items()]
+        claimed = sum(inner(g, v) for g, v in claims)
+        size = norm(np.array([extent(g, v) for g, v in claims]))
+    return abs(rise - claimed) > STRAY * size
 
 
 def _failures(

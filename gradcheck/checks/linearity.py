@@ -50,6 +50,9 @@ TERMS = 3  # gradients of about the same rounding in a sum
 # iterates to an absolute tolerance is linear at the first; the second is asked as well.
 LARGE, FURTHER = 2.0**8, 2.0**20
 
+# The same for what is asked in float64 of a target in float16, which ends at 65504.
+WITHIN = 2.0**5
+
 # What a solver that stops early does not make of a large gradient: by so much less, or more. More
 # is what PyTorch's `matrix_exp` makes of it in float32, where it loses digits beside a large
 # cotangent: it was seen to be a fifth.
@@ -306,7 +309,8 @@ def _large(
     """A large cotangent, made of two: a rule may clip what is large."""
     # A quarter, so that a sum does not overflow where its terms do not.
     both = tuple((u - 2 * w) / 4 for u, w in zip(*cotangents, strict=True))
-    digits = {array.digits for array in (*problem.leaves, *problem.outputs)} | problem.written_for
+    digits = {array.digits for array in (*problem.leaves, *problem.outputs)}
+    times = min(times, WITHIN) if "float16" in problem.written_for else times
     factor = 1.0 if "float16" in digits else times
     much = tuple(factor * z for z in both)
     summed = problem.vjp(problem.point, much)

@@ -49,7 +49,7 @@ def _in_storage_order(u: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 
 
 def _clipped_by_norm(u: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    return torch.div(u, (u.norm() / 100).clamp(min=1))
+    return torch.div(u, (u.norm() / 10).clamp(min=1))
 
 
 def _small_ones_dropped(u: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
