@@ -66,25 +66,25 @@ def rounded(
         bar, usual = _bars(problem, index, u, claim, rng)
         wrong = (off > SIGNIFICANCE * bar) & (off > tolerance * largest)
         # The part of the claim that is off in the direction of the gradient itself.
-        factor = _factor(claim, truth) if size else 1.0
+        factor = _factor(claim, truth)
         spread = norm(usual * np.abs(truth)) / size**2 if size else 0.0
-        in_doubt = np.any(wrong) or abs(factor - 1) > max(tolerance, SIGNIFICANCE * spread)
+        in_doubt = np.any(wrong) or _is_off(factor, tolerance, spread)
         if in_doubt and not (problem.rounds_back and problem.rounds_back()):
             scatter, of_factor = _scatter(problem, wide, index, u, rng)
             bar, spread = np.maximum(bar, scatter), max(spread, of_factor)
             wrong &= off > SIGNIFICANCE * bar
-        if is_coarse and (np.any(wrong) or abs(factor - 1) > max(tolerance, SIGNIFICANCE * spread)):
+        if is_coarse and (np.any(wrong) or _is_off(factor, tolerance, spread)):
             epsilon = _epsilon(problem, index)
             chosen = _chosen(wide, index, u, claim, wrong | (off > bar), epsilon, rng)
             claim = np.where(chosen, truth, claim)
             wrong, off = wrong & ~chosen, np.where(chosen, 0, off)
-            factor = _factor(claim, truth) if size else 1.0
+            factor = _factor(claim, truth)
         if np.any(wrong):
             return _accused(finding, claim, truth, wrong, bar)
         if not size:
             continue
         seen = seen.with_(truth, bar, spread)
-        if abs(factor - 1) > max(tolerance, SIGNIFICANCE * spread):
+        if _is_off(factor, tolerance, spread):
             everywhere = off > np.median(off)
             accused = _accused(finding, claim, truth, everywhere, bar)
             message = f"all of it is {factor:.3g} times what the same rule gives in float64"
@@ -92,9 +92,15 @@ def rounded(
     return _blunted(finding, problem, index, seen)
 
 
+def _is_off(factor: float, tolerance: float, spread: float) -> bool:
+    return abs(factor - 1) > max(tolerance, SIGNIFICANCE * spread)
+
+
 def _factor(claim: Array, truth: Array) -> float:
-    """How large `claim` is in the direction of `truth`, which is not zero."""
+    """How large `claim` is in the direction of `truth`; as large as it, if that is zero."""
     size = norm(truth)
+    if not size:
+        return 1.0
     return float(np.real(np.vdot(truth / size, claim))) / size
 
 
@@ -143,7 +149,7 @@ def _bend(
         with maybe_out_of_domain(), np.errstate(all="ignore"):
             claim, truth = problem.vjp(point, u)[index], wide.vjp(there, u)[index]
             errors.append(claim - truth)
-            factors.append(_factor(claim, truth) if norm(truth) else 1.0)
+            factors.append(_factor(claim, truth))
     if len(errors) < 3:  # no excuse
         return 0.0, 0.0
     varies = abs(factors[0] - 2 * factors[1] + factors[2])

@@ -19,8 +19,8 @@ from gradcheck.errors import maybe_out_of_domain
 from gradcheck.evidence import Probe
 from gradcheck.finite import is_finite
 from gradcheck.oracles import ladder
-from gradcheck.probes import direction
-from gradcheck.problem import EPSILON, Array, Arrays, Problem, extent, inner, norm
+from gradcheck.probes import Line, direction
+from gradcheck.problem import EPSILON, Array, Arrays, Problem
 from gradcheck.results import Finding, Verdict
 from gradcheck.settings import Settings
 
@@ -45,7 +45,8 @@ def kept_elsewhere(
             return
     here: set[str] | None = None
     for k, step in steps.items():
-        there = answers.of(replace(problem, point=_moved(problem, {k: step})))
+        way = _way(answers, {k: step})
+        there = answers.of(replace(problem, point=way.filled(way.moved(1.0))))
         wrong: tuple[Finding, ...] = ()
         kept: list[int] = []
         with maybe_out_of_domain():
@@ -77,10 +78,14 @@ def _steps(problem: Problem, settings: Settings, rng: np.random.Generator) -> Ma
     return steps
 
 
-def _moved(problem: Problem, steps: Mapping[int, Array]) -> Arrays:
-    return tuple(
-        leaf.rounded(x + steps[k]) if k in steps else x
-        for k, (leaf, x) in enumerate(zip(problem.leaves, problem.point, strict=True))
+def _way(answers: Answers, steps: Mapping[int, Array], gradients: Arrays | None = None) -> Line:
+    """The line from the point, one of which is where the steps lead to."""
+    return Line(
+        problem=answers.problem,
+        v=steps,
+        u=answers.cotangents(0),
+        gradients=answers.gradients(0) if gradients is None else gradients,
+        centre=answers.value,
     )
 
 
@@ -92,14 +97,12 @@ STRAY = 1e-4
 
 def _strays(answers: Answers, steps: Mapping[int, Array]) -> bool:
     """Whether the gradients at both ends of a short way leave a doubt about the rise along it."""
-    problem, u = answers.problem, answers.cotangents(0)
+    way = _way(answers, steps)
     with np.errstate(all="ignore"):
-        value, gradients = problem.value_and_vjp(_moved(problem, steps), u)
-        rise = sum(inner(u_, b - a) for u_, a, b in zip(u, answers.value, value, strict=True))
-        parts = [((answers.gradients(0)[k] + gradients[k]) / 2, v) for k, v in steps.items()]
-        mean = sum(inner(g, v) for g, v in parts)
-        size = norm(np.array([extent(g, v) for g, v in parts]))
-    return abs(rise - mean) > STRAY * size
+        value, gradients = way.problem.value_and_vjp(way.filled(way.moved(1.0)), way.u)
+        both = zip(way.gradients, gradients, strict=True)
+        mean = _way(answers, steps, tuple((g + h) / 2 for g, h in both))
+        return abs(mean.rise(value, mean.centre) - mean.slope) > STRAY * mean.size
 
 
 def _is_wrong_here(answers: Answers, steps: Mapping[int, Array]) -> bool:
@@ -118,15 +121,10 @@ def _kept(answers: Answers, there: Answers) -> list[int]:
 
 def _contradicted(answers: Answers, steps: Mapping[int, Array]) -> bool:
     """Whether the gradient is not what one central difference says; a first look."""
-    problem, u = answers.problem, answers.cotangents(0)
+    way = _way(answers, steps)
     with np.errstate(all="ignore"):
-        ahead = problem.value(_moved(problem, steps))
-        behind = problem.value(_moved(problem, {k: -v for k, v in steps.items()}))
-        rise = sum(inner(u_, a - b) for u_, a, b in zip(u, ahead, behind, strict=True)) / 2
-        claims = [(answers.gradients(0)[k], v) for k, v in steps.items()]
-        claimed = sum(inner(g, v) for g, v in claims)
-        size = norm(np.array([extent(g, v) for g, v in claims]))
-    return abs(rise - claimed) > STRAY * size
+        rise = way.rise(way.at(1.0), way.at(-1.0)) / 2
+        return abs(rise - way.slope) > STRAY * way.size
 
 
 def _failures(

@@ -74,7 +74,7 @@ def unless_it_jumps(finding: Finding, probe: Probe, rng: np.random.Generator) ->
                 continue
             if _turns(probe, along, jump, high - low) or _is_bounded(probe, along, high, rng):
                 is_branch = any(_is_branch(line, entry.index) for entry in finding.entries[:SOME])
-                return finding if is_branch else _left_open(finding, jump.height)
+                return finding if is_branch else _jumping(finding, jump.height)
             highest = max(highest, jump.height)
     if not highest:
         return finding
@@ -206,29 +206,26 @@ def _rounded_away(finding: Finding) -> Finding:
         "of the value only a few roundings of larger numbers are left, which cancelled: it climbs "
         "stairs, and says nothing of this gradient"
     )
-    return replace(
-        finding,
-        verdict=Verdict.INCONCLUSIVE,
-        resolution=max(finding.resolution, 1.0),
-        message=message,
-        entries=(),
-        diagnosis=None,
-        power=(),
-    )
+    return _left_open(finding, 1.0, message)
 
 
-def _left_open(finding: Finding, height: float) -> Finding:
+def _jumping(finding: Finding, height: float) -> Finding:
     """What is left of a failure where jumps of the value hide as much."""
     hidden = 2 * finding.mismatch
+    message = (
+        f"the value jumps by {height:.0e} nearby, as that of an iteration which stops at a "
+        f"tolerance; that hides any error below {hidden:.0e} of the gradient: tighten it for "
+        "this check, or accept a larger rtol"
+    )
+    return _left_open(finding, hidden, message)
+
+
+def _left_open(finding: Finding, hidden: float, message: str) -> Finding:
     return replace(
         finding,
         verdict=Verdict.INCONCLUSIVE,
         resolution=max(finding.resolution, hidden),
-        message=(
-            f"the value jumps by {height:.0e} nearby, as that of an iteration which stops at a "
-            f"tolerance; that hides any error below {hidden:.0e} of the gradient: tighten it for "
-            "this check, or accept a larger rtol"
-        ),
+        message=message,
         entries=(),
         diagnosis=None,
         power=(),

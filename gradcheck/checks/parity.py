@@ -218,10 +218,7 @@ def findings(
         if failed:
             found.append(failed[0])
         elif not is_output and answers:
-            worst = max(
-                answers,
-                key=lambda f: (f.verdict is not Verdict.PASS, bool(f.message), f.resolution),
-            )
+            worst = max(answers, key=_gravity)
             mismatch = max(finding.mismatch for finding in answers)
             message = worst.message or (remarks or {}).get(label.path, "")
             found.append(replace(worst, oracle=oracle, mismatch=mismatch, message=message))

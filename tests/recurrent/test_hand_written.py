@@ -154,6 +154,31 @@ def test_a_carry_that_is_changed_on_its_way_is_named(handed: Any, pattern: str |
     assert lag.diagnosis == pattern
 
 
+def test_declared_blocks_may_be_counted_from_any_step() -> None:
+    steps = 8
+    inputs = drawn(steps, 2, 4), drawn(2, 4), drawn(4, 4) / 2
+
+    def asked(is_cut: Callable[[int], bool], truncation: int, factor: float = 1.0) -> Any:
+        def handed(t: int, inward: Tensor, w: Tensor) -> Tensor:
+            return (0.0 if is_cut(t) else factor) * inward @ w.mT
+
+        def layer(x: Tensor, h: Tensor, w: Tensor) -> Any:
+            return Tanh.apply(x, h, w, handed)  # type: ignore[no-untyped-call]
+
+        return check_sequence(layer, *inputs, truncation=truncation)
+
+    def from_the_last(t: int) -> bool:
+        return (steps - t) % 3 == 0
+
+    right = asked(from_the_last, 3)
+
+    assert right.passed, right
+    assert max(f.mismatch for f in right.findings) < 1e-9  # what is declared is no mismatch
+    assert asked(lambda t: (t + 1) % 3 == 0, 3).passed
+    assert asked(from_the_last, 4).verdict is Verdict.FAIL
+    assert asked(from_the_last, 3, factor=1.01).verdict is Verdict.FAIL
+
+
 def relaxed(step: Callable[[Any], Any], z: Any, tolerance: float) -> Any:
     def moves(carry: Any) -> Any:
         z, old = carry

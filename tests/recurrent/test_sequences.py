@@ -644,53 +644,6 @@ def test_a_declared_window_that_moves_is_no_failure() -> None:
     assert check_sequence(Window.apply, x, h, truncation=5).verdict is Verdict.FAIL
 
 
-class Blocks(torch.autograd.Function):
-    """h_t = tanh(h_{t-1} W + x_t); what flows back is cut at every third step from the last."""
-
-    CUT: Callable[[int, int], bool] = staticmethod(lambda t, steps: (steps - t) % 3 == 0)
-    FACTOR = 1.0
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, h: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
-        states = [h]
-        for row in x:
-            states.append(torch.tanh(states[-1] @ w + row))
-        ctx.save_for_backward(w, *states)
-        return torch.stack(states[1:]), states[-1].clone()
-
-    @classmethod
-    def backward(cls, ctx: Any, u: Tensor, carry: Tensor) -> Any:
-        w, *states = ctx.saved_tensors
-        x_bar, w_bar = torch.zeros_like(u), torch.zeros_like(w)
-        for t in reversed(range(len(u))):
-            inward = (u[t] + carry) * (1 - states[t + 1] ** 2)
-            x_bar[t], w_bar = inward, w_bar + states[t].mT @ inward
-            carry = cls.FACTOR * inward @ w.mT
-            if cls.CUT(t, len(u)):
-                carry = torch.zeros_like(carry)
-        return x_bar, carry, w_bar
-
-
-class Spoilt(Blocks):
-    FACTOR = 1.01
-
-
-class Later(Blocks):
-    CUT = staticmethod(lambda t, steps: (t + 1) % 3 == 0)
-
-
-def test_declared_blocks_may_be_counted_from_the_last_step() -> None:
-    inputs = drawn(8, 2, 4), drawn(2, 4, seed=1), drawn(4, 4, seed=2) / 2
-
-    right = check_sequence(Blocks.apply, *inputs, truncation=3)
-
-    assert right.passed, right
-    assert max(f.mismatch for f in right.findings) < 1e-9  # what is declared is no mismatch
-    assert check_sequence(Later.apply, *inputs, truncation=3).passed
-    assert check_sequence(Blocks.apply, *inputs, truncation=4).verdict is Verdict.FAIL
-    assert check_sequence(Spoilt.apply, *inputs, truncation=3).verdict is Verdict.FAIL
-
-
 def test_one_lag_that_is_lost_is_named() -> None:
     (lag,) = found(check_sequence(Hole.apply, drawn(10, 2), drawn(2, seed=1)), "lag")
 
