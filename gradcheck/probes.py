@@ -6,14 +6,16 @@ oracle can estimate in its own way.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import hypot
+from sys import getrefcount
 
 import numpy as np
 
 from gradcheck.errors import maybe_out_of_domain
 from gradcheck.problem import (
+    BLOCK,
     EPSILON,
     Array,
     Arrays,
@@ -28,7 +30,6 @@ from gradcheck.problem import (
 from gradcheck.settings import RIPPLE
 
 __all__ = [
-    "Beside",
     "Line",
     "Sample",
     "among",
@@ -38,6 +39,7 @@ __all__ = [
     "nudged",
     "relative",
     "scale",
+    "side_by_side",
 ]
 
 
@@ -147,6 +149,11 @@ def scale(x: Array) -> float:
 NEGLIGIBLE = 1e-12
 
 
+# References to an array that is held in one place only, as counted there: by that place, a
+# variable, and an argument of what counts.
+UNHELD = 3
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
     """φ around the point, at distance h on both sides."""
@@ -190,6 +197,7 @@ class Line:
     floor: float = 0.0  # noise of φ that is known beforehand: the spread of repeated evaluations
     ripple: float = 0.0  # noise, relative to the outputs that move, that was found elsewhere
     beside: "Beside | None" = None  # the same direction, seen through other cotangents too
+    rooms: dict[int, Array] = field(default_factory=dict)  # memory of what moves, as `v` has it
 
     @cached_property
     def claims(self) -> Mapping[int, Claim]:
@@ -269,10 +277,23 @@ class Line:
         moved = {}
         with np.errstate(all="ignore"):  # a step may leave the dtype; infinity says so
             for index, v in self.v.items():
-                step = np.multiply(v, t)
+                step = np.multiply(v, t, out=self._room(index))
                 step += self.problem.point[index]
                 moved[index] = self.problem.leaves[index].rounded(step)
         return moved
+
+    def _room(self, index: int) -> Array:
+        """Where to write a moved leaf: a large one where it was last time, if nobody holds that.
+
+        To be given new memory costs as much as a gradient of a layer that is one matrix.
+        """
+        v, room = self.v[index], self.rooms.get(index)
+        is_free = room is not None and getrefcount(room) <= UNHELD  # a target may keep it
+        if room is None or not is_free or (room.shape, room.dtype) != (v.shape, v.dtype):
+            room = np.empty(v.shape, v.dtype)
+            if room.size > BLOCK:
+                self.rooms[index] = room
+        return room
 
     def values(self, moved: Mapping[int, Array]) -> Arrays:
         """Return f where some leaves have moved; NaN if its outputs have other shapes there."""
@@ -351,19 +372,29 @@ class Line:
         )
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Beside:
     """Lines along one direction: what is evaluated for one is seen through all cotangents."""
 
-    lines: Sequence[Line] = ()
+    lines: Sequence[Line]
     samples: dict[float, Sequence[Sample]] = field(default_factory=dict)
 
     def sample(self, line: Line, h: float) -> Sample:
         if h not in self.samples:
-            above, below = line.at(h), line.at(-h)
+            first = self.lines[0]
+            above, below = first.at(h), first.at(-h)
             self.samples[h] = [each.sampled(h, above, below) for each in self.lines]
         position = next(k for k, each in enumerate(self.lines) if each.u is line.u)
         return self.samples[h][position]
+
+
+def side_by_side(lines: Sequence[Line]) -> list[Line]:
+    """Return `lines` along one direction so that what is evaluated for one is seen by all."""
+    beside = Beside(lines)
+    seen = [replace(line, beside=beside) for line in lines]
+    for line, other in zip(lines, seen, strict=True):
+        vars(other)["claims"] = line.claims
+    return seen
 
 
 def _difference(a: Array, b: Array) -> Array:

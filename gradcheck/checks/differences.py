@@ -30,7 +30,7 @@ from gradcheck.checks.question import Question
 from gradcheck.diagnose import ADVICE
 from gradcheck.evidence import Probe, entries_of
 from gradcheck.oracles import ladder
-from gradcheck.probes import Beside, among, direction, scale
+from gradcheck.probes import among, direction, scale, side_by_side
 from gradcheck.problem import Array, Problem
 from gradcheck.results import Finding, Verdict
 from gradcheck.settings import RIPPLE, Settings
@@ -103,9 +103,7 @@ def _joint(
         for k in draws:  # before anything else of that size is made
             answers.gradients(k)
         v = {q.index: direction(rng, leaves[q.index], scale(point[q.index])) for q in live}
-        beside = Beside()
-        beside.lines = [replace(line_of(answers, k, v), beside=beside) for k in draws]
-        for line in beside.lines:
+        for line in side_by_side([line_of(answers, k, v) for k in draws]):
             truth = ladder.estimate(line)
             probes.append(Probe(index=live[0].index, epsilon=epsilon, line=line, truth=truth))
             if probes[-1].is_significant or not probes[-1].is_smooth:

@@ -7,7 +7,7 @@ import numpy as np
 
 from gradcheck.evidence import Probe
 from gradcheck.oracles import ladder
-from gradcheck.probes import Beside
+from gradcheck.probes import side_by_side
 from gradcheck.problem import Array, Arrays
 
 __all__ = ["Passage", "passage"]
@@ -64,12 +64,14 @@ def _slice(probe: Probe, output: int) -> Passage:
 
 def _seen(probe: Probe, cotangents: Sequence[Arrays]) -> list[Probe]:
     """The same probe, seen through other cotangents; what is evaluated for one is for all."""
-    beside, problem = Beside(), probe.line.problem
-    beside.lines = [
-        replace(probe.line, u=u, gradients=problem.vjp(problem.point, u), beside=beside)
-        for u in cotangents
-    ]
-    return [replace(probe, line=line, truth=ladder.estimate(line)) for line in beside.lines]
+    problem = probe.line.problem
+    lines = side_by_side(
+        [
+            replace(probe.line, u=u, gradients=problem.vjp(problem.point, u), beside=None)
+            for u in cotangents
+        ]
+    )
+    return [replace(probe, line=line, truth=ladder.estimate(line)) for line in lines]
 
 
 def _is_lost(probes: Sequence[Probe]) -> bool:

@@ -237,3 +237,17 @@ def test_what_moves_near_the_point_only_is_not_vacuous(centre: float, seed: int)
     rule = Rule(bump, lambda xs, u: (0 * u,))
 
     assert gradcheck.check(rule, np.array([centre]), seed=seed).verdict == "fail"
+
+
+def test_what_a_target_keeps_of_a_step_stays_as_it_was() -> None:
+    kept: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def f(x: torch.Tensor) -> torch.Tensor:
+        kept.append((x.detach(), x.detach().clone()))
+        return x * x
+
+    x = torch.randn(2**14, dtype=torch.float64)  # large: memory of a step is used again
+    assert gradcheck.check(f, x, checks="vjp").passed
+
+    assert len(kept) > 5
+    assert all(torch.equal(x, copy) for x, copy in kept)
