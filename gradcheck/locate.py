@@ -173,7 +173,7 @@ class _Search:
             truth = min(truth, closer, key=lambda estimate: estimate.error_bar)
         got = alone.slope
         if abs(truth.excess(got)) > SIGNIFICANCE * truth.error_bar:
-            truth = replace(truth, kink=max(truth.kink, ladder.fold(alone)))
+            truth = ladder.folded(alone, truth)
         # Where the slope jumps, the nearest value of its interval is what the entry is held to.
         wanted = got - truth.excess(got)
         return got, wanted, _bar(alone, truth), truth.kink

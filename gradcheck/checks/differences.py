@@ -25,6 +25,7 @@ from gradcheck.checks.doubts import (
 from gradcheck.checks.edges import movable
 from gradcheck.checks.entrywise import narrowest
 from gradcheck.checks.hidden import hidden, is_suspect, through_what_moves
+from gradcheck.checks.iterations import unless_another_jumps
 from gradcheck.checks.judgement import judge
 from gradcheck.checks.question import Question
 from gradcheck.diagnose import ADVICE
@@ -80,7 +81,7 @@ def examined(
         findings.append(finding)
         if kink is not None:
             kinked[question.leaf.path] = kink
-    return tuple(findings), kinked
+    return unless_another_jumps(findings), kinked
 
 
 def _joint(

@@ -118,5 +118,4 @@ def rippled(probe: Probe, ripple: float) -> Probe:
 
 def folded(probe: Probe) -> Probe:
     """The same probe, with the kinks of all outputs counted, which may cancel in their sum."""
-    kink = max(probe.truth.kink, ladder.fold(probe.line, probe.truth.level))
-    return replace(probe, truth=replace(probe.truth, kink=kink))
+    return replace(probe, truth=ladder.folded(probe.line, probe.truth))

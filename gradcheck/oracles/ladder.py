@@ -34,7 +34,7 @@ from gradcheck.problem import EPSILON, Array
 from gradcheck.results import Step
 from gradcheck.settings import SIGNIFICANCE
 
-__all__ = ["FIRST", "Estimate", "confirmed", "estimate", "fold", "is_staircase", "still"]
+__all__ = ["FIRST", "Estimate", "confirmed", "estimate", "fold", "folded", "is_staircase", "still"]
 
 RUNGS = 4  # at most: three extrapolations; a fourth gains nothing once rounding dominates
 
@@ -45,6 +45,9 @@ RUNGS = 4  # at most: three extrapolations; a fourth gains nothing once rounding
 # Where noise decides, coarser steps divide it by more: up to half the leaf's size, and for a
 # straight line up to 2¹⁵ times it.
 FIRST, FINER, COARSER = 7, (12, 17, 22, 27), (5, 3, 1, -3, -7, -11, -15)
+
+# Where only a claim is to be confirmed, kinks are no matter: 1 / (x - 1) a ten-millionth beside 1.
+FINEST = 34
 
 # Steps are no powers of two: x + h would be rounded away in the same manner on both sides wherever
 # it is added to something larger, and a rounding that is always the same is one that nobody sees.
@@ -243,11 +246,12 @@ def confirmed(line: Line, mismatch: float) -> Estimate | None:
     """
     if not line.size:
         return None
-    flight = _climb(line, FINER[-1], line.floor)
-    blur = SIGNIFICANCE * flight.bar
-    if not abs(flight.slope - line.slope) <= blur <= CONFIRMED * mismatch:
-        return None
-    return _verdict(line, [flight])
+    for start in (FINER[-1], FINEST):
+        flight = _climb(line, start, line.floor)
+        blur = SIGNIFICANCE * flight.bar
+        if abs(flight.slope - line.slope) <= blur <= CONFIRMED * mismatch:
+            return _verdict(line, [flight])
+    return None
 
 
 def _of_stairs(line: Line) -> float:
@@ -286,6 +290,28 @@ def _climbing(line: Line) -> tuple[list[Array], list[Array]]:
     stands = [(a == f) & (b == f) for a, b, f in near]
     rests = [(a == a_) | (b == b_) for a_, a, b_, b in beyond]
     return climbs, [c & s & r for c, s, r in zip(climbs, stands, rests, strict=True)]
+
+
+def folded(line: Line, truth: Estimate) -> Estimate:
+    """Return `truth` with the kinks at the point counted output by output.
+
+    Kinks of two outputs may cancel in φ. What looks like one and is none at the finest steps is a
+    kink beside the point, or an oscillation that wider steps skip: there the finest steps decide.
+    """
+    width = fold(line, truth.level)
+    if not width or _stays(line, width, truth.level):
+        return replace(truth, kink=max(truth.kink, width))
+    near = _verdict(line, [_climb(line, FINER[-1], max(line.floor, truth.level))])
+    resolves = near.error_bar <= max(CLEAR * line.size, truth.error_bar)
+    return near if resolves else replace(truth, kink=max(truth.kink, width))
+
+
+def _stays(line: Line, width: float, level: float) -> bool:
+    """Whether a crease is as wide at the finest steps, but for noise."""
+    h = OFF_GRID * STILL * line.unit
+    near = line.sample(h)
+    blur = near.rounding + level / h * max(near.moving, 1) ** 0.5
+    return abs(near.crease - width) <= max(SIGNIFICANCE * 8 * blur, width / 2)
 
 
 def fold(line: Line, level: float = 0.0) -> float:
@@ -358,7 +384,8 @@ def _verdict(line: Line, flights: Sequence[Flight], ripple: float = 0.0) -> Esti
     best = min(calm or flights, key=lambda f: f.bar)
     last = min(flights, key=lambda f: f.samples[-1].h)
     weight = best.weight if isfinite(best.bar) else 0.0
-    near = flights[0].weight if weight else 0.0  # a far step makes outputs, and not noise, larger
+    # A far step makes outputs, and not noise, larger; or smaller, as those of a kernel.
+    near = max(flights[0].weight, last.weight) if weight else 0.0
     common = Estimate(
         slope=best.slope,
         error_bar=max(best.bar, best.stillness),
