@@ -125,10 +125,11 @@ def nudged(rng: np.random.Generator, leaves: Sequence[Leaf], point: Arrays) -> A
     """Return a point beside `point`, off a kink that it may lie on.
 
     2⁻⁸ of the leaf's size is far enough for the finest steps (1e-9) to see no kink, and near
-    enough to stay among the same pieces.
+    enough to stay among the same pieces. No two entries are moved by the same, or of a thousand
+    ties some would stay.
     """
     return tuple(
-        leaf.rounded(x + 2.0**-8 * scale(x) * direction(rng, leaf))
+        leaf.rounded(x + 2.0**-8 * scale(x) * direction(rng, leaf) * rng.uniform(0.5, 1, x.shape))
         for leaf, x in zip(leaves, point, strict=True)
     )
 
@@ -142,7 +143,10 @@ def scale(x: Array) -> float:
     typical = norm(x) / max(np.sqrt(x.size), 1.0)
     if typical == 0.0 or not np.isfinite(typical):
         return 1.0
-    return float(2.0 ** np.round(np.log2(typical)))
+    return max(float(2.0 ** np.round(np.log2(typical))), SMALLEST)
+
+
+SMALLEST = 2.0**-960  # so that a billionth of it is a normal number yet
 
 
 # The part of the rise along a step that rounding the moved point may make up and not be looked at.

@@ -154,7 +154,7 @@ def test_a_nudged_entry_has_moved_by_a_part_of_the_leaf(dtype: str, size: float)
     off = np.abs(moved.astype(np.complex128) - x.astype(np.complex128))
     rounding = leaf.epsilon * (np.abs(x) + 2.0**-8 * scale(x))
     np.testing.assert_array_equal(leaf.rounded(moved), moved)
-    assert np.all(off >= 0.5 * 2.0**-8 * scale(x) - rounding)
+    assert np.all(off >= 0.25 * 2.0**-8 * scale(x) - rounding)
     assert np.all(off <= 1.5 * 2.0**-8 * scale(x) + rounding)
 
 

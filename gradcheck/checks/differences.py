@@ -26,7 +26,7 @@ from gradcheck.checks.edges import movable
 from gradcheck.checks.entrywise import narrowest
 from gradcheck.checks.hidden import hidden, is_suspect, through_what_moves
 from gradcheck.checks.iterations import unless_another_jumps
-from gradcheck.checks.judgement import judge
+from gradcheck.checks.judgement import CONTRADICTING, judge
 from gradcheck.checks.question import Question
 from gradcheck.diagnose import ADVICE
 from gradcheck.evidence import Probe, entries_of
@@ -187,7 +187,10 @@ def _alone(
     if any(probe.truth.kink > 0 for probe in probes):
         outside = any(probe.is_outside(question.tolerance) for probe in probes)
         kink = Kink.OUTSIDE if outside else Kink.INSIDE
-    return judge(question, probes, rng), kink
+    finding = judge(question, probes, rng)
+    if finding.message == CONTRADICTING:
+        kink = Kink.OUTSIDE
+    return finding, kink
 
 
 def _within(

@@ -19,15 +19,18 @@ from gradcheck.evidence import SHOWN, Probe, finest, telling
 from gradcheck.locate import Location, locate
 from gradcheck.oracles import complex_step, ladder, path
 from gradcheck.oracles.ladder import FLOATING
+from gradcheck.probes import Line, direction
 from gradcheck.problem import WIDER, Array, Arrays
-from gradcheck.results import Finding, Verdict
+from gradcheck.results import Entry, Finding, Verdict
 from gradcheck.settings import SIGNIFICANCE
 
-__all__ = ["judge"]
+__all__ = ["CONTRADICTING", "judge"]
 
 # Other directions along which a mismatch that no entry explains must show once more. One that is
 # wrong as a whole, as when both of two tied maxima get the cotangent, shows in half of them.
 AGAIN = 3
+
+CONTRADICTING = "difference quotients along different directions contradict each other here"
 
 # How far a path goes, in units of the leaf's size. The longer ones are for leaves that are small
 # beside the scale on which the value changes (1 - cos x at 1e-8), up to numbers like one, and for
@@ -70,8 +73,7 @@ def judge(question: Question, probes: Sequence[Probe], rng: np.random.Generator)
         message = "the point lies on a kink, and the gradient is none of its subgradients: move it"
         return question.answer(Verdict.INCONCLUSIVE, message, probes)
     if best is None:
-        message = "vacuous: no output depends on this leaf at this point; its gradient is zero"
-        return question.answer(Verdict.PASS, message, probes)
+        return _vacuous(question, probes, rng)
     if open_:
         return (
             _by_complex_step(question, probes)
@@ -85,6 +87,17 @@ def judge(question: Question, probes: Sequence[Probe], rng: np.random.Generator)
             "the point lies on a kink; the gradient is one of its subgradients", probes
         )
     return question.passed("", probes)
+
+
+def _vacuous(question: Question, probes: Sequence[Probe], rng: np.random.Generator) -> Finding:
+    """A pass; or what many paths say of a leaf that rounding to a narrow dtype nearly hides."""
+    message = "vacuous: no output depends on this leaf at this point; its gradient is zero"
+    if any(probe.line.sample(probe.line.unit).moving for probe in probes):
+        together = by_many_paths(question, probes, rng)
+        if together is not None:
+            return together
+        message = "vacuous: no more than the rounding of the value depends on this leaf here"
+    return question.answer(Verdict.PASS, message, probes)
 
 
 def _of_rounding(question: Question, probes: Sequence[Probe]) -> Finding | None:
@@ -230,9 +243,10 @@ def _located(
             f"off by more than {question.tolerance:.0e} of its own size"
         )
         return question.answer(Verdict.PASS, message, probes)
-    if not location.entries and not _repeats(most, question.tolerance, rng):
-        message = "difference quotients along different directions contradict each other here"
-        return question.answer(Verdict.INCONCLUSIVE, message, probes)
+    if _is_torn(most, location, rng) or not (
+        location.entries or _repeats(most, question.tolerance, rng)
+    ):
+        return question.answer(Verdict.INCONCLUSIVE, CONTRADICTING, probes)
     evidence = [_evidence(probe) for probe in probes]
     ways = passage(most)
     pattern = (
@@ -304,6 +318,37 @@ def _repeats(probe: Probe, tolerance: float, rng: np.random.Generator) -> bool:
         if again.is_significant and again.mismatch > tolerance:
             return True
     return False
+
+
+def _is_torn(probe: Probe, location: Location, rng: np.random.Generator) -> bool:
+    """Whether slopes do not add up where entries are wrong: the value has no derivative there.
+
+    Of the middle one of three equal numbers no single one moves the value, and all together do.
+    """
+    wrong = location.entries[:SHOWN]
+    if not wrong or np.iscomplexobj(probe.line.v[probe.index]):
+        return False
+    return all(
+        entry.index not in location.kinks
+        and any(_tears(probe.line, probe.index, entry, rng) for _ in range(AGAIN))
+        for entry in wrong
+    )
+
+
+def _tears(line: Line, index: int, entry: Entry, rng: np.random.Generator) -> bool:
+    """Whether the slope along all entries is not the sum of those along one and the others."""
+    v = direction(rng, line.problem.leaves[index])
+    own, others = float(v[entry.index]), v.copy()
+    others[entry.index] = 0.0
+    whole, rest = (
+        ladder.estimate(replace(line, v={index: part}, beside=None)) for part in (v, others)
+    )
+    off = abs(whole.slope - rest.slope - own * entry.wanted)
+    bar = whole.error_bar + rest.error_bar + abs(own) * entry.error_bar
+    return off > max(SIGNIFICANCE * bar, TORN * abs(own) * entry.off)
+
+
+TORN = 0.1  # of what an entry is off by, what slopes that do not add up miss at the least
 
 
 def _where(location: Location, probe: Probe) -> str:

@@ -105,6 +105,8 @@ def _closer(
         (close,) = check_vjp(answers.of(_by_columns(problem, index)), settings, rng)
         if close.verdict is Verdict.FAIL:
             return close
+        if close.verdict is Verdict.INCONCLUSIVE and finding.verdict is Verdict.FAIL:
+            return close  # the one direction saw nothing of a jump
     if finding.verdict is not Verdict.FAIL:
         return finding
     return replace(finding, entries=(), message="the tangents of this leaf are pushed wrongly")

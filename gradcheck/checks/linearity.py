@@ -22,6 +22,8 @@ from gradcheck.checks.entrywise import (
     rough,
     rounded_away,
 )
+from gradcheck.checks.parity import failing
+from gradcheck.errors import GradcheckError
 from gradcheck.probes import direction
 from gradcheck.problem import (
     EPSILON,
@@ -154,7 +156,12 @@ def check_linearity(
     if fine is not None:
         sums.append(partial(_ones, fine.problem, rng, cotangents[0]))
     zero = tuple(np.zeros_like(u) for u in cotangents[0])
-    nothing = [a if np.any(a) else None for a in problem.vjp(point, zero)]
+    try:
+        nothing = [a if np.any(a) else None for a in problem.vjp(point, zero)]
+    except GradcheckError:
+        raise
+    except Exception as error:  # it took others
+        return {0: failing("adjoint", problem, "a cotangent of zeros", error)}
 
     def cancelled(k: int) -> float:
         """What rounding leaves of an entry that is nothing beside the others of its leaf."""
@@ -329,11 +336,10 @@ def _large(
 def _ones(problem: Problem, rng: np.random.Generator, u: Arrays, times: float) -> Sum:
     """Ones, which every loss is pulled back from, made of a small cotangent and the rest.
 
-    A rule may know better what to do with ones, drop what is small, and stumble over zeros.
+    A rule may know better what to do with ones, drop what is small, and stumble over zeros: of some
+    entries, or of whole examples that are in no loss.
     """
-    kept = [np.asarray(rng.random(u_.shape) < 0.5) for u_ in u]
-    for mask in kept:
-        mask.flat[:1] = True  # of a loss, all of it
+    kept = [_some(rng, u_.shape) for u_ in u]
     part = tuple(np.where(mask, u_, 0).astype(u_.dtype) for mask, u_ in zip(kept, u, strict=True))
     ones = tuple(np.ones_like(u_) for u_ in u)
     rest = tuple(one - p for one, p in zip(ones, part, strict=True))
@@ -344,3 +350,14 @@ def _ones(problem: Problem, rng: np.random.Generator, u: Arrays, times: float) -
         whole=(1.0, ones, whole),
         parts=((times, small, less), (1.0, rest, more)),
     )
+
+
+def _some(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    """Which entries are kept: about half of those of half of the examples; of a loss, all of it."""
+    kept = np.asarray(rng.random(shape) < 0.5)
+    if kept.ndim:
+        order = rng.permutation(len(kept))
+        kept[order[: len(kept) // 2]] = False
+        kept[order[-1:]] |= not np.any(kept)
+        return kept
+    return np.ones_like(kept)
