@@ -311,7 +311,7 @@ def _stays(line: Line, width: float, level: float) -> bool:
     h = OFF_GRID * STILL * line.unit
     near = line.sample(h)
     blur = near.rounding + level / h * max(near.moving, 1) ** 0.5
-    return abs(near.crease - width) <= max(SIGNIFICANCE * 8 * blur, width / 2)
+    return bool(abs(near.crease - width) <= max(SIGNIFICANCE * 8 * blur, width / 2))
 
 
 def fold(line: Line, level: float = 0.0) -> float:

@@ -68,7 +68,7 @@ def form_of(
         _require_states(one, inputs, state, states)
     elif times or cell:
         after = [k for k in range(first, len(inputs)) if k not in sequences]
-        states = _states(one, [tuple(after[:1]), tuple(after[:2])], times, first=False)
+        states = _states(one, [tuple(after[:2]), tuple(after[:1])], times, first=False)
     if cell and not states:
         raise InputError(_wanted_state(one, state, of="cell"))
     posed = {steps: one} | ({steps - 1: shorter} if shorter else {})

@@ -125,7 +125,7 @@ def check_sequence(
     asked = Asked(form=form, settings=settings, chunk=chunk, truncation=truncation)
     questions = asked.questions()
     result = conducted(form.whole, settings, questions, meter, asked={"vjp", *asked.own()})
-    return _but_open(result)
+    return _but_open(replace(result, not_checked=(*result.not_checked, *asked.too_long())))
 
 
 def _hint(pose: Callable[[slice | int], Problem], *, cell: bool) -> str:
@@ -410,9 +410,20 @@ class Asked:
         """The VJP at other lengths."""
         if self.truncation is not None:
             raise Unsupported("with a declared truncation the gradient is no derivative")
-        wanted = {1, 2} | (set() if self.chunk is None else _next_to(self.chunk))
-        lengths = sorted(n for n in wanted if 0 < n < self.form.steps)
+        lengths = sorted(n for n in {1, 2} | self.next_to_chunk if 0 < n < self.form.steps)
         return tuple(finding for length in lengths for finding in self.at_length(length))
+
+    @cached_property
+    def next_to_chunk(self) -> set[int]:
+        return set() if self.chunk is None else _next_to(self.chunk)
+
+    def too_long(self) -> tuple[str, ...]:
+        """What is said of lengths at which a kernel may go another way, and that are not there."""
+        lengths = sorted(n for n in self.next_to_chunk if n > self.form.steps)
+        if not lengths:
+            return ()
+        steps = ", ".join(map(str, lengths))
+        return (f"length: at {steps} steps: the sequence has {self.form.steps}, give a longer one",)
 
     def at_length(self, length: int) -> tuple[Finding, ...]:
         where = f"at {length} steps"
