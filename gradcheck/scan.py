@@ -366,7 +366,7 @@ def _subject(target: Any) -> Any:
     if isinstance(owner, type):  # Function.apply
         return owner
     if isinstance(target, Rule):
-        return target.forward
+        return target.vjp if _is_foreign(target.forward) else target.forward  # NumPy's, say
     if _is_module_class(type(owner)) and _is_foreign(target):  # such as Linen's `apply`
         return type(owner)
     is_named = isinstance(getattr(target, "__qualname__", None), str) or hasattr(target, "_init_fn")

@@ -167,7 +167,8 @@ def test_scan_lists_a_derivative_written_by_hand_by_its_forward(package: str) ->
     text = (
         "import gradcheck\nimport numpy as np\ndef cube(x):\n    return x ** 3\n"
         "rule = gradcheck.Rule(cube, lambda xs, u: (3 * u * xs[0] ** 2,))\n"
-        "other = gradcheck.Rule(np.sin, lambda xs, u: (u * np.cos(xs[0]),))\n"
+        "def back(xs, u):\n    return (u * np.cos(xs[0]),)\n"
+        "other = gradcheck.Rule(np.sin, back)\n"
     )
     Path(package, "hand.py").write_text(text)
     file = record(package, ("hand.cube", ""))
@@ -175,7 +176,11 @@ def test_scan_lists_a_derivative_written_by_hand_by_its_forward(package: str) ->
     found = rows(scan(f"{package}.hand", "--checked", file))
 
     place = line_of(package, "hand.py", "def cube(x):")
-    assert found == {"hand.cube": ["gradcheck.Rule", place, "checked"]}
+    other = line_of(package, "hand.py", "def back(xs, u):")
+    assert found == {
+        "hand.cube": ["gradcheck.Rule", place, "checked"],
+        "hand.back": ["gradcheck.Rule", other, "NOT CHECKED"],  # whose forward is NumPy's
+    }
 
 
 def test_scan_of_one_module_lists_that(package: str) -> None:
@@ -411,7 +416,7 @@ class Pytree:
         (lambda x: jax.vmap(custom)(x), "<lambda>", ("custom",)),
         (Pytree(inner=(custom,)), "Pytree", ("custom",)),
         (gradcheck.Rule(twice, lambda inputs, u: u), "twice", ("Twice",)),
-        (gradcheck.Rule(np.sin, lambda inputs, u: u), "sin", ()),
+        (gradcheck.Rule(np.sin, lambda inputs, u: twice(u)), "<lambda>", ("Twice",)),
     ],
 )
 def test_target_is_known_with_what_it_is_made_of(

@@ -336,17 +336,27 @@ def _is_torn(probe: Probe, location: Location, rng: np.random.Generator) -> bool
 
 
 def _tears(line: Line, index: int, entry: Entry, rng: np.random.Generator) -> bool:
-    """Whether the slope along all entries is not the sum of those along one and the others."""
-    v = direction(rng, line.problem.leaves[index])
-    own, others = float(v[entry.index]), v.copy()
-    others[entry.index] = 0.0
-    whole, rest = (
-        ladder.estimate(replace(line, v={index: part}, beside=None)) for part in (v, others)
-    )
-    off = abs(whole.slope - rest.slope - own * entry.wanted)
-    bar = whole.error_bar + rest.error_bar + abs(own) * entry.error_bar
-    return off > max(SIGNIFICANCE * bar, TORN * abs(own) * entry.off)
+    """Whether the slope along all entries is not the sum of those along one and the others.
 
+    By as much at small steps and at smaller ones, where what is curved has become straight.
+    """
+    v = direction(rng, line.problem.leaves[index])
+    own, others = np.zeros_like(v), v.copy()
+    own[entry.index], others[entry.index] = v[entry.index], 0.0
+    lines = [replace(line, v={index: part}, beside=None) for part in (v, own, others)]
+    least = TORN * float(abs(v[entry.index])) * entry.off
+    offs = []
+    for step in NEAR:
+        whole, one, rest = (each.sample(step * line.unit) for each in lines)
+        offs.append(abs(whole.central - one.central - rest.central))
+        if not offs[-1] > max(
+            SIGNIFICANCE * (whole.rounding + one.rounding + rest.rounding), least
+        ):
+            return False
+    return min(offs) > max(offs) / 2
+
+
+NEAR = (2.0**-18, 2.0**-26)  # the steps, in sizes of the leaf
 
 TORN = 0.1  # of what an entry is off by, what slopes that do not add up miss at the least
 

@@ -476,3 +476,27 @@ def test_float16_inside_may_overflow(outer: torch.dtype) -> None:
     result = _asked(lambda x, w: (x.half() @ w.half()).to(outer), x, w)
 
     assert result.verdict is not Verdict.FAIL
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_rule_that_is_wrong_where_examples_are_in_no_loss_fails(seed: int) -> None:
+    def back(x: Any, u: Any) -> Any:
+        return u * np.cos(x) * (1.5 if np.any(np.all(u == 0, axis=1)) else 1.0)
+
+    result = _asked(Rule(np.sin, lambda inputs, u: back(inputs[0], u)), X, seed=seed)
+
+    assert result.verdict is Verdict.FAIL, result
+
+
+@pytest.mark.parametrize("bound", [100.0, np.inf])
+def test_a_rule_that_raises_for_a_cotangent_of_zeros_is_asked_the_rest(bound: float) -> None:
+    def back(x: Any, u: Any) -> Any:
+        if not np.any(u):
+            raise ValueError("nothing to clip")
+        return u * np.cos(x) * min(1.0, bound / float(np.linalg.norm(u)))
+
+    result = gradcheck.check(Rule(np.sin, lambda inputs, u: back(inputs[0], u)), X)
+
+    (found,) = (finding for finding in result.findings if finding.check == "adjoint")
+    assert result.passed is (bound > 100), result
+    assert ("cotangent of zeros, it raises ValueError" in found.message) is result.passed

@@ -90,3 +90,53 @@ SPOILT: dict[str, Formula] = {
 @pytest.mark.parametrize("name", LAYERS)
 def test_what_is_wrong_with_a_kernel_is_seen(name: str, spoil: Formula, dtype: torch.dtype) -> None:
     assert _checked(name, dtype, 0, spoil).verdict is Verdict.FAIL
+
+
+class Gated(torch.autograd.Function):
+    """x + w sin(x) / 10 in bfloat16 only: a leaf of little effect, whose gradient may be wrong."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, w: torch.Tensor, back: Formula) -> torch.Tensor:
+        assert x.dtype == torch.bfloat16
+        ctx.save_for_backward(x, w)
+        ctx.back = back
+        return x + 0.1 * w * torch.sin(x)
+
+    @staticmethod
+    def backward(ctx: Any, u: torch.Tensor) -> Any:
+        x, w = ctx.saved_tensors
+        return u * (1 + 0.1 * w * torch.cos(x)), (u * 0.1 * ctx.back(x)).sum(0), None
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("back", [torch.sin, torch.cos], ids=["right", "wrong"])
+def test_a_leaf_that_moves_the_value_by_tens_of_ulps_is_not_vacuous(
+    back: Formula, seed: int
+) -> None:
+    x, w = _normal(8, 16, seed=0).bfloat16(), _normal(16, seed=1).bfloat16()
+
+    result = gradcheck.check(
+        lambda x, w: Gated.apply(x, w, back),  # type: ignore[no-untyped-call]
+        x,
+        w,
+        checks="vjp",
+        seed=seed,
+    )
+
+    assert result.passed is (back is torch.sin), result
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+def test_a_leaf_of_which_only_rounding_is_left_is_vacuous(dtype: torch.dtype, seed: int) -> None:
+    def attention(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        assert x.dtype == dtype
+        keys = x @ weight + bias  # of which each row of logits gets the same
+        return torch.softmax(x @ keys.mT / 2, -1) @ x
+
+    inputs = [_normal(*shape, seed=seed).to(dtype) for shape in ((6, 8), (8, 8), (8,))]
+
+    result = gradcheck.check(attention, *inputs, checks="vjp", seed=seed, wrt="input[2]")
+
+    assert result.passed, result
+    assert "vacuous" in result.findings[0].message

@@ -218,3 +218,53 @@ def test_a_slope_that_only_the_finest_steps_see_is_not_that_of_the_coarse(eps: f
     x[1] = 0
     result = gradcheck.check(lambda x: x / (x.norm(dim=-1, keepdim=True) + eps), x, checks="vjp")
     assert result.verdict in (Verdict.PASS, Verdict.INCONCLUSIVE), result
+
+
+class Relaxed(torch.nn.Module):
+    """z = tanh(W z + U x), by iteration; its adjoint by a hook, of which a part may be lost."""
+
+    def __init__(self, tol: float, kept: float) -> None:
+        super().__init__()
+        self.w, self.u = (torch.nn.Linear(6, 6, dtype=torch.float64) for _ in range(2))
+        self.tol, self.kept = tol, kept
+
+    def settled(self, step: Callable[[torch.Tensor], torch.Tensor], z: torch.Tensor) -> Any:
+        while True:
+            before, z = z, step(z)
+            if (z - before).norm() <= self.tol * (1e-5 + z.norm()):
+                return z
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        def step(z: torch.Tensor) -> torch.Tensor:
+            return torch.tanh(self.w(z) + self.u(x))
+
+        with torch.no_grad():
+            z = self.settled(step, torch.zeros_like(x))
+        z = step(z)
+        if z.requires_grad:
+            z_ = z.detach().requires_grad_()
+            y = step(z_)
+
+            def relaxed(g: torch.Tensor) -> Any:
+                def back(a: torch.Tensor) -> torch.Tensor:
+                    return torch.autograd.grad(y, z_, a, retain_graph=True)[0] + self.kept * g
+
+                return self.settled(back, torch.zeros_like(g))
+
+            z.register_hook(relaxed)  # type: ignore[no-untyped-call]
+        return z
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("kept", [1.0, 0.99])
+def test_a_tolerance_that_shows_along_one_leaf_is_that_of_all(kept: float, seed: int) -> None:
+    torch.manual_seed(seed)
+    layer = Relaxed(1e-6, kept)
+
+    result = gradcheck.check(layer, torch.randn(3, 6, dtype=torch.float64), checks="vjp", seed=seed)
+
+    if kept == 1.0:
+        assert result.verdict in (Verdict.PASS, Verdict.INCONCLUSIVE), result
+        assert "an iteration that stops" in str(result)
+    else:
+        assert result.verdict is Verdict.FAIL, result

@@ -661,3 +661,29 @@ def test_the_place_of_a_lost_carry_is_said_as_closely_as_it_was_looked_at() -> N
     before, after = map(int, re.findall(r"between steps (\d+) and (\d+)", lag.diagnosis)[0])
 
     assert before < 29 <= after
+
+
+def test_lengths_next_to_a_chunk_that_are_not_there_are_said() -> None:
+    result = check_sequence(
+        lambda x: torch.tanh(x).cumsum(0), torch.randn(5, 2, dtype=torch.float64), chunk=4
+    )
+
+    assert result.passed, result
+    assert "length: at 8, 9 steps: the sequence has 5, give a longer one" in result.not_checked
+
+
+def test_a_state_of_two_arguments_is_found() -> None:
+    cell = torch.nn.LSTMCell(3, 4, dtype=torch.float64)
+
+    def lstm(x: torch.Tensor, h: torch.Tensor, c: torch.Tensor) -> Any:
+        ys = []
+        for x_t in x:
+            h, c = cell(x_t, (h, c))
+            ys.append(h)
+        return torch.stack(ys), h, c
+
+    x, h, c = (torch.randn(*shape, dtype=torch.float64) for shape in ((4, 2, 3), (2, 4), (2, 4)))
+    result = check_sequence(lstm, x, h, c)
+
+    assert result.passed, result
+    assert any(finding.check == "chunk" for finding in result.findings)
