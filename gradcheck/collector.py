@@ -39,7 +39,7 @@ class Options:
 class Run:
     """The last run of one test that used the fixture, or that checked something itself."""
 
-    outcome: Literal["passed", "failed", "skipped"]
+    outcome: Literal["passed", "failed", "skipped", "xfailed"]
     results: tuple[CheckResult, ...]
 
 
@@ -77,7 +77,8 @@ class Collector:
         from gradcheck.results import CheckResult
 
         results = tuple(decode(text, CheckResult) for text in payload)
-        outcome = report.outcome
+        is_expected = report.skipped and hasattr(report, "wasxfail")
+        outcome = "xfailed" if is_expected else report.outcome
         if report.when == "teardown" and report.passed and report.nodeid in self.tests:
             outcome = self.tests[report.nodeid].outcome  # a quiet teardown saves no failed call
         self.tests[report.nodeid] = Run(outcome, results)  # a rerun replaces what it reran
@@ -120,7 +121,7 @@ class Collector:
         for run in self.tests.values():
             for result in run.results:
                 if not result.passed:
-                    _say(terminalreporter, result, ignored=run.outcome == "passed")
+                    _say(terminalreporter, result, REMARKS.get(run.outcome, ""))
         for line in self._not_checked():
             terminalreporter.write_line(f"not checked  {line}")
         for path in self.options.reports:
@@ -179,11 +180,18 @@ def _uses_fixture(item: pytest.Item) -> bool:
     return "gradcheck" in getattr(item, "fixturenames", ())
 
 
-def _say(terminal: pytest.TerminalReporter, result: CheckResult, *, ignored: bool) -> None:
+REMARKS = {
+    "passed": "the test passed all the same: it does not assert this result",
+    "xfailed": "as expected: the test is marked xfail",
+}
+
+
+def _say(terminal: pytest.TerminalReporter, result: CheckResult, remark: str) -> None:
     from gradcheck.results import Verdict
     from gradcheck.text import describe
 
-    colour = "yellow" if result.verdict is Verdict.INCONCLUSIVE else "red"
+    is_open = result.verdict is Verdict.INCONCLUSIVE or remark == REMARKS["xfailed"]
+    colour = "yellow" if is_open else "red"
     terminal.write_line(describe(result).partition("\n")[0], **{colour: True})
-    if ignored:
-        terminal.write_line("      the test passed all the same: it does not assert this result")
+    if remark:
+        terminal.write_line(f"      {remark}")

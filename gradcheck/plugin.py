@@ -205,14 +205,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def _seed(config: pytest.Config) -> int:
-    given = config.getoption("gradcheck_seed")
+    given, source = config.getoption("gradcheck_seed"), "--gradcheck-seed"
     if given is None:
-        given = config.getini("gradcheck_seed") or DEFAULT_SEED
+        given, source = config.getini("gradcheck_seed") or DEFAULT_SEED, "gradcheck_seed"
     given = str(given)
     if given == "random":
         return secrets.randbelow(2**32)
     if not given.isdecimal():
-        raise pytest.UsageError(f"gradcheck_seed: expected a number or random; got {given!r}")
+        raise pytest.UsageError(f"{source}: expected a number or random; got {given!r}")
     return int(given)
 
 

@@ -135,6 +135,15 @@ def test_summary_counts_the_verdicts(pytester: pytest.Pytester) -> None:
     output.fnmatch_lines(["*= gradcheck =*", "3 checks in 3 tests: 2 fail, 1 pass; seed 0"])
 
 
+def test_summary_says_of_a_failure_that_it_was_expected(pytester: pytest.Pytester) -> None:
+    make(pytester, "import pytest\n\n@pytest.mark.xfail\n" + FAILING.lstrip())
+
+    output = pytester.runpytest()
+
+    output.assert_outcomes(xfailed=1)
+    output.stdout.fnmatch_lines(["FAIL  gradient of *", "*as expected: the test is marked xfail"])
+
+
 def test_summary_shows_a_failure_that_its_test_ignored(pytester: pytest.Pytester) -> None:
     make(pytester, IGNORED)
 
@@ -194,7 +203,7 @@ def test_seed_that_is_no_number_is_refused(pytester: pytest.Pytester, seed: str)
 
     assert output.ret == pytest.ExitCode.USAGE_ERROR
     output.stderr.fnmatch_lines(
-        [f"ERROR: gradcheck_seed: expected a number or random; got '{seed}'"]
+        [f"ERROR: --gradcheck-seed: expected a number or random; got '{seed}'"]
     )
 
 
