@@ -93,8 +93,9 @@ def unless_another_jumps(findings: Sequence[Finding]) -> tuple[Finding, ...]:
     One iteration makes the value of all leaves, and leaves each a mismatch of that order. What has
     a pattern is no remainder of an iteration.
     """
-    open_ = [f for f in findings if f.diagnosis == ITERATION]
-    hidden = max((f.resolution for f in open_), default=0.0)
+    hidden = max((f.resolution for f in findings if f.diagnosis == ITERATION), default=0.0)
+    if not hidden:
+        return tuple(findings)
 
     def is_alike(finding: Finding) -> bool:
         failed = finding.verdict is Verdict.FAIL and finding.diagnosis is None

@@ -118,6 +118,8 @@ def _stairs(question: Question, probes: Sequence[Probe]) -> Finding | None:
         return None
     if any(probe.line.sample(probe.line.unit * FLAT).moving for probe in probes):
         return None
+    if not any(ladder.is_staircase(probe.line) for probe in probes):  # flat up to a kink nearby
+        return None
     truths = [measured(probe).truth for probe in probes]
     height = max(t.level / t.weight if t.weight else 0.0 for t in truths)
     if height <= probes[0].line.problem.epsilon:

@@ -188,7 +188,8 @@ def estimate(
     flights = [_climb(line, FIRST, line.floor, rough=rough, whole=whole)]
     if not careful:
         flights = _finer(line, flights)
-        if _settles(flights[-1], line) and not _stalls(flights) and not _turns_back(flights):
+        stalls = _stalls(flights) and is_staircase(line)  # and is not flat up to a kink
+        if _settles(flights[-1], line) and not stalls and not _turns_back(flights):
             return _verdict(line, flights)
     measured = noise.measure(line.change, line.unit, line.ulp)
     # The remainder of a division is a saw, too, and nothing in it is rounded.

@@ -1,0 +1,94 @@
+"""At a tie: any subgradient is right, and one that gives all of them all, or nothing, is not."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import gradcheck
+from gradcheck import Rule, Verdict
+
+Back = Callable[[Any, Any], Any]
+
+TIED = np.array([[1.0, 1.0, 0.0], [3.0, 2.0, 1.0], [0.0, 5.0, 5.0], [2.0, 2.0, 2.0]])
+
+
+def _all(x: Any, u: Any) -> Any:
+    return (x == x.max(-1, keepdims=True)) * u[..., None]
+
+
+def _none(x: Any, u: Any) -> Any:
+    is_largest = x == x.max(-1, keepdims=True)
+    return is_largest * (is_largest.sum(-1, keepdims=True) == 1) * u[..., None]
+
+
+def _part(x: Any, u: Any) -> Any:
+    is_largest = x == x.max(-1, keepdims=True)
+    return is_largest / is_largest.sum(-1, keepdims=True) * u[..., None]
+
+
+def _first(x: Any, u: Any) -> Any:
+    return np.eye(x.shape[-1])[x.argmax(-1)] * u[..., None]
+
+
+def _largest(back: Back) -> Rule:
+    return Rule(lambda x: x.max(-1), lambda inputs, u: (back(inputs[0], u),))
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("back", [_part, _first])
+def test_each_its_part_or_one_all_of_it_is_right(back: Back, seed: int) -> None:
+    result = gradcheck.check(_largest(back), TIED, checks="vjp", seed=seed)
+
+    assert result.verdict is Verdict.PASS, result
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("back", [_all, _none])
+@pytest.mark.parametrize(
+    "x", [TIED, TIED - 2.0, np.zeros((2, 3))], ids=["rows", "shifted", "zeros"]
+)
+def test_all_of_it_to_all_of_them_fails(back: Back, x: Any, seed: int) -> None:
+    result = gradcheck.check(_largest(back), x, checks="vjp", seed=seed)
+
+    assert result.verdict is Verdict.FAIL, result
+    assert "at a tie" in str(result)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(
+    ("beside", "verdict"),
+    [("a", Verdict.PASS), ("both", Verdict.FAIL), ("neither", Verdict.FAIL)],
+)
+def test_two_arrays_that_are_equal(beside: str, verdict: Verdict, seed: int) -> None:
+    def vjp(inputs: Any, u: Any) -> Any:
+        a, b = inputs
+        ahead = {"a": (a >= b, b > a), "both": (a >= b, b >= a), "neither": (a > b, b > a)}
+        return tuple(u * mask for mask in ahead[beside])
+
+    a, b = np.array([1.0, 2.0, 3.0]), np.array([1.0, 0.0, 3.0])
+    result = gradcheck.check(Rule(np.maximum, vjp), a, b, checks="vjp", seed=seed)
+
+    assert result.verdict is verdict, result
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_kink_of_its_own_is_no_tie(seed: int) -> None:
+    """Zeros under a relu are equal, and stay at a kink wherever they are moved together."""
+    rule = Rule(lambda x: np.maximum(x, 0), lambda inputs, u: (u * (inputs[0] > 0),))
+
+    result = gradcheck.check(rule, np.array([0.0, 0.0, 0.0, 1.0, -1.0]), checks="vjp", seed=seed)
+
+    assert result.passed, result
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_what_is_flat_up_to_a_kink_nearby_is_no_staircase(seed: int) -> None:
+    """Beside a tie the smaller of the two moves nothing until it is the larger."""
+    a, b = torch.tensor([1.0, 2.0, 3.0]).double(), torch.tensor([1.0, 0.0, 3.0]).double()
+
+    result = gradcheck.check(torch.maximum, a, b, checks="vjp", seed=seed)
+
+    assert result.passed, result
