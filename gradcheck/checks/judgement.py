@@ -327,11 +327,14 @@ def _is_torn(probe: Probe, location: Location, rng: np.random.Generator) -> bool
 
     Of the middle one of three equal numbers no single one moves the value, and all together do.
     """
-    wrong = location.entries[:SHOWN]
+    wrong, problem = location.entries[:SHOWN], probe.line.problem
     if not wrong or np.iscomplexobj(probe.line.v[probe.index]):
         return False
+    # Of a kink along an entry itself more is known, but for a rule that nobody but the framework
+    # has a say in.
+    known = location.kinks if problem.is_native is None or not problem.is_native() else ()
     return all(
-        entry.index not in location.kinks
+        entry.index not in known
         and any(_tears(probe.line, probe.index, entry, rng) for _ in range(AGAIN))
         for entry in wrong
     )
