@@ -9,6 +9,7 @@ from gradcheck.answers import Answers
 from gradcheck.checks.entrywise import narrowest
 from gradcheck.evidence import Probe
 from gradcheck.oracles import ladder
+from gradcheck.oracles.stairs import is_staircase
 from gradcheck.probes import Line, relative, scale
 from gradcheck.problem import EPSILON, Array, norm
 from gradcheck.settings import SIGNIFICANCE
@@ -79,7 +80,7 @@ def _contradicted(probe: Probe, slope: float, h: float) -> Probe:
     line, truth = probe.line, probe.truth
     reached = min(step.h for step in truth.steps)
     # What jumps somewhere is noise to a ladder that steps over it, and none to a small step.
-    level = truth.level if truth.level <= line.ulp or ladder.is_staircase(line) else line.ulp
+    level = truth.level if truth.level <= line.ulp or is_staircase(line) else line.ulp
     bar = truth.error_bar * max(reached / h, 1.0) + (level + line.ulp) / h
     if not abs(slope - truth.slope) > max(SIGNIFICANCE * bar, SEEN * line.size):
         return probe

@@ -7,6 +7,7 @@ import numpy as np
 
 from gradcheck.evidence import CLEARLY, Probe
 from gradcheck.oracles import ladder
+from gradcheck.oracles.stairs import is_staircase
 from gradcheck.problem import EPSILON, Array, inner
 from gradcheck.rounding import beside, spread, unrest_of
 from gradcheck.settings import RIPPLE, SIGNIFICANCE
@@ -27,7 +28,7 @@ def is_clear(probe: Probe) -> bool:
     eight the teeth of halved steps have one phase.
     """
     climbed = replace(probe, truth=ladder.estimate(probe.line, whole=True))
-    if not climbed.is_clear or ladder.is_staircase(probe.line):
+    if not climbed.is_clear or is_staircase(probe.line):
         return False
     finest, slope = min(step.h for step in climbed.truth.steps), climbed.truth.slope
     others = (probe.line.sample(part * finest) for part in BETWEEN)

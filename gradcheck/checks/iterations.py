@@ -19,7 +19,8 @@ import numpy as np
 from gradcheck import noise
 from gradcheck.errors import maybe_out_of_domain
 from gradcheck.evidence import Probe
-from gradcheck.oracles import ladder, path
+from gradcheck.oracles import path
+from gradcheck.oracles.rungs import FIRST
 from gradcheck.probes import Line
 from gradcheck.problem import has_digits_of_float32, inner
 from gradcheck.results import Finding, Verdict
@@ -99,7 +100,7 @@ def unless_another_jumps(findings: Sequence[Finding]) -> tuple[Finding, ...]:
 
     def is_alike(finding: Finding) -> bool:
         failed = finding.verdict is Verdict.FAIL and finding.diagnosis is None
-        return failed and finding.mismatch <= ALIKE * min(hidden, SMALL)
+        return failed and finding.mismatch <= min(hidden, ALIKE)
 
     message = (
         "as small as what is hidden along other leaves by jumps of the value, as that of an "
@@ -108,9 +109,9 @@ def unless_another_jumps(findings: Sequence[Finding]) -> tuple[Finding, ...]:
     return tuple(_left_open(f, 2 * f.mismatch, message) if is_alike(f) else f for f in findings)
 
 
-# Of right layers (Picard, Anderson, at 1e-6), the largest mismatch of a leaf, in what is hidden
-# along another: 0.9.
-ALIKE = 2.0
+# A larger mismatch than that is none of an iteration of which another leaf speaks. Of right layers
+# (Picard, Anderson, at 1e-6) the largest was 0.9 of what is hidden along another.
+ALIKE = 1e-2
 
 SOME = 3  # wrong entries that are looked at alone
 
@@ -209,7 +210,7 @@ def _is_rounded_away(probe: Probe) -> bool:
     """
     line = probe.line
     most = FEW * line.ulp * max(line.unit, 1.0)
-    if not probe.excess * 2.0**-ladder.FIRST * line.unit <= FEW * most:  # what stairs cannot hide
+    if not probe.excess * 2.0**-FIRST * line.unit <= FEW * most:  # what stairs cannot hide
         return False
     for reach in (*CLOSER, *NEARBY):
         ends = -reach * line.unit, reach * line.unit

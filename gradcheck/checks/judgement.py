@@ -19,6 +19,7 @@ from gradcheck.evidence import SHOWN, Probe, finest, telling
 from gradcheck.locate import Location, locate
 from gradcheck.oracles import complex_step, ladder, path
 from gradcheck.oracles.ladder import FLOATING
+from gradcheck.oracles.stairs import is_staircase
 from gradcheck.probes import Line, direction
 from gradcheck.problem import WIDER, Array, Arrays
 from gradcheck.results import Entry, Finding, Verdict
@@ -118,7 +119,7 @@ def _stairs(question: Question, probes: Sequence[Probe]) -> Finding | None:
         return None
     if any(probe.line.sample(probe.line.unit * FLAT).moving for probe in probes):
         return None
-    if not any(ladder.is_staircase(probe.line) for probe in probes):  # flat up to a kink nearby
+    if not any(is_staircase(probe.line) for probe in probes):  # flat up to a kink nearby
         return None
     truths = [measured(probe).truth for probe in probes]
     height = max(t.level / t.weight if t.weight else 0.0 for t in truths)

@@ -29,30 +29,15 @@ from math import inf, isfinite
 import numpy as np
 
 from gradcheck import noise
+from gradcheck.oracles.creases import fold, stays
+from gradcheck.oracles.rungs import COARSER, FINER, FINEST, FIRST, OFF_GRID, RUNGS, STALLED
+from gradcheck.oracles.stairs import climbing, is_staircase
 from gradcheck.probes import Line, Sample
-from gradcheck.problem import EPSILON, Array
+from gradcheck.problem import EPSILON
 from gradcheck.results import Step
 from gradcheck.settings import SIGNIFICANCE
 
-__all__ = ["FIRST", "Estimate", "confirmed", "estimate", "fold", "folded", "is_staircase", "still"]
-
-RUNGS = 4  # at most: three extrapolations; a fourth gains nothing once rounding dominates
-
-# A flight starts this many halvings below the leaf's scale. The first, 2⁻⁷ to 2⁻¹⁰, has a rounding
-# of 2¹⁰ eps = 2e-13 and a truncation of as much for a function that bends on an eighth of that
-# scale, as a sum over 64 entries does. The last ends at 1e-9, where the rounding of a float64 slope
-# is 1e-7: below it no kink can be told from one at the point.
-# Where noise decides, coarser steps divide it by more: up to half the leaf's size, and for a
-# straight line up to 2¹⁵ times it.
-FIRST, FINER, COARSER = 7, (12, 17, 22, 27), (5, 3, 1, -3, -7, -11, -15)
-
-# Where only a claim is to be confirmed, kinks are no matter: 1 / (x - 1) a ten-millionth beside 1.
-FINEST = 34
-
-# Steps are no powers of two: x + h would be rounded away in the same manner on both sides wherever
-# it is added to something larger, and a rounding that is always the same is one that nobody sees.
-# Nor may it halve with the step: the binary digits of two thirds, 0.101010..., alternate.
-OFF_GRID = 2 / 3
+__all__ = ["Estimate", "confirmed", "estimate", "folded", "still"]
 
 # The bar, relative to the slope's size, at which the ladder stops: one wrong entry of 10⁶ that is
 # off by 1e-5 still stands out. Within a flight, another rung is cheap and makes a smooth slope as
@@ -80,10 +65,6 @@ CONFIRMED = 0.1  # the part of a mismatch up to which the finest steps must reso
 # How much steeper φ is along the finest steps if it turns back again. Two pieces that meet at a
 # kink differ by any factor, and what a coarse step sees lies between.
 STEEP = 8.0
-
-# A part of the outputs this large that moves at the first step and stands still at the last is
-# reason to suspect a staircase. The steps of a bfloat16 are 2⁻⁷, of the order of the first flight.
-STALLED = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -261,36 +242,12 @@ def _of_stairs(line: Line) -> float:
     At the finest steps a sum of both is as smooth as the others, and lacks the slope of the stairs:
     as in a row of attention to which a mask has added -1e9 everywhere.
     """
-    climbs, stairs = _climbing(line)
+    climbs, stairs = climbing(line)
     if not any(np.any(s) for s in stairs) or all(map(np.array_equal, climbs, stairs)):
         return 0.0
     u = tuple(np.where(s, u_, 0) for s, u_ in zip(stairs, line.u, strict=True))
     alone = replace(line, u=u, beside=None)
     return noise.measure(alone.change, alone.unit, alone.ulp).level
-
-
-def is_staircase(line: Line) -> bool:
-    """Whether some of the outputs that move at the ladder's first step climb stairs."""
-    climbs, stairs = (sum(map(np.count_nonzero, masks)) for masks in _climbing(line))
-    return bool(stairs > STALLED * climbs)
-
-
-def _climbing(line: Line) -> tuple[list[Array], list[Array]]:
-    """Which outputs climb, and which of those climb stairs.
-
-    Stairs are what moves at the first step, to either side, and at the last to neither; a kink
-    moves to one. And they stand as still at the first step: what climbs there has a dead zone at
-    the point, in which it is flat.
-    """
-    first, last = (OFF_GRID * line.unit * 2.0**-k for k in (FIRST, FINER[-1] + RUNGS - 1))
-    above, below = line.at(first), line.at(-first)
-    far = zip(above, below, line.centre, strict=True)
-    near = zip(line.at(last), line.at(-last), line.centre, strict=True)
-    beyond = zip(line.at(first + last), above, line.at(-first - last), below, strict=True)
-    climbs = [(a != f) & (b != f) for a, b, f in far]
-    stands = [(a == f) & (b == f) for a, b, f in near]
-    rests = [(a == a_) | (b == b_) for a_, a, b_, b in beyond]
-    return climbs, [c & s & r for c, s, r in zip(climbs, stands, rests, strict=True)]
 
 
 def folded(line: Line, truth: Estimate) -> Estimate:
@@ -300,40 +257,11 @@ def folded(line: Line, truth: Estimate) -> Estimate:
     kink beside the point, or an oscillation that wider steps skip: there the finest steps decide.
     """
     width = fold(line, truth.level)
-    if not width or _stays(line, width, truth.level):
+    if not width or stays(line, width, truth.level):
         return replace(truth, kink=max(truth.kink, width))
     near = _verdict(line, [_climb(line, FINER[-1], max(line.floor, truth.level))])
     resolves = near.error_bar <= max(CLEAR * line.size, truth.error_bar)
     return near if resolves else replace(truth, kink=max(truth.kink, width))
-
-
-def _stays(line: Line, width: float, level: float) -> bool:
-    """Whether a crease is as wide at the finest steps, but for noise."""
-    h = OFF_GRID * STILL * line.unit
-    near = line.sample(h)
-    blur = near.rounding + level / h * max(near.moving, 1) ** 0.5
-    return bool(abs(near.crease - width) <= max(SIGNIFICANCE * 8 * blur, width / 2))
-
-
-def fold(line: Line, level: float = 0.0) -> float:
-    """Return the width of the interval of slopes that kinks at the point leave open.
-
-    Output by output: Σ |uⱼ| |jump of the slope of fⱼ|. Kinks of two outputs may cancel in φ,
-    where each output's subgradient is still free. Of two steps, a fold that shrinks with the
-    step is curvature and a fold that stays is a kink: (4 Δ(h/4) - Δ(h)) / 3 keeps the latter. What
-    stands still at finer steps is no kink but a stair.
-    """
-    h = line.unit * 2.0**-18  # 4e-6: noise 3e-11, and no kink farther than that is taken for one
-    wide, narrow = line.sample(h), line.sample(h / 4)
-    width = (4 * narrow.crease - wide.crease) / 3
-    blur = narrow.rounding + level / narrow.h * max(narrow.moving, 1) ** 0.5
-    if not width > SIGNIFICANCE * 8 * blur:
-        return 0.0
-    moving = line.sample(OFF_GRID * STILL * line.unit).moving
-    return 0.0 if moving < (1 - STALLED) * wide.moving else width
-
-
-STILL = 2.0**-27  # of the unit: a step at which a smooth float64 value moves yet, and no stairs do
 
 
 def _finer(line: Line, flights: Sequence[Flight]) -> list[Flight]:

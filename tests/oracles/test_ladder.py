@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from gradcheck import Rule
 from gradcheck.adapters import problem_of
-from gradcheck.oracles.ladder import Estimate, estimate, fold, still
+from gradcheck.oracles.creases import fold
+from gradcheck.oracles.ladder import Estimate, estimate, still
 from gradcheck.probes import Line, scale
 
 Function = Callable[[Any], Any]
