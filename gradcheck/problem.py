@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from math import fsum, sqrt
+from math import sqrt
 from types import MethodType
 from typing import Any, Protocol
 
@@ -299,7 +299,8 @@ def widened(array: Array) -> Array:
 def inner(a: Array, b: Array) -> float:
     """Return Re Σ ā b, accumulated in float64, block by block: the rounding of a few."""
     if a.size > BLOCK:
-        return fsum(inner(x, y) for x, y in blocks(a, b))  # from block to block
+        with np.errstate(all="ignore"):
+            return float(np.sum([inner(x, y) for x, y in blocks(a, b)]))
     wide = np.complex128 if "c" in (a.dtype.kind, b.dtype.kind) else np.float64
     # Sums of products raise no floating point warning.
     return float(np.vdot(a.astype(wide, copy=False), b.astype(wide, copy=False)).real)
