@@ -28,7 +28,6 @@ from gradcheck.checks.hidden import hidden, is_suspect, through_what_moves
 from gradcheck.checks.iterations import unless_another_jumps
 from gradcheck.checks.judgement import CONTRADICTING, judge
 from gradcheck.checks.question import Question
-from gradcheck.checks.ties import unless_untied
 from gradcheck.diagnose import ADVICE
 from gradcheck.evidence import Probe, entries_of
 from gradcheck.oracles import ladder
@@ -82,8 +81,7 @@ def examined(
         findings.append(finding)
         if kink is not None:
             kinked[question.leaf.path] = kink
-    alike = unless_another_jumps(findings)
-    return unless_untied(alike, questions, answers, frozenset(kinked), rng), kinked
+    return unless_another_jumps(findings), kinked
 
 
 def _joint(

@@ -17,6 +17,7 @@ from gradcheck.answers import Answers
 from gradcheck.checks.along import along
 from gradcheck.checks.differences import Kink, Kinks, examined
 from gradcheck.checks.question import Question
+from gradcheck.checks.ties import unless_untied
 from gradcheck.errors import maybe_out_of_domain
 from gradcheck.finite import finite_part, is_finite
 from gradcheck.probes import among, direction, nudged
@@ -47,6 +48,8 @@ def check_vjp(
                 _joined(here, there, kinked.get(here.leaf), problem)
                 for here, there in zip(findings, beside, strict=True)
             )
+        asked = _questions(answers, settings)
+        findings = unless_untied(findings, asked, _formula(answers), frozenset(kinked), rng)
     elif all(finding.verdict is Verdict.PASS for finding in findings):
         findings = _off_zero(findings, answers, settings, rng)
     return tuple(_strong_enough(finding, settings.min_power) for finding in findings)
@@ -161,6 +164,13 @@ def at_point(
             for q, finding, other in zip(questions, findings, others, strict=True)
         )
     return findings, kinked
+
+
+def _formula(answers: Answers) -> Answers:
+    """What the target says in float64, if it is the same function there; else what it says."""
+    wide = answers.in_float64
+    is_it = wide is not None and is_same(answers.problem, answers.value, wide.value)
+    return wide if wide is not None and is_it else answers
 
 
 def _questions(answers: Answers, settings: Settings) -> list[Question]:
