@@ -64,7 +64,7 @@ class Reading:
     stands: bool = False  # whether nothing moves at all
     step: float = 0.0  # the largest change, where most values are equal
     climbs: bool = False  # whether all values but one differ from their neighbours
-    stride: float = 0.0  # by how much, on average
+    stride: float = 0.0  # by how much, on average; beside a jump
     wobble: float = 0.0  # the size of the steps, where they go up and down
 
 
@@ -110,9 +110,10 @@ def measure(change: Callable[[float], float], unit: float, ulp: float = 0.0) -> 
         steep = steep or smooth * reading.stride / (SPACINGS[k] * unit)
         leap = max(leap, reading.leap)
     if skipped and max(skipped) > believable and steep:
-        least = JUMPING * skipped[0]
-        leap = leap or jump(change, 0.0, TEETH * skipped[0] / steep, least).height
-        if leap > least:
+        least, reach = JUMPING * skipped[0], TEETH * skipped[0] / steep
+        # A saw has teeth elsewhere too, and a single step has not.
+        sides = ((start * reach, (start + 1) * reach) for start in (0, -1, 1, -2))
+        if sum(jump(change, *side, least).height > least for side in sides) > 1:
             return Noise(level=max(skipped), smoothly=believable)
     return Noise(level=believable, throughout=rough > 0 and _is_like(rough, believable))
 
@@ -251,7 +252,7 @@ def read(values: Sequence[float]) -> Reading:
         stands=not np.any(first),
         step=0.0 if climbs else float(np.max(np.abs(first))),
         climbs=climbs,
-        stride=float(np.mean(np.abs(first))),
+        stride=float(np.median(np.abs(first)) if jumps else np.mean(np.abs(first))),
         wobble=_deviation(first) if _turns(first) > 1 else 0.0,
     )
     if not moves or jumps or _is_lone(np.diff(first), 2):

@@ -126,12 +126,19 @@ def nudged(rng: np.random.Generator, leaves: Sequence[Leaf], point: Arrays) -> A
 
     2⁻⁸ of the leaf's size is far enough for the finest steps (1e-9) to see no kink, and near
     enough to stay among the same pieces. No two entries are moved by the same, or of a thousand
-    ties some would stay.
+    ties some would stay; and none is moved across zero, beyond which it may have no meaning.
     """
     return tuple(
-        leaf.rounded(x + 2.0**-8 * scale(x) * direction(rng, leaf) * rng.uniform(0.5, 1, x.shape))
-        for leaf, x in zip(leaves, point, strict=True)
+        leaf.rounded(x + _off_ties(rng, leaf, x)) for leaf, x in zip(leaves, point, strict=True)
     )
+
+
+def _off_ties(rng: np.random.Generator, leaf: Leaf, x: Array) -> Array:
+    step = 2.0**-8 * scale(x) * direction(rng, leaf) * rng.uniform(0.5, 1, x.shape)
+    if np.iscomplexobj(step):
+        return step
+    may_cross = (x != 0) & (np.abs(x) <= np.abs(step))
+    return np.where(may_cross, np.copysign(step, x), step)
 
 
 def scale(x: Array) -> float:

@@ -233,3 +233,12 @@ def test_a_step_out_of_the_dtype_is_not_finite_and_warns_of_nothing() -> None:
     line = _line(lambda x: x, np.array([3e38], np.float32), np.array([1.0], np.float32))
 
     assert not np.isfinite(line.change(1e38))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_nudged_entry_keeps_its_sign(seed: int) -> None:
+    x = np.array([1e-3, -1e-3, 1e-9, 1.0, 1e3, -1e3])
+
+    (moved,) = nudged(np.random.default_rng(seed), [_leaf("float64", 6)], (x,))
+
+    np.testing.assert_array_equal(np.sign(moved), np.sign(x))

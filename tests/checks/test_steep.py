@@ -148,3 +148,26 @@ def test_of_a_thousand_ties_none_is_left_beside_the_point(seed: int) -> None:
     for formula in (lambda x: x.cummax(-1)[0], lambda x: torch.nn.functional.max_pool2d(x, 3, 1)):
         result = gradcheck.check(formula, x, checks="vjp", seed=seed)
         assert result.verdict is Verdict.PASS, result
+
+
+def _stepped(x: torch.Tensor) -> torch.Tensor:
+    """A sine that jumps a hundredth beside its first entry."""
+    threshold = torch.full_like(x, 1e9)
+    threshold[0] = 0.31
+    return torch.sin(x) + 2 * torch.sign(x - threshold)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_single_step_beside_a_small_entry_is_no_saw(seed: int) -> None:
+    x = torch.tensor([0.3, 0.5, 0.9, 1000.0], dtype=torch.float64)
+    factor = torch.full_like(x, 1.03)
+
+    def layer(x: torch.Tensor) -> Any:
+        return _stepped(Scaled.apply(x, factor))  # type: ignore[no-untyped-call]
+
+    found = gradcheck.check(layer, x, checks="vjp", seed=seed)
+    assert found.verdict is Verdict.FAIL
+    assert all(
+        entry.got == pytest.approx(1.03 * entry.wanted) for entry in found.findings[0].entries
+    )
+    assert gradcheck.check(layer, x, checks="vjp", seed=seed, rtol=0.1).passed
