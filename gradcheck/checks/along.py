@@ -91,14 +91,21 @@ def _contradicted(probe: Probe, slope: float, h: float) -> Probe:
 NARROW = 2.0**-10  # the part of a leaf's usual size below which an entry wants steps of its own
 
 
-def finer(probe: Probe) -> Probe:
-    """The same probe at steps that suit the smallest entry, unless they say the same.
+def finer(probes: Sequence[Probe]) -> list[Probe]:
+    """The same probes at steps that suit the smallest entry, unless they say the same.
 
     Steps of the leaf's usual size may lead over a pole of a small entry again and again, and then
-    seem to converge to what lies beyond.
+    seem to converge to what lies beyond. One probe of which they say the same speaks for all.
     """
-    if not probe.is_significant:
-        return probe
+    found: list[Probe] = []
+    for k, probe in enumerate(probes):
+        found.append(_finer(probe) if probe.is_significant else probe)
+        if probe.is_significant and found[-1] is probe:
+            return [*found, *probes[k + 1 :]]
+    return found
+
+
+def _finer(probe: Probe) -> Probe:
     line = probe.line
     sizes = np.abs(line.problem.point[probe.index])
     smallest = float(np.min(sizes, initial=line.unit, where=sizes > 0))

@@ -163,13 +163,13 @@ def _alone(
     probes = [closer([probe])[0] for probe in probes]
     if all(probe.is_smooth and probe.is_vacuous for probe in probes):
         return judge(question, probes, rng), None
-    probes = [confirmed(finer(probe)) for probe in probes]
+    probes = [confirmed(probe) for probe in finer(probes)]
     if any(probe.truth.kink > 0 for probe in probes) and leaf.shape and only is None:
         # What is too large at every kink shows along itself, and rarely along random signs.
         probes.append(aligned(answers, index, direction(rng, leaf)))
     coarse = min(probe.resolution for probe in probes) > question.tolerance
     if coarse and leaf.shape and only is None:
-        probes.append(finer(aligned(answers, index, direction(rng, leaf))))
+        probes += finer([aligned(answers, index, direction(rng, leaf))])
     if coarse or any(probe.is_significant for probe in probes):
         clear = not coarse and all(map(is_clear, probes))
         probes = [unrested(probe, rng) for probe in probes]

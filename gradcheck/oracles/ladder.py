@@ -231,8 +231,9 @@ def confirmed(line: Line, mismatch: float) -> Estimate | None:
     for start in (FINER[-1], FINEST):
         flight = _climb(line, start, line.floor)
         blur = SIGNIFICANCE * flight.bar
-        if abs(flight.slope - line.slope) <= blur <= CONFIRMED * mismatch:
-            return _verdict(line, [flight])
+        if blur <= CONFIRMED * mismatch:
+            is_it = abs(flight.slope - line.slope) <= blur
+            return _verdict(line, [flight]) if is_it else None
     return None
 
 
