@@ -121,7 +121,7 @@ class Collector:
         for run in self.tests.values():
             for result in run.results:
                 if not result.passed:
-                    _say(terminalreporter, result, REMARKS.get(run.outcome, ""))
+                    _say(terminalreporter, result, run.outcome)
         for line in self._not_checked():
             terminalreporter.write_line(f"not checked  {line}")
         for path in self.options.reports:
@@ -186,12 +186,12 @@ REMARKS = {
 }
 
 
-def _say(terminal: pytest.TerminalReporter, result: CheckResult, remark: str) -> None:
+def _say(terminal: pytest.TerminalReporter, result: CheckResult, outcome: str) -> None:
     from gradcheck.results import Verdict
     from gradcheck.text import describe
 
-    is_open = result.verdict is Verdict.INCONCLUSIVE or remark == REMARKS["xfailed"]
+    is_open = result.verdict is Verdict.INCONCLUSIVE or outcome == "xfailed"
     colour = "yellow" if is_open else "red"
     terminal.write_line(describe(result).partition("\n")[0], **{colour: True})
-    if remark:
-        terminal.write_line(f"      {remark}")
+    if outcome in REMARKS:
+        terminal.write_line(f"      {REMARKS[outcome]}")

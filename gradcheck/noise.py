@@ -11,6 +11,7 @@ Sources:
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from math import sqrt
 
 import numpy as np
@@ -113,7 +114,8 @@ def measure(change: Callable[[float], float], unit: float, ulp: float = 0.0) -> 
         least, reach = JUMPING * skipped[0], TEETH * skipped[0] / steep
         # A saw has teeth elsewhere too, and a single step has not.
         sides = ((start * reach, (start + 1) * reach) for start in (0, -1, 1, -2))
-        if sum(jump(change, *side, least).height > least for side in sides) > 1:
+        teeth = (side for side in sides if jump(change, *side, least).height > least)
+        if len(list(islice(teeth, 2))) > 1:
             return Noise(level=max(skipped), smoothly=believable)
     return Noise(level=believable, throughout=rough > 0 and _is_like(rough, believable))
 

@@ -299,8 +299,9 @@ class Line:
         To be given new memory costs as much as a gradient of a layer that is one matrix.
         """
         v, room = self.v[index], self.rooms.get(index)
-        is_free = room is not None and getrefcount(room) <= UNHELD  # a target may keep it
-        if room is None or not is_free or (room.shape, room.dtype) != (v.shape, v.dtype):
+        # A target may keep it.
+        is_held = room is not None and getrefcount(room) > UNHELD
+        if room is None or is_held or (room.shape, room.dtype) != (v.shape, v.dtype):
             room = np.empty(v.shape, v.dtype)
             if room.size > BLOCK:
                 self.rooms[index] = room

@@ -182,6 +182,10 @@ class Problem:
             return self.both(point, cotangents)
         return self.value(point), self.vjp(point, cotangents)
 
+    def has_rules_of_its_own(self) -> bool:
+        """Whether a rule in the derivative may be none of the framework's; asking takes a run."""
+        return self.is_native is None or not self.is_native()
+
     @property
     def epsilon(self) -> float:
         """The spacing of the numbers at one of the narrowest dtype, of leaves and outputs."""

@@ -64,10 +64,11 @@ def _wide(array: Array, like: torch.Tensor) -> torch.Tensor:
 def _crossed(
     array: Array, like: torch.Tensor, dtype: torch.dtype | None, *, copy: bool = True
 ) -> torch.Tensor:
+    contiguous = np.ascontiguousarray(array).reshape(array.shape)
+    tensor = torch.from_numpy(contiguous)
+    there = tensor.to(device=like.device, dtype=dtype or tensor.dtype)
     # NumPy copies a large array in a third of the time that PyTorch takes.
-    contiguous = np.array(array, order="C") if copy else np.ascontiguousarray(array)
-    tensor = torch.from_numpy(contiguous.reshape(array.shape))
-    return tensor.to(device=like.device, dtype=dtype or tensor.dtype)
+    return torch.from_numpy(contiguous.copy()) if copy and there is tensor else there
 
 
 BRIDGE = Bridge(

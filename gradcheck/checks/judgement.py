@@ -246,9 +246,12 @@ def _located(
             f"off by more than {question.tolerance:.0e} of its own size"
         )
         return question.answer(Verdict.PASS, message, probes)
-    if _is_torn(most, location, rng) or not (
-        location.entries or _repeats(most, question.tolerance, rng)
-    ):
+    contradicts = (
+        _is_torn(most, location, rng)
+        if location.entries
+        else not _repeats(most, question.tolerance, rng)
+    )
+    if contradicts:
         return question.answer(Verdict.INCONCLUSIVE, CONTRADICTING, probes)
     evidence = [_evidence(probe) for probe in probes]
     ways = passage(most)
@@ -328,16 +331,17 @@ def _is_torn(probe: Probe, location: Location, rng: np.random.Generator) -> bool
 
     Of the middle one of three equal numbers no single one moves the value, and all together do.
     """
-    wrong, problem = location.entries[:SHOWN], probe.line.problem
-    if not wrong or np.iscomplexobj(probe.line.v[probe.index]):
+    if np.iscomplexobj(probe.line.v[probe.index]):
         return False
     # Of a kink along an entry itself more is known, but for a rule that nobody but the framework
     # has a say in.
-    known = location.kinks if problem.is_native is None or not problem.is_native() else ()
+    known = location.kinks
+    if known and not probe.line.problem.has_rules_of_its_own():
+        known = frozenset()
     return all(
         entry.index not in known
         and any(_tears(probe.line, probe.index, entry, rng) for _ in range(AGAIN))
-        for entry in wrong
+        for entry in location.entries[:SHOWN]
     )
 
 

@@ -6,8 +6,8 @@ rule says of it is right or wrong: one that gives all of them all, or none of th
 by a factor.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -25,19 +25,11 @@ __all__ = ["unless_untied"]
 GROUPS, ALONE = 4, 3  # numbers that come more than once; entries of each that are moved alone
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tie:
-    """Entries of one value: by leaf, which."""
-
-    size: float
-    masks: Mapping[int, Array]
-
-
 def unless_untied(
     findings: Sequence[Finding],
     questions: Sequence[Question],
     answers: Answers,
-    kinked: frozenset[str],
+    kinked: Collection[str],
     rng: np.random.Generator,
 ) -> tuple[Finding, ...]:
     """The findings; failures where equal entries of `kinked` leaves, moved together, show an error.
@@ -52,51 +44,49 @@ def unless_untied(
         and "complex" not in question.leaf.dtype
     }
     problem = answers.problem
-    if not asked or (problem.is_native is not None and problem.is_native()):
+    if not asked or not problem.has_rules_of_its_own():
         return tuple(findings)
     for tie in _ties({k: problem.point[k] for k in asked}):
         if off := _mismatch(tie, asked, answers, rng):
             pairs = zip(questions, findings, strict=True)
-            return tuple(_failed(f, off) if q.index in tie.masks else f for q, f in pairs)
+            return tuple(_failed(f, off) if q.index in tie else f for q, f in pairs)
     return tuple(findings)
 
 
-def _ties(leaves: Mapping[int, Array]) -> Iterator[Tie]:
-    """The numbers that come most often, of those that come more than once."""
+def _ties(leaves: Mapping[int, Array]) -> Iterator[Mapping[int, Array]]:
+    """Directions that move equal entries: of the numbers that come most often, and not once."""
     together = np.concatenate([x.ravel() for x in leaves.values()])
     values, counts = np.unique(together[np.isfinite(together)], return_counts=True)
     for k in np.argsort(-counts, kind="stable")[:GROUPS]:
         if counts[k] > 1:
-            masks = {index: x == values[k] for index, x in leaves.items()}
-            held = {index: mask for index, mask in masks.items() if np.any(mask)}
-            yield Tie(size=float(values[k]), masks=held)
+            masks = {index: (x == values[k]).astype(np.float64) for index, x in leaves.items()}
+            yield {index: mask for index, mask in masks.items() if np.any(mask)}
 
 
 def _mismatch(
-    tie: Tie, asked: Mapping[int, Question], answers: Answers, rng: np.random.Generator
+    tie: Mapping[int, Array],
+    asked: Mapping[int, Question],
+    answers: Answers,
+    rng: np.random.Generator,
 ) -> float:
     """How far off a claim is along all entries of a tie, where that is smooth; 0 if it is right."""
-    first = next(iter(tie.masks))
-    unit = min(scale(answers.problem.point[k]) for k in tie.masks)
-    line = line_of(answers, 0, {k: mask.astype(np.float64) for k, mask in tie.masks.items()}, unit)
-    if not _bends(line, tie, rng):
+    line = line_of(answers, 0, tie, min(scale(answers.problem.point[k]) for k in tie))
+    if not _bends(line, rng):
         return 0.0
     truth = ladder.estimate(line, careful=True)
-    epsilon = max(epsilon_of(answers, k) for k in tie.masks)
-    probe = Probe(index=first, epsilon=epsilon, line=line, truth=truth)
-    size = max(line.size, abs(truth.slope))
+    epsilon = max(epsilon_of(answers, k) for k in tie)
+    probe = Probe(index=next(iter(tie)), epsilon=epsilon, line=line, truth=truth)
     if not (probe.is_smooth and probe.is_significant):
         return 0.0
-    off = probe.excess / size
-    return off if off > max(asked[k].tolerance for k in tie.masks) else 0.0
+    off = probe.excess / max(line.size, abs(truth.slope))
+    return off if off > max(asked[k].tolerance for k in tie) else 0.0
 
 
-def _bends(line: Line, tie: Tie, rng: np.random.Generator) -> bool:
-    """Whether the value has a kink along some single entry of the tie."""
-    index = next(iter(tie.masks))
-    places = np.argwhere(tie.masks[index])
-    for place in rng.permutation(places)[:ALONE]:
-        alone = np.zeros_like(line.v[index])
+def _bends(line: Line, rng: np.random.Generator) -> bool:
+    """Whether the value has a kink along some single entry of the first leaf that moves."""
+    index, mask = next(iter(line.v.items()))
+    for place in rng.permutation(np.argwhere(mask))[:ALONE]:
+        alone = np.zeros_like(mask)
         alone[tuple(place)] = 1.0
         if ladder.estimate(replace(line, v={index: alone})).kink > 0:
             return True

@@ -49,7 +49,7 @@ def check_vjp(
                 for here, there in zip(findings, beside, strict=True)
             )
         asked = _questions(answers, settings)
-        findings = unless_untied(findings, asked, _formula(answers), frozenset(kinked), rng)
+        findings = unless_untied(findings, asked, _formula(answers), kinked, rng)
     elif all(finding.verdict is Verdict.PASS for finding in findings):
         findings = _off_zero(findings, answers, settings, rng)
     return tuple(_strong_enough(finding, settings.min_power) for finding in findings)
@@ -169,8 +169,9 @@ def at_point(
 def _formula(answers: Answers) -> Answers:
     """What the target says in float64, if it is the same function there; else what it says."""
     wide = answers.in_float64
-    is_it = wide is not None and is_same(answers.problem, answers.value, wide.value)
-    return wide if wide is not None and is_it else answers
+    if wide is not None and is_same(answers.problem, answers.value, wide.value):
+        return wide
+    return answers
 
 
 def _questions(answers: Answers, settings: Settings) -> list[Question]:
@@ -281,7 +282,7 @@ def _joined(here: Finding, beside: Finding, kink: Kink | None, problem: Problem)
         if kink is Kink.INSIDE and here.mismatch <= here.resolution:
             message = "the point lies on a kink or next to one; checked beside it"
             return replace(beside, message=message, mismatch=max(here.mismatch, beside.mismatch))
-        if kink is Kink.OUTSIDE and problem.is_native is not None and problem.is_native():
+        if kink is Kink.OUTSIDE and not problem.has_rules_of_its_own():
             message = (
                 "the point lies on a kink inside, where the framework chooses what is no "
                 "subgradient of the whole; right beside it"

@@ -29,7 +29,7 @@ from math import inf, isfinite
 import numpy as np
 
 from gradcheck import noise
-from gradcheck.oracles.creases import fold, stays
+from gradcheck.oracles.creases import fold
 from gradcheck.oracles.rungs import COARSER, FINER, FINEST, FIRST, OFF_GRID, RUNGS, STALLED
 from gradcheck.oracles.stairs import climbing, is_staircase
 from gradcheck.probes import Line, Sample
@@ -169,8 +169,8 @@ def estimate(
     flights = [_climb(line, FIRST, line.floor, rough=rough, whole=whole)]
     if not careful:
         flights = _finer(line, flights)
-        stalls = _stalls(flights) and is_staircase(line)  # and is not flat up to a kink
-        if _settles(flights[-1], line) and not stalls and not _turns_back(flights):
+        is_sharp = _settles(flights[-1], line) and not _turns_back(flights)
+        if is_sharp and not (_stalls(flights) and is_staircase(line)):  # or is flat up to a kink
             return _verdict(line, flights)
     measured = noise.measure(line.change, line.unit, line.ulp)
     # The remainder of a division is a saw, too, and nothing in it is rounded.
@@ -257,12 +257,12 @@ def folded(line: Line, truth: Estimate) -> Estimate:
     Kinks of two outputs may cancel in φ. What looks like one and is none at the finest steps is a
     kink beside the point, or an oscillation that wider steps skip: there the finest steps decide.
     """
-    width = fold(line, truth.level)
-    if not width or stays(line, width, truth.level):
-        return replace(truth, kink=max(truth.kink, width))
-    near = _verdict(line, [_climb(line, FINER[-1], max(line.floor, truth.level))])
-    resolves = near.error_bar <= max(CLEAR * line.size, truth.error_bar)
-    return near if resolves else replace(truth, kink=max(truth.kink, width))
+    found = fold(line, truth.level)
+    if not found.stays:
+        near = _verdict(line, [_climb(line, FINER[-1], max(line.floor, truth.level))])
+        if near.error_bar <= max(CLEAR * line.size, truth.error_bar):
+            return near
+    return replace(truth, kink=max(truth.kink, found.width))
 
 
 def _finer(line: Line, flights: Sequence[Flight]) -> list[Flight]:

@@ -182,11 +182,11 @@ def test_kinks_of_two_outputs_that_cancel_in_the_sum_are_folded() -> None:
     line = _line(lambda x: np.abs(x) * np.array([1.0, -1.0]), x, np.zeros(2))
 
     assert estimate(line).kink == 0
-    assert fold(line) == pytest.approx(4.0, rel=1e-3)
+    assert fold(line).width == pytest.approx(4.0, rel=1e-3)
 
 
 def test_a_smooth_function_has_no_fold() -> None:
-    assert fold(_line(np.sin, 0.7, 1.0)) == 0.0
+    assert fold(_line(np.sin, 0.7, 1.0)).width == 0.0
 
 
 ORDINARY: list[tuple[str, Function, Function]] = [
