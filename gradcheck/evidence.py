@@ -24,7 +24,7 @@ FINEST = 2.0**-11  # of the leaf's unit: just below the last of a ladder's first
 # first steps, 2⁻⁷ of the leaf, one is 2⁷ of its slope.
 CANCELLED = 2.0**10
 
-SHOWN = 8  # wrong entries in a finding: what a reader looks at; the message says how many more
+SHOWN = 24  # wrong entries in a finding, as many as a search looks for; the message counts them
 
 
 @dataclass(frozen=True, kw_only=True)

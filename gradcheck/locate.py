@@ -13,7 +13,7 @@ from functools import cached_property
 
 import numpy as np
 
-from gradcheck.evidence import entry_of
+from gradcheck.evidence import SHOWN, entry_of
 from gradcheck.oracles import ladder
 from gradcheck.probes import Line, scale
 from gradcheck.problem import Array, norm
@@ -25,14 +25,13 @@ __all__ = ["Location", "locate"]
 EVERY = 48  # up to here reading every entry is cheaper than searching
 SAMPLE = 16  # a fault in a quarter of the entries escapes the sample with probability 1 %
 DENSE = 3  # splits in a row with both halves wrong: eight blocks, enough to ask for the sample
-MOST = 24  # as many entries as anybody reads; more is "in many entries"
 ALIKE = 3  # wrong entries that share an index before their block is tested
 BEND = 1e-3  # a jump of the slope below this part of it may be cancellation inside the target
 GOOD = 1e-7  # a bar, relative to the slope, that needs no second reading with smaller steps
 DIRECTIONS = 400  # ends a search among noise; ten wrong entries of 10⁶ need 2 · 10 · log₂ 10⁶ = 400
 
 # A half is not read of which all but this part of the error has been found in the other: what it
-# may hide is found when what is left is read once more.
+# may hide is found when what is left is read once more. Bars are the sums of up to four readings.
 SLIGHT = 1e-2
 
 # What an entry may be off by, of a usual one of its leaf, and of itself at most: small entries are
@@ -111,12 +110,13 @@ class _Search:
         size = self.v.size
         if size <= EVERY:
             return self._location(range(size), complete=True)
-        sample: dict[str, Location] = {}
+        sample: list[Location] = []
 
         def is_everywhere() -> bool:
-            found = self._location(_sampled(self.gradient, rng), complete=False)
-            sample["taken"] = found
-            return 4 * len(found.entries) >= SAMPLE
+            places = _sampled(self.gradient, rng)
+            if _is_dense(sum(map(self._shows, places))):  # at a glance: each costs a few steps
+                sample.append(self._location(places, complete=False))
+            return bool(sample) and _is_dense(len(sample[0].entries))
 
         found: list[Entry] = []
         kinks: set[Index] = set()
@@ -131,16 +131,19 @@ class _Search:
                 found.append(entry)
             if len(found) == ALIKE and (block := self._block(found)) is not None:
                 break
-        taken = sample.get("taken")
-        if taken is not None and 4 * len(taken.entries) >= SAMPLE:
-            return taken
-        if taken is not None:
-            known = {entry.index for entry in read}
-            found += [entry for entry in taken.entries if entry.index not in known]
-            read += [entry for entry in taken.read if entry.index not in known]
-            kinks |= taken.kinks
-        complete = len(found) < MOST or block is not None
+        for taken in sample:
+            if _is_dense(len(taken.entries)):
+                return taken
+        complete = len(found) < SHOWN or block is not None
         return replace(_assembled(found, read, kinks, tested=size, complete=complete), block=block)
+
+    def _shows(self, flat: int) -> bool:
+        """Whether an entry, moved alone, shows a significant error."""
+        alone = np.zeros_like(self.v)
+        alone.ravel()[flat] = self.v.ravel()[flat]
+        enough = self.rtol * abs(self.gradient.ravel()[flat] * self.v.ravel()[flat]) / SIGNIFICANCE
+        off, bar = self._off(alone, float(enough))
+        return abs(off) > SIGNIFICANCE * bar
 
     def _location(self, flat: Sequence[int], *, complete: bool) -> Location:
         readings = [self._entry(position) for position in flat]
@@ -185,7 +188,7 @@ class _Search:
         once nothing is left to halve, all that was not found is read once more.
         """
         left = self.v.copy()
-        search = _Budget(directions=DIRECTIONS, found=MOST)
+        search = _Budget(directions=DIRECTIONS, found=SHOWN)
         while True:
             before = search.found
             for flat in self._halved(left, search, is_everywhere):
@@ -199,12 +202,12 @@ class _Search:
     ) -> Iterator[int]:
         """Yield flat indices of entries of `v`, by halving what shows a significant error."""
 
-        def error(start: int, stop: int) -> tuple[float, float]:
-            """The error of the slope along a range of entries of `v`, and its bar."""
+        def error(start: int, stop: int, whole: float = 0.0) -> tuple[float, float]:
+            """The error of the slope, part of the `whole`, along a range of `v`; and its bar."""
             search.directions -= 1
             part = np.zeros_like(v)
             part.ravel()[start:stop] = v.ravel()[start:stop]
-            return self._off(part)
+            return self._off(part, SLIGHT / 4 * abs(whole))
 
         stack = [(0, v.size, error(0, v.size), 0)]
         while stack and not search.is_spent:
@@ -221,19 +224,19 @@ class _Search:
                     search.found = 0
                     return
             middle = (start + stop) // 2
-            left = error(start, middle)
+            left = error(start, middle, off)
             right = off - left[0], bar + left[1]
             if not abs(right[0]) > SIGNIFICANCE * right[1] and not right[1] <= SLIGHT * abs(off):
                 # The difference of two bars may hide what the right half alone would show.
-                right = error(middle, stop)
+                right = error(middle, stop, off)
             both = all(abs(off) > SIGNIFICANCE * bar for off, bar in (left, right))
             depth = dense + 1 if both else 0
             halves = [(start, middle, left, depth), (middle, stop, right, depth)]
             stack += sorted(halves, key=lambda half: abs(half[2][0]))
 
-    def _off(self, v: Array) -> tuple[float, float]:
+    def _off(self, v: Array, enough: float = 0.0) -> tuple[float, float]:
         alone = replace(self.line, v={self.index: v})
-        truth = ladder.estimate(alone, careful=self.careful, rough=True)
+        truth = ladder.estimate(alone, careful=self.careful, enough=enough)
         return truth.excess(alone.slope), _bar(alone, truth)
 
     def _block(self, found: list[Entry]) -> tuple[int, int] | None:
@@ -283,6 +286,11 @@ def _bar(line: Line, truth: ladder.Estimate) -> float:
     typical = norm(line.gradients[index]) / max(v.size, 1) ** 0.5
     own = float(line.coarseness / 2 * typical * norm(v))
     return truth.error_bar + truth.standing + line.doubt + line.reuse * truth.weight + own
+
+
+def _is_dense(wrong: int) -> bool:
+    """Whether as many of the sample are wrong as make a fault that is everywhere."""
+    return 4 * wrong >= SAMPLE
 
 
 def _sampled(gradient: Array, rng: np.random.Generator) -> list[int]:

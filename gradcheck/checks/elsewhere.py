@@ -108,7 +108,7 @@ def _strays(answers: Answers, steps: Mapping[int, Array]) -> bool:
 def _is_wrong_here(answers: Answers, steps: Mapping[int, Array]) -> bool:
     """Whether the gradient contradicts differences at the point itself, on the way to another."""
     line = line_of(answers, 0, steps, 1 / FARTHER)
-    truth, index = ladder.estimate(line, rough=True), next(iter(steps))
+    truth, index = ladder.estimate(line, enough=0.0), next(iter(steps))
     epsilon = epsilon_of(answers, index)
     return Probe(index=index, epsilon=epsilon, line=line, truth=truth).is_significant
 

@@ -31,6 +31,8 @@ __all__ = ["CONTRADICTING", "judge"]
 # wrong as a whole, as when both of two tied maxima get the cotangent, shows in half of them.
 AGAIN = 3
 
+LOOKED_AT = 8  # wrong entries, along which slopes must add up
+
 CONTRADICTING = "difference quotients along different directions contradict each other here"
 
 # How far a path goes, in units of the leaf's size. The longer ones are for leaves that are small
@@ -341,7 +343,7 @@ def _is_torn(probe: Probe, location: Location, rng: np.random.Generator) -> bool
     return all(
         entry.index not in known
         and any(_tears(probe.line, probe.index, entry, rng) for _ in range(AGAIN))
-        for entry in location.entries[:SHOWN]
+        for entry in location.entries[:LOOKED_AT]
     )
 
 

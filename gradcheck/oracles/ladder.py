@@ -157,19 +157,20 @@ class Flight:
 
 
 def estimate(
-    line: Line, *, careful: bool = False, rough: bool = False, whole: bool = False
+    line: Line, *, careful: bool = False, enough: float | None = None, whole: bool = False
 ) -> Estimate:
     """Return the slope of φ at 0 along `line`.
 
     Args:
         careful: measure the noise before any slope is believed.
-        rough: stop as soon as it is out of question how far the slope is from what is claimed.
+        enough: a bar at which to stop, as where it is out of question how far the slope is from
+            what is claimed. Without it a settled slope is made sharper as long as that is cheap.
         whole: climb all of the first rungs. Two may agree by chance where the value is rounded.
     """
-    flights = [_climb(line, FIRST, line.floor, rough=rough, whole=whole)]
+    flights = [_climb(line, FIRST, line.floor, enough=enough, whole=whole)]
     if not careful:
-        flights = _finer(line, flights)
-        is_sharp = _settles(flights[-1], line) and not _turns_back(flights)
+        flights = _finer(line, flights, enough)
+        is_sharp = _settles(flights[-1], line, enough) and not _turns_back(flights)
         if is_sharp and not (_stalls(flights) and is_staircase(line)):  # or is flat up to a kink
             return _verdict(line, flights)
     measured = noise.measure(line.change, line.unit, line.ulp)
@@ -265,11 +266,11 @@ def folded(line: Line, truth: Estimate) -> Estimate:
     return replace(truth, kink=max(truth.kink, found.width))
 
 
-def _finer(line: Line, flights: Sequence[Flight]) -> list[Flight]:
+def _finer(line: Line, flights: Sequence[Flight], enough: float | None = None) -> list[Flight]:
     """The flights, and finer ones until the slope is settled or noise decides."""
     flights = list(flights)
     for start in FINER:
-        if _settles(flights[-1], line) or flights[-1].is_noise_bound:
+        if _settles(flights[-1], line, enough) or flights[-1].is_noise_bound:
             break
         flights.append(_climb(line, start, flights[0].level))
     return flights
@@ -348,15 +349,15 @@ def _verdict(line: Line, flights: Sequence[Flight], ripple: float = 0.0) -> Esti
     return replace(common, slope=middle, error_bar=bar, noise=bar, kink=high - low)
 
 
-def _settles(flight: Flight, line: Line) -> bool:
+def _settles(flight: Flight, line: Line, enough: float | None = None) -> bool:
     """Whether the bar is small, or small against the distance to what is claimed."""
     size = max(line.size, abs(flight.slope))
     clear = CLEAR * min(abs(flight.slope), abs(flight.slope - line.slope))
-    return flight.bar <= max(GOAL * size, clear)
+    return flight.bar <= max(GOAL * size, clear, enough or 0.0)
 
 
 def _climb(
-    line: Line, start: int, level: float, *, rough: bool = False, whole: bool = False
+    line: Line, start: int, level: float, *, enough: float | None = None, whole: bool = False
 ) -> Flight:
     """Two rungs, and more until the slope is as sharp as it gets; or all of them."""
     step = OFF_GRID * line.unit
@@ -365,7 +366,7 @@ def _climb(
         samples.append(line.sample(step * 2.0**-k))
         flight = _read(tuple(samples), level)
         fine = flight.bar <= FINE * max(line.size, abs(flight.slope))
-        if not whole and (fine or (rough and _settles(flight, line))):
+        if not whole and (fine or (enough is not None and _settles(flight, line, enough))):
             break
     return flight
 
