@@ -190,10 +190,8 @@ def _term(scene: Scene) -> str | None:
     """What was added to, or multiplies, the entries that were read; four at least must agree."""
     if len(scene.read) < 4:
         return None
-    got, wanted, bars = (
-        np.array([getattr(entry, field) for entry in scene.read])
-        for field in ("got", "wanted", "error_bar")
-    )
+    got, wanted = np.array([entry.pair for entry in scene.read]).T
+    bars = np.array([entry.error_bar for entry in scene.read])
     at = tuple(np.array([entry.index for entry in scene.read]).T)
     off = got - wanted
     noise = SIGNIFICANCE * bars + SAME * np.abs(off)
@@ -202,7 +200,7 @@ def _term(scene: Scene) -> str | None:
         return None
 
     def is_constant(values: Array, slack: Array) -> bool:
-        middle = float(np.median(values))
+        middle = np.median(values.real) + 1j * np.median(values.imag)
         return bool(middle) and bool(np.all(np.abs(values - middle) <= slack + SAME * abs(middle)))
 
     if is_constant(off, noise):

@@ -57,7 +57,8 @@ def check_problem(
     """Return the findings of `checks` about `problem`; what the target raises is one of them.
 
     What the target does not support is said under `not_checked`, and so is what a check leaves
-    open that is not among those `asked` for by name: it does not make a result inconclusive.
+    open that is not among those `asked` for by name: it does not make a result inconclusive. Nor
+    does what a budget leaves unfinished, once anything that was asked for is known.
     """
     meter = Meter()
     questions = of_checks(meter.around(problem), settings, checks)
@@ -91,6 +92,28 @@ def conducted(
     `asked` as in `check_problem`. A question raises `Unsupported` to say why it was not asked.
     """
     started = perf_counter()
+    try:
+        findings, unanswered = _asked(questions, settings, meter, started, asked)
+    finally:
+        problem.release()
+    excepted = tuple(
+        f"{leaf.path}: declared, {reason}"
+        for leaf in problem.leaves
+        if (reason := settings.reason(leaf.path)) is not None
+    )
+    cost = meter.evaluations
+    result = _result(problem.name, problem.target, settings, tuple(findings), cost, started)
+    return replace(result, not_checked=(*problem.notes, *excepted, *unanswered))
+
+
+def _asked(
+    questions: Mapping[str, Question],
+    settings: Settings,
+    meter: Meter,
+    started: float,
+    asked: Collection[str],
+) -> tuple[list[Finding], list[str]]:
+    """What is found, and what is left open that nobody asked for by name."""
     findings: list[Finding] = []
     unanswered: list[str] = []
     for key, question in questions.items():
@@ -121,15 +144,7 @@ def conducted(
                 unanswered.append(f"{key} at {finding.leaf}: {finding.message}")
             else:
                 findings.append(finding)
-    problem.release()
-    excepted = tuple(
-        f"{leaf.path}: declared, {reason}"
-        for leaf in problem.leaves
-        if (reason := settings.reason(leaf.path)) is not None
-    )
-    cost = meter.evaluations
-    result = _result(problem.name, problem.target, settings, tuple(findings), cost, started)
-    return replace(result, not_checked=(*problem.notes, *excepted, *unanswered))
+    return findings, unanswered
 
 
 def _deadline(started: float, settings: Settings, *, is_asked: bool) -> float:
@@ -176,8 +191,9 @@ def compare_problems(
     except ShapeMismatch as mismatch:
         misshapen = (_misshapen(mismatch),)
         return _result(name, target, settings, misshapen, meter.evaluations, started), ()
-    for problem in problems.values():
-        problem.release()
+    finally:
+        for problem in problems.values():
+            problem.release()
     result = _result(name, target, settings, found.findings, meter.evaluations, started)
     return replace(result, odd_one_out=found.odd_one_out), found.differences
 

@@ -122,19 +122,21 @@ class _Search:
         kinks: set[Index] = set()
         read: list[Entry] = []
         block = None
-        for flat in self._suspects(is_everywhere):
+        search = _Budget(directions=DIRECTIONS, found=SHOWN)
+        for flat in self._suspects(search, is_everywhere):
             entry, kink = self._entry(flat)
             read.append(entry)
             if _bends(entry, kink):
                 kinks.add(entry.index)
-            if _is_wrong(entry, self.rtol, self.usual):
-                found.append(entry)
+            if not _is_wrong(entry, self.rtol, self.usual):
+                continue
+            found.append(entry)
             if len(found) == ALIKE and (block := self._block(found)) is not None:
                 break
         for taken in sample:
             if _is_dense(len(taken.entries)):
                 return taken
-        complete = len(found) < SHOWN or block is not None
+        complete = block is not None or not search.is_spent
         return replace(_assembled(found, read, kinks, tested=size, complete=complete), block=block)
 
     def _shows(self, flat: int) -> bool:
@@ -168,7 +170,7 @@ class _Search:
         line = self.line
         v = np.zeros_like(self.v)
         v[place] = phase
-        alone = replace(line, v={self.index: v})
+        alone = line.along({self.index: v})
         truth = ladder.estimate(alone, careful=self.careful)
         own = scale(line.problem.point[self.index][place])
         if not self.careful and own < line.unit and truth.error_bar > GOOD * abs(alone.slope):
@@ -181,14 +183,13 @@ class _Search:
         wanted = got - truth.excess(got)
         return got, wanted, _bar(alone, truth), truth.kink
 
-    def _suspects(self, is_everywhere: Callable[[], bool]) -> Iterator[int]:
+    def _suspects(self, search: "_Budget", is_everywhere: Callable[[], bool]) -> Iterator[int]:
         """Yield flat indices of entries in whose company the error stays significant.
 
         Small errors may hide beside a large one, within the bar of the halves that are not read:
         once nothing is left to halve, all that was not found is read once more.
         """
         left = self.v.copy()
-        search = _Budget(directions=DIRECTIONS, found=SHOWN)
         while True:
             before = search.found
             for flat in self._halved(left, search, is_everywhere):
@@ -235,7 +236,7 @@ class _Search:
             stack += sorted(halves, key=lambda half: abs(half[2][0]))
 
     def _off(self, v: Array, enough: float = 0.0) -> tuple[float, float]:
-        alone = replace(self.line, v={self.index: v})
+        alone = self.line.along({self.index: v})
         truth = ladder.estimate(alone, careful=self.careful, enough=enough)
         return truth.excess(alone.slope), _bar(alone, truth)
 
@@ -272,7 +273,7 @@ def _moves_its_own(line: Line, index: int, place: Index) -> bool:
     only, others = np.zeros_like(v), v.copy()
     only[place], others[place] = v[place], 0
     h = line.unit * 2.0**-10  # far enough for what depends on an entry to move
-    one, rest, both = (replace(line, v={index: w}).sample(h).moving for w in (only, others, v))
+    one, rest, both = (line.along({index: w}).sample(h).moving for w in (only, others, v))
     return bool(one + rest == both)
 
 

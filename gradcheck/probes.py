@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import hypot
 from sys import getrefcount
+from typing import Any
 
 import numpy as np
 
@@ -160,9 +161,13 @@ SMALLEST = 2.0**-960  # so that a billionth of it is a normal number yet
 NEGLIGIBLE = 1e-12
 
 
-# References to an array that is held in one place only, as counted there: by that place, a
-# variable, and an argument of what counts.
-UNHELD = 3
+def _references(rooms: Mapping[int, Array], index: int) -> int:
+    """How many references there are to an array of `rooms`, as counted here."""
+    room = rooms[index]
+    return getrefcount(room)
+
+
+UNHELD = _references({0: np.empty(1)}, 0)  # to one that nobody else holds: it goes by the Python
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -274,6 +279,10 @@ class Line:
         moved = {k: np.where(v, self.unrest[k], 0.0) for k, v in self.v.items()}
         return norm(np.array([extent(moved[k], v) for k, v in self.v.items()]))
 
+    def along(self, v: Mapping[int, Array], **changes: Any) -> "Line":
+        """The line along another direction, which nobody has looked along yet."""
+        return replace(self, v=v, beside=None, **changes)
+
     def is_exact(self, h: float) -> bool:
         """Whether rounding the moved leaves is of no account: float64, and a step that is large."""
         narrow = any(self.problem.leaves[k].epsilon > EPSILON["float64"] for k in self.v)
@@ -298,9 +307,10 @@ class Line:
 
         To be given new memory costs as much as a gradient of a layer that is one matrix.
         """
-        v, room = self.v[index], self.rooms.get(index)
+        v = self.v[index]
         # A target may keep it.
-        is_held = room is not None and getrefcount(room) > UNHELD
+        is_held = index in self.rooms and _references(self.rooms, index) > UNHELD
+        room = self.rooms.get(index)
         if room is None or is_held or (room.shape, room.dtype) != (v.shape, v.dtype):
             room = np.empty(v.shape, v.dtype)
             if room.size > BLOCK:

@@ -11,9 +11,9 @@ __all__ = ["RIPPLE", "SIGNIFICANCE", "TOLERANCE", "Settings"]
 # at 100 a bug a hundred times above what the oracle resolves would be called inconclusive.
 SIGNIFICANCE = 10.0
 
-# How wrong, relative to itself, an entry may be before its gradient is called wrong. About the
-# error that a right gradient of an ordinary layer never reaches in that dtype (a thousand roundings
-# that all conspire), and far below what any mistake in a formula makes.
+# How wrong, relative to itself, an entry may be before its gradient is called wrong. An
+# error that a right gradient of an ordinary layer does not reach in that dtype (five roundings of a
+# bfloat16 that conspire, thousands of a float32), and far below what a mistake in a formula makes.
 TOLERANCE: Mapping[str, float] = {
     "float64": 1e-6,
     "complex128": 1e-6,
@@ -55,14 +55,11 @@ class Settings:
 
     def reason(self, path: str) -> str | None:
         """Why the caller excepted this leaf, or None."""
-        for pattern, reason in self.declared.items():
-            if path == pattern or fnmatchcase(path, pattern):
-                return reason
-        return None
+        return _reason(path, self.declared)
 
     def reason_of_output(self, path: str) -> str | None:
-        """Why the caller excepted this output; a pattern for everything is one for leaves."""
-        return self.reason(path) if any(p.startswith("output") for p in self.declared) else None
+        """Why the caller excepted this output; a pattern that does not say so is one for leaves."""
+        return _reason(path, {p: why for p, why in self.declared.items() if p.startswith("output")})
 
     def tolerance(self, dtype: str, ripple: float = 0.0) -> float:
         """How wrong an entry may be relative to itself.
@@ -74,3 +71,8 @@ class Settings:
             return self.rtol
         inside = (TOLERANCE[narrow] for narrow, least in RIPPLE.items() if ripple > least)
         return max(TOLERANCE[dtype], *inside, 0.0)
+
+
+def _reason(path: str, declared: Mapping[str, str]) -> str | None:
+    matching = (why for pattern, why in declared.items() if fnmatchcase(path, pattern))
+    return declared.get(path) or next(matching, None)

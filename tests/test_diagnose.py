@@ -295,3 +295,13 @@ def test_a_function_that_reads_one_triangle_is_told_from_a_wrong_one(
 
     assert read.diagnosis == f"one triangle: the {which}"
     assert symmetric.passed
+
+
+def test_a_complex_constant_is_no_other_number_in_every_entry() -> None:
+    def off(added: Any) -> Any:
+        z = np.random.default_rng(0).standard_normal((6, 2)) @ [1, 1j]
+        rule = Rule(lambda z: z * z, lambda inputs, u: u * np.conj(2 * inputs[0]) + added)
+        return check(rule, z, checks="vjp").findings[0].diagnosis
+
+    assert off(0.5 + 2j) == "additive constant"
+    assert off(0.5 + 1j * np.arange(6) ** 2) is None

@@ -184,3 +184,13 @@ def test_a_small_entry_is_held_to_what_a_solver_leaves(
     result = check(rule, np.linspace(0.5, 1.5, 8), checks="vjp")
 
     assert result.passed is not is_wrong, result
+
+
+def test_a_search_that_was_stopped_is_not_complete(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gradcheck.locate.DIRECTIONS", 60)
+    wrong = np.random.default_rng(1).choice(8192, 20, replace=False)
+
+    location, _ = _location(_times(wrong, 1.5), _normal(8192))
+
+    assert 0 < len(location.entries) < 20
+    assert not location.complete

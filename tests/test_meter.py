@@ -127,3 +127,12 @@ def test_a_wrong_gradient_within_the_budget_fails() -> None:
 def test_a_budget_of_nothing_is_refused() -> None:
     with pytest.raises(InputError, match="budget_s"):
         gradcheck.check(np.sin, X, budget_s=0.0)
+
+
+@pytest.mark.parametrize("check", ["layout", "determinism", "state", "contract"])
+def test_every_check_is_counted(check: str) -> None:
+    calls: list[str] = []
+
+    cost = gradcheck.check(_counting(calls), X, checks=check).evaluations
+
+    assert cost.vjp == calls.count("vjp") > 0

@@ -275,9 +275,12 @@ class Posed:
             leaves = self.tensors(self.point)
             if self.records:
                 leaves = [tensor.requires_grad_() for tensor in leaves]
+            versions = [leaf._version for leaf in leaves]
             with eagerly(), Watched(leaves) as watched:
                 found = self.run(leaves, shared=not self.records)
-        writes = self.records or not _equal(leaves, self.tensors(self.point, shared=True))
+        # Of a relu in place at positive numbers, the numbers do not tell.
+        writes = self.records or versions != [leaf._version for leaf in leaves]
+        writes = writes or not _equal(leaves, self.tensors(self.point, shared=True))
         narrowest = watched.inside([tensor for _, tensor in found])
         inside = {
             k: str(dtype).removeprefix("torch.")

@@ -6,7 +6,6 @@ same way is not seen here; the checks "vjp" and "jvp" see it.
 """
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from math import inf
 
@@ -15,7 +14,7 @@ import numpy as np
 from gradcheck.answers import Answers
 from gradcheck.checks.entrywise import LINEAR, ROUNDINGS, moved, narrowest, rough
 from gradcheck.checks.linearity import LINEARITY, check_linearity
-from gradcheck.errors import Unsupported, maybe_out_of_domain
+from gradcheck.errors import GradcheckError, Unsupported, first_line, maybe_out_of_domain
 from gradcheck.probes import direction, nudged, scale
 from gradcheck.problem import Array, Arrays, Problem, extent, inner, norm
 from gradcheck.results import Entry, Finding, Verdict
@@ -49,14 +48,26 @@ def check_adjoint(
     is_finite = all(np.all(np.isfinite(y)) for y in answers.value)
     if problem.jvp is not None and linear and is_finite:
         pairs = [Pair(problem=problem, point=problem.point, u=u_) for u_ in (u, w)]
-        with suppress(Unsupported):  # that there is no forward mode is said by the check "jvp"
+        try:
             findings |= _transposed(pairs, gradients, linear, settings, rng)
+        except Unsupported:  # that there is no forward mode is said by the check "jvp"
+            pass
+        except GradcheckError:
+            raise
+        except Exception as error:
+            if len(linear) == len(findings):  # nothing else is to be said
+                raise
+            raised = f"forward mode raises {type(error).__name__}: {first_line(error)}"
+            findings = {
+                k: replace(f, message="; ".join(filter(None, (f.message, raised))))
+                for k, f in findings.items()
+            }
     if any(finding.verdict is Verdict.FAIL for finding in findings.values()):
         blur = BLUR * problem.epsilon
         terms = zip(u, answers.value, strict=True)
         natural = norm(np.array([norm(u_ * f) for u_, f in terms]))
         for k, finding in findings.items():
-            if norm(gradients[0][k]) <= blur * natural:
+            if finding.verdict is Verdict.FAIL and norm(gradients[0][k]) <= blur * natural:
                 findings[k] = _blurred(finding)
     return tuple(findings.values())
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from gradcheck.answers import Answers
-from gradcheck.errors import GradcheckError, Unsupported, first_line
+from gradcheck.errors import GradcheckError, Unsupported, first_line, maybe_out_of_domain
 from gradcheck.probes import direction, scale
 from gradcheck.problem import Arrays, Audit, Deed, Problem, listed, norm
 from gradcheck.results import Finding, Verdict
@@ -69,22 +69,32 @@ def _severed(problem: Problem, seen: Audit, rng: np.random.Generator) -> list[De
     deeds = []
     leaves, outputs = problem.leaves, problem.outputs
     moving = _moving(problem, range(len(leaves)), rng) if seen.detached else set()
-    for k in moving.intersection(seen.detached):
-        causes = [leaf.path for j, leaf in enumerate(leaves) if k in _moving(problem, [j], rng)]
+    if moving is None:
+        deeds += [Deed(path=outputs[k].path, what=UNSEEN, is_wrong=False) for k in seen.detached]
+    for k in (moving or set()).intersection(seen.detached):
+        alone = [_moving(problem, [j], rng) or set() for j in range(len(leaves))]
+        causes = [leaf.path for leaf, found in zip(leaves, alone, strict=True) if k in found]
         path = outputs[k].path
         what = f"wrongly detached: it has no graph, but depends on {listed(causes)}"
         what += f"; if it is meant, say declared={{{path!r}: why}}"
         deeds.append(Deed(path=path, what=what))
     for k in seen.unreached:
-        moved = [outputs[j].path for j in sorted(_moving(problem, [k], rng))]
+        found = _moving(problem, [k], rng)
+        moved = [outputs[j].path for j in sorted(found or ())]
         what = f"no gradient reaches it, but {listed(moved)} depends on it"
-        idle = "nothing depends on it"
+        idle = UNSEEN if found is None else "nothing depends on it"
         deeds.append(Deed(path=leaves[k].path, what=what if moved else idle, is_wrong=bool(moved)))
     return deeds
 
 
-def _moving(problem: Problem, leaves: Iterable[int], rng: np.random.Generator) -> set[int]:
-    """The outputs that move smoothly with `leaves`."""
+UNSEEN = (
+    "no graph connects it, and whether its value depends on anything is not known: the target "
+    "refuses the points beside this one"
+)
+
+
+def _moving(problem: Problem, leaves: Iterable[int], rng: np.random.Generator) -> set[int] | None:
+    """The outputs that move smoothly with `leaves`; None where the target refuses to be moved."""
     chosen = set(leaves)
     steps = [
         leaf.epsilon**0.5 * scale(x) * direction(rng, leaf) if k in chosen else np.zeros(leaf.shape)
@@ -96,7 +106,12 @@ def _moving(problem: Problem, leaves: Iterable[int], rng: np.random.Generator) -
         with np.errstate(all="ignore"):
             return problem.value(tuple(leaf.rounded(x + sign * step) for leaf, x, step in moved))
 
-    ahead, centre, behind = value(1.0), value(0.0), value(-1.0)
+    values = []
+    with maybe_out_of_domain():
+        values = [value(sign) for sign in (1.0, 0.0, -1.0)]
+    if not values:
+        return None
+    ahead, centre, behind = values
     found = set()
     for k, (output, *ys) in enumerate(zip(problem.outputs, ahead, centre, behind, strict=True)):
         if not all(np.all(np.isfinite(y)) and y.shape == output.shape for y in ys):

@@ -76,8 +76,9 @@ def examined(
                 seen = through_what_moves(own, answers, few, rng)
                 if is_suspect(own, seen, few, rng):
                     found, _ = _alone(own, seen, problem, settings, rng, few)
-                    finding = found if found.verdict is Verdict.FAIL else finding
-                    break
+                    if found.verdict is Verdict.FAIL:
+                        finding = found
+                        break
         findings.append(finding)
         if kink is not None:
             kinked[question.leaf.path] = kink

@@ -53,7 +53,7 @@ def by_many_paths(
         return None
     index = question.index
     lines = [
-        replace(probe.line, v={index: direction(rng, question.leaf)}, beside=None)
+        probe.line.along({index: direction(rng, question.leaf)})
         for probe in islice(cycle(probes), DIRECTIONS)
     ]
     level = max(probe.truth.level for probe in probes)

@@ -121,7 +121,7 @@ def _is_branch(line: Line, place: tuple[int, ...]) -> bool:
     ((index, v),) = line.v.items()
     alone = np.zeros_like(v)
     alone[place] = 1.0
-    own = replace(line, v={index: alone}, beside=None)
+    own = line.along({index: alone})
     for reach in NEARBY:
         ends = -reach * own.unit, reach * own.unit
         jump = noise.jump(own.change, *ends, ROUNDING * own.weight)
@@ -146,7 +146,7 @@ def _segments(probe: Probe) -> Iterator[tuple[Line, float, float]]:
     moved = line.v[probe.index] != 0
     shrinking = np.where(moved, -x, 0)
     if np.any(shrinking):
-        yield replace(line, v={probe.index: shrinking}, unit=1.0, beside=None), 0.0, SHRUNK
+        yield line.along({probe.index: shrinking}, unit=1.0), 0.0, SHRUNK
 
 
 def _mismatch(line: Line, t: float) -> tuple[float, float]:
@@ -185,7 +185,7 @@ def _turns(probe: Probe, line: Line, jump: noise.Jump, length: float) -> bool:
 def _is_bounded(probe: Probe, line: Line, reach: float, rng: np.random.Generator) -> bool:
     """Whether the mismatch is at most places and yet nothing is left of it over a segment."""
     v = line.v[probe.index]
-    other = replace(line, v={probe.index: v * rng.uniform(0.5, 1.5, v.shape)}, beside=None)
+    other = line.along({probe.index: v * rng.uniform(0.5, 1.5, v.shape)})
     for along in (line, other):
         pairs = [_mismatch(along, t) for t in rng.uniform(0, reach, PLACES)]
         claimed, usual = (float(np.median(np.abs(sizes))) for sizes in zip(*pairs, strict=True))

@@ -15,10 +15,12 @@ from gradcheck.checks.iterations import unless_it_jumps
 from gradcheck.checks.question import Question
 from gradcheck.checks.through import passage
 from gradcheck.diagnose import ADVICE, Evidence, Scene, diagnose
+from gradcheck.errors import GradcheckError, first_line
 from gradcheck.evidence import SHOWN, Probe, finest, telling
 from gradcheck.locate import Location, locate
 from gradcheck.oracles import complex_step, ladder, path
 from gradcheck.oracles.ladder import FLOATING
+from gradcheck.oracles.rungs import FIRST, OFF_GRID
 from gradcheck.oracles.stairs import is_staircase
 from gradcheck.probes import Line, direction
 from gradcheck.problem import WIDER, Array, Arrays
@@ -304,7 +306,7 @@ def _scene(probe: Probe, location: Location) -> Scene:
     line, index = probe.line, probe.index
     first = np.zeros_like(line.v[index])
     first.flat[0] = 1.0
-    alone = replace(line, v={index: first})
+    alone = line.along({index: first})
     mixes = _like(probe, line.u) is not None and alone.sample(line.unit * 2.0**-10).moving > 1
     return Scene(
         x=line.problem.point[index],
@@ -321,7 +323,7 @@ def _repeats(probe: Probe, tolerance: float, rng: np.random.Generator) -> bool:
     for _ in range(AGAIN):
         v = probe.line.v[probe.index]
         other = rng.uniform(0.5, 1.5, v.shape) if probe.is_aligned else rng.choice(SIGNS, v.shape)
-        line = replace(probe.line, v={probe.index: v * other})
+        line = probe.line.along({probe.index: v * other})
         again = folded(replace(probe, line=line, truth=ladder.estimate(line, careful=True)))
         if again.is_significant and again.mismatch > tolerance:
             return True
@@ -355,7 +357,7 @@ def _tears(line: Line, index: int, entry: Entry, rng: np.random.Generator) -> bo
     v = direction(rng, line.problem.leaves[index])
     own, others = np.zeros_like(v), v.copy()
     own[entry.index], others[entry.index] = v[entry.index], 0.0
-    lines = [replace(line, v={index: part}, beside=None) for part in (v, own, others)]
+    lines = [line.along({index: part}) for part in (v, own, others)]
     least = TORN * float(abs(v[entry.index])) * entry.off
     offs = []
     for step in NEAR:
@@ -384,13 +386,33 @@ def _where(location: Location, probe: Probe) -> str:
         return f"wrong as a whole; no single one of its {size} entries stands out of the noise"
     if location.complete:
         return f"{count} of {size} entries wrong"
-    return f"{count} wrong entries found among {location.tested} of {size} that were tested"
+    if location.tested < size:
+        return f"{count} wrong entries found among {location.tested} of {size} that were tested"
+    return f"{count} wrong entries found, of {size}; then the search was stopped"
+
+
+FINITE = "the value is not finite a small step away"
+
+
+def _refusal(line: Line) -> str:
+    """What the target raises a small step away; nothing if it runs there."""
+    h = OFF_GRID * line.unit * 2.0**-FIRST
+    for t in (h, -h):
+        try:
+            line.problem.value(line.filled(line.moved(t)))
+        except GradcheckError:
+            raise
+        except Exception as error:
+            return f"{type(error).__name__} ({first_line(error)})"
+    return ""
 
 
 def _remedy(probe: Probe) -> str:
     """Why nothing can be said, and what to try."""
     if not np.isfinite(probe.truth.error_bar):
-        return "the value is not finite a small step away: move the point into the domain"
+        refused = _refusal(probe.line)
+        said = f"the target raises {refused} a small step away" if refused else FINITE
+        return f"{said}: move the point into the domain"
     if not np.isfinite(probe.bar):
         return "the gradient is not finite an ulp away: the point is singular, move it"
     if probe.line.doubt >= 0.5 * probe.bar:

@@ -25,7 +25,7 @@ from gradcheck.checks.parity import (
     first_question,
     replied,
 )
-from gradcheck.errors import Unsupported, first_line
+from gradcheck.errors import OutOfTime, Unsupported, first_line, maybe_out_of_domain
 from gradcheck.probes import cotangent, direction
 from gradcheck.problem import Arrays, Manner
 from gradcheck.results import Finding
@@ -48,13 +48,15 @@ def check_state(
     problem, question = answers.problem, first_question(answers, rng)
     assert question.answer  # what a plain call raises is not about the state
     remarks: dict[str, str] = {}
-    other = _elsewhere(question)
+    other = _other(question)
+    if other.point is question.point:
+        remarks[problem.leaves[0].path] = ALONE
     found = list(_parts(question)) if problem.session is not None else []
     covered = {k for reply in found if isinstance(reply, Reply) for k in reply.arrays}
-    if other is not None and len(covered) < len(question.answer):  # else it was called again
+    if len(covered) < len(question.answer):  # else it was called again
         arrays = (*problem.value(question.point), *problem.vjp(question.point, question.u))
-        found.append(_again(question, "after a call at another point", STALE, arrays, 0))
-    if other is not None and problem.session is not None:
+        found.append(_again(question, "after another call", STALE, arrays, 0))
+    if problem.session is not None:
         found += _interleaved(question, other, remarks)
         # A second backward pass that runs, after that of the other call, has said as much.
         if not any(isinstance(reply, Reply) and reply.complaint == TWICE for reply in found):
@@ -68,22 +70,34 @@ def check_state(
     return (*raised, *passed)
 
 
-def _elsewhere(question: Question) -> Question | None:
-    """Another point at which the target runs, and was run; the farther the better."""
+ALONE = "the target refuses every other point that was tried: it was called again at the same one"
+
+
+def _other(question: Question) -> Question:
+    """Another call, at another point at which the target runs, and was run; or at the same one."""
     problem, rng = question.problem, question.rng
-    for size in (0.25, 2.0**-8):
-        point = tuple(
-            leaf.rounded(x * (1 + size * direction(rng, leaf)))
-            for leaf, x in zip(problem.leaves, question.point, strict=True)
-        )
+    for point in (*_elsewhere(question), question.point):
         u = cotangent(rng, problem.outputs)
         other = Question(problem=problem, rng=rng, point=point, u=u)
-        try:
+        with maybe_out_of_domain():
             if [y.shape for y in other.answer] == [y.shape for y in question.answer]:
-                return other
-        except Exception:  # outside of the domain
-            continue
-    return None
+                break
+    return other
+
+
+def _elsewhere(question: Question) -> Iterator[Arrays]:
+    """Other points, the farther the better; then the same numbers in another order.
+
+    Of probabilities, or of an orthogonal matrix, only the latter may be in the domain.
+    """
+    leaves = question.problem.leaves
+    for size in (0.25, 2.0**-8):
+        yield tuple(
+            leaf.rounded(x * (1 + size * direction(question.rng, leaf)))
+            for leaf, x in zip(leaves, question.point, strict=True)
+        )
+    for axis in (-1, 0):
+        yield tuple(np.flip(x, axis) if x.ndim else x for x in question.point)
 
 
 def _again(
@@ -113,12 +127,16 @@ def _interleaved(
         except Unsupported as refusal:  # of what is kept for it
             remarks[problem.leaves[0].path] = str(refusal)
             return
+        except OutOfTime:
+            raise
         except Exception as error:
             yield failing("state", problem, name, error)
             return
         try:
             again = one.pull(question.u)()
             yield _again(question, "backward twice", TWICE, again, count)
+        except OutOfTime:
+            raise
         except Exception as error:  # what is freed cannot be used again, and says so
             remarks[problem.leaves[0].path] = f"refuses a second backward: {first_line(error)}"
         if not _is_same(call(question.point).value, question.answer):
@@ -142,6 +160,8 @@ def _reversed(question: Question, other: Question) -> Iterator[Reply | Finding]:
             yield _again(question, name, STALE, one.pull(question.u)(), count)
         except Unsupported:  # said already
             return
+        except OutOfTime:
+            raise
         except Exception as error:
             yield failing("state", problem, name, error)
 
@@ -165,6 +185,8 @@ def _parts(question: Question) -> Iterator[Reply | Finding]:
             yield asked(question, Manner(leaves=some), "some leaves only", FROZEN)
     except Unsupported:  # a rule that gives all of its gradients or none
         return
+    except OutOfTime:
+        raise
     except Exception as error:
         yield failing("state", problem, "outputs one by one, some leaves only", error)
 

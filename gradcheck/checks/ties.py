@@ -88,7 +88,7 @@ def _bends(line: Line, rng: np.random.Generator) -> bool:
     for place in rng.permutation(np.argwhere(mask))[:ALONE]:
         alone = np.zeros_like(mask)
         alone[tuple(place)] = 1.0
-        if ladder.estimate(replace(line, v={index: alone})).kink > 0:
+        if ladder.estimate(line.along({index: alone})).kink > 0:
             return True
     return False
 

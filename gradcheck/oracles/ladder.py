@@ -1,8 +1,8 @@
 """Finite differences on a ladder of steps, with an error bar.
 
 The central difference of a smooth φ has an error in even powers of h, so halving h and
-extrapolating (Romberg) gains two orders a rung: four rungs between 1/32 and 1/256 of the leaf's
-size reach rounding level, without ever subtracting close numbers at a tiny h.
+extrapolating (Romberg) gains two orders a rung: four rungs, two thirds of 1/128 to 1/1024 of the
+leaf's size, reach rounding level, without ever subtracting close numbers at a tiny h.
 
 What makes the bar honest is everything it adds up: the disagreement within the tableau
 (truncation), noise/h (rounding, measured), and the fold, an evaluation at the point that a
@@ -193,7 +193,7 @@ def still(line: Line) -> Estimate | None:
     """The slope of zero of a φ that stands still but for rounding, and is claimed to; else None.
 
     The key bias of attention, the shift before a normalisation: terms cancel. What is looked at are
-    steps of a millionth and a hundredth of the leaf's size, and of half of it; no noise has to be
+    steps of a millionth of the leaf's size, of 1/200, and of two thirds; no noise has to be
     measured.
     """
     epsilon = max(output.epsilon for output in line.problem.outputs)

@@ -39,7 +39,7 @@ HELD = 2**25
 # that is lost, an index that is off) is as large as the block.
 SEEN = 1e-2
 
-CONFIRMED = 6  # suspects that are asked once more, the shortest lags first
+RECHECKED = 6  # lags at which a suspect is asked once more; a few more, where wrong ones begin
 
 SHOWN = 8
 
@@ -62,6 +62,11 @@ class Block:
     @property
     def mismatch(self) -> float:
         return abs(self.got - self.wanted) / self.size if self.size else 0.0
+
+    @property
+    def bars_off(self) -> float:
+        off = abs(self.got - self.wanted)
+        return off / self.error_bar if self.error_bar else np.inf
 
     @property
     def is_seen(self) -> bool:
@@ -186,8 +191,8 @@ def judged(
         alone = seen(problem, [source], [step(lags.output, lags.out_axis, block.t)])
         return check_problem(alone, settings).verdict is Verdict.FAIL
 
-    confirmed = [b for b in suspects[:CONFIRMED] if is_wrong(b)]
-    wrong = [b for b in suspects if confirmed and abs(b.lag) >= abs(confirmed[0].lag)]
+    first, asked = _first_wrong(suspects, is_wrong)
+    wrong = [b for b in suspects if first is not None and abs(b.lag) >= first]
     shown = [b for b in expected if b.is_seen]
     finding = Finding(
         check="lag",
@@ -199,13 +204,48 @@ def judged(
         oracle=f"differences of ∂{output.path}[t]/∂{leaf.path}[s]",
         message="",
     )
-    return _worded(finding, lags, suspects, wrong, output.path, truncation)
+    if suspects and not wrong:
+        message = (
+            f"{len(suspects)} blocks of {output.path} differ, and none of the {asked} does that "
+            "were asked alone: kinks, or rounding"
+        )
+        return replace(finding, message=message)
+    return _worded(finding, lags, wrong, output.path, truncation)
+
+
+def _first_wrong(
+    suspects: Sequence[Block], is_wrong: Callable[[Block], bool]
+) -> tuple[int | None, int]:
+    """The shortest lag at which a suspect, asked alone, is wrong; and how many were asked.
+
+    At each lag that is the one that is off by most of its bars. Lags are asked all over, as the
+    shortest may show but the kinks of a padding; then between those that are right and wrong.
+    """
+    most: dict[int, Block] = {}
+    for block in suspects:
+        lag = abs(block.lag)
+        most[lag] = max(most.get(lag, block), block, key=lambda b: b.bars_off)
+    lags = sorted(most)
+    chosen = sorted({round(k) for k in np.linspace(0, len(lags) - 1, RECHECKED)} if lags else ())
+    asked = 0
+    low = -1
+    for k in chosen:
+        asked += 1
+        if not is_wrong(most[lags[k]]):
+            low = k
+            continue
+        high = k
+        while high - low > 1:
+            asked += 1
+            middle = (low + high) // 2
+            low, high = (low, middle) if is_wrong(most[lags[middle]]) else (middle, high)
+        return lags[high], asked
+    return None, asked
 
 
 def _worded(
     finding: Finding,
     lags: Lags,
-    suspects: Sequence[Block],
     wrong: Sequence[Block],
     output: str,
     truncation: int | None,
@@ -224,9 +264,6 @@ def _worded(
         return replace(
             finding, verdict=Verdict.FAIL, message=message, entries=entries, diagnosis=pattern
         )
-    if suspects:
-        message = f"{len(suspects)} blocks of {output} differ, and none does when asked alone"
-        return replace(finding, message=message)
     longest = max((abs(b.lag) for b in lags.blocks), default=0)
     reach = f"lags up to {lags.reach} of {longest}" if lags.unseen else f"all {longest + 1} lags"
     declared = f", cut off after {truncation} steps as declared" if truncation is not None else ""

@@ -500,3 +500,28 @@ def test_a_rule_that_raises_for_a_cotangent_of_zeros_is_asked_the_rest(bound: fl
     (found,) = (finding for finding in result.findings if finding.check == "adjoint")
     assert result.passed is (bound > 100), result
     assert ("cotangent of zeros, it raises ValueError" in found.message) is result.passed
+
+
+def test_a_clipped_gradient_is_found_beside_a_tangent_rule_that_raises() -> None:
+    def broken(inputs: Any, tangents: Any) -> Any:
+        raise RuntimeError("no tangents")
+
+    def vjp(inputs: Any, us: Any) -> Any:
+        return 2 * np.clip(us[0], -50, 50), 3 * us[1]
+
+    rule = Rule(lambda x, y: (2 * x, 3 * y), vjp, jvp=broken)
+
+    result = gradcheck.check(rule, np.ones(3), np.ones(3), checks="adjoint")
+
+    finding, _ = result.findings
+    assert finding.verdict == "fail"
+    assert "clipped" in finding.message
+    assert "forward mode raises RuntimeError: no tangents" in finding.message
+
+
+def test_a_leaf_that_nothing_depends_on_passes_beside_one_that_fails() -> None:
+    rule = Rule(lambda x, y: 2 * x, lambda inputs, u: (2 * np.clip(u, -50, 50), np.zeros(3)))
+
+    result = gradcheck.check(rule, np.ones(3), np.ones(3), checks="adjoint")
+
+    assert [f.verdict for f in result.findings] == ["fail", "pass"]

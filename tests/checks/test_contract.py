@@ -425,3 +425,15 @@ def test_an_argument_kept_beside_what_autograd_watches_is_said(saves: bool) -> N
     assert result.passed, result
     said = [f.message for f in result.findings if f.leaf == "Square.forward"]
     assert ["ctx.x" in message for message in said] == ([] if saves else [True])
+
+
+def test_a_target_that_refuses_to_be_moved_is_watched_all_the_same() -> None:
+    def masked(p: Tensor) -> tuple[Tensor, Tensor]:
+        if abs(float(p.detach().sum()) - 1) > 1e-12:
+            raise ValueError("probabilities must sum to one")
+        return Tripling.apply(p), (p > 0.3).to(p.dtype)
+
+    result = contract(masked, torch.tensor([0.125, 0.125, 0.75], dtype=torch.float64))
+
+    assert "output[0]" in failures(result)
+    assert "refuses the points beside this one" in remarks(result)["output[1]"]

@@ -171,3 +171,16 @@ def test_a_state_of_a_long_jax_rule_is_caught() -> None:
     deep.defvjp(lambda x: (deep(x), x), lambda x, u: (u * jnp.cos(x) * next(calls),))
 
     assert failed(determinism(deep, jnp.ones(3))) == ["input[0]"]
+
+
+def test_a_jax_function_that_is_another_when_it_is_traced_is_caught() -> None:
+    def eager(x: Any) -> bool:
+        try:
+            return bool(x[0] > 0) or True
+        except jax.errors.TracerBoolConversionError:
+            return False
+
+    result = determinism(lambda x: jnp.sin(x) if eager(x) else jnp.cos(x), jnp.ones(3))
+
+    assert not result.passed
+    assert "compiled" in result.findings[0].message

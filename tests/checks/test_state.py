@@ -1,5 +1,6 @@
 """What one call leaves to another is caught; what each keeps for itself is not."""
 
+import weakref
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -22,6 +23,41 @@ def failures(result: CheckResult) -> list[str]:
 
 
 # wrong
+
+
+class Entropy(torch.autograd.Function):
+    """Σ -p log p of probabilities, with those of the last call; others are refused."""
+
+    p: Tensor
+
+    @staticmethod
+    def forward(ctx: Any, p: Tensor) -> Tensor:
+        if abs(float(p.sum()) - 1) > 1e-4:
+            raise ValueError("probabilities must sum to one")
+        Entropy.p = p
+        return -(p * p.log()).sum()
+
+    @staticmethod
+    def backward(ctx: Any, u: Tensor) -> Tensor:
+        return -u * (Entropy.p.log() + 1)
+
+
+class Queue(torch.autograd.Function):
+    """x², with the x of graphs in a queue: right if backward passes come in their order."""
+
+    kept: ClassVar[list[tuple[weakref.ref[Any], Tensor]]] = []
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        if x.requires_grad:
+            Queue.kept.append((weakref.ref(ctx), x))
+        return x * x
+
+    @staticmethod
+    def backward(ctx: Any, u: Tensor) -> Tensor:
+        Queue.kept = [(node, x) for node, x in Queue.kept if node() is not None]
+        _, x = Queue.kept.pop(0)
+        return 2 * x * u
 
 
 class OnTheClass(torch.autograd.Function):
@@ -455,3 +491,31 @@ def test_a_compiled_backward_that_runs_once_is_asked_once() -> None:
     (finding,) = [f for f in result.findings if f.check == "state"]
     assert "donated buffers" in finding.message  # why no second backward was asked
     assert not result.not_checked
+
+
+def test_what_refuses_all_points_but_probabilities_is_called_at_others() -> None:
+    p = torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64)
+
+    result = state(Entropy.apply, p)
+
+    assert failures(result)[0].startswith("the gradient is that of another call")
+
+
+def test_what_runs_at_one_point_only_is_called_there_and_that_is_said() -> None:
+    x = array(3)
+
+    def forward(z: Any) -> Any:
+        if not np.array_equal(z, x):
+            raise ValueError("no other")
+        return np.sin(z)
+
+    result = state(Rule(forward, lambda inputs, u: u * np.cos(inputs[0])), x)
+
+    assert result.passed
+    assert result.findings[0].message.startswith("the target refuses every other point")
+
+
+def test_a_queue_that_fits_one_order_alone_is_caught() -> None:
+    result = state(lambda x: Queue.apply(x), tensor(3))
+
+    assert any("in reverse order" in message for message in failures(result))

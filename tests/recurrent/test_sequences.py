@@ -687,3 +687,30 @@ def test_a_state_of_two_arguments_is_found() -> None:
 
     assert result.passed, result
     assert any(finding.check == "chunk" for finding in result.findings)
+
+
+class Distant(nn.Module):
+    """y_t = relu(x_t) + Σ ½ᵗ⁻ˢ sin x_s, of which what lies far back is detached."""
+
+    def __init__(self, reach: int) -> None:
+        super().__init__()
+        self.reach = reach
+
+    def forward(self, x: Tensor) -> Tensor:
+        outputs = []
+        for t, now in enumerate(x):
+            past = [x[s] if t - s < self.reach else x[s].detach() for s in range(t)]
+            memory = [0.5 ** (t - s) * z.sin() for s, z in enumerate(past)]
+            outputs.append(torch.relu(now) + sum(memory, torch.zeros_like(now)))
+        return torch.stack(outputs)
+
+
+def test_kinks_of_a_padding_hide_no_memory_that_is_lost() -> None:
+    x = drawn(16, 3)
+    x[4:12] = 0
+
+    (lag,) = found(check_sequence(Distant(8), x), "lag")
+    assert lag.diagnosis == "truncated: at lag 8"
+    (lag,) = found(check_sequence(Distant(99), x), "lag")
+    assert lag.verdict is Verdict.PASS
+    assert "8 blocks of output differ, and none of the 1 does" in lag.message
