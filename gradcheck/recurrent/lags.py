@@ -317,7 +317,7 @@ def _pattern(
 ) -> tuple[str | None, str]:
     """What the wrong blocks have in common, and a sentence of advice."""
     bad = {(b.t, b.s) for b in wrong}
-    right = [b for b in blocks if b.is_seen and (b.t, b.s) not in bad]
+    right = [b for b in blocks if b.is_seen and not b.is_still and (b.t, b.s) not in bad]
     shortest = min(abs(b.lag) for b in wrong)
     if all(b.wanted == 0 for b in wrong):
         if truncation is not None:

@@ -431,7 +431,7 @@ def test_a_target_that_refuses_to_be_moved_is_watched_all_the_same() -> None:
     def masked(p: Tensor) -> tuple[Tensor, Tensor]:
         if abs(float(p.detach().sum()) - 1) > 1e-12:
             raise ValueError("probabilities must sum to one")
-        return Tripling.apply(p), (p > 0.3).to(p.dtype)
+        return Tripling.apply(p), (p > 0.3).to(p.dtype)  # type: ignore[no-untyped-call]
 
     result = contract(masked, torch.tensor([0.125, 0.125, 0.75], dtype=torch.float64))
 

@@ -516,6 +516,6 @@ def test_what_runs_at_one_point_only_is_called_there_and_that_is_said() -> None:
 
 
 def test_a_queue_that_fits_one_order_alone_is_caught() -> None:
-    result = state(lambda x: Queue.apply(x), tensor(3))
+    result = state(Queue, tensor(3))
 
     assert any("in reverse order" in message for message in failures(result))
