@@ -54,8 +54,6 @@ def rounded(
     is_coarse = _epsilon(problem, index) > EPSILON["float32"]
     seen = Seen(of_all=inf, of_one=inf) if is_coarse else Seen(of_all=0.0, of_one=0.0)
     for u, claim, truth in zip(draws, claims, truths, strict=True):
-        if claim.shape != truth.shape:
-            continue
         if not np.all(np.isfinite(claim)):
             return _accused(finding, claim, truth, ~np.isfinite(claim), np.zeros(claim.shape))
         off = np.abs(claim - truth)
@@ -67,11 +65,12 @@ def rounded(
         wrong = (off > SIGNIFICANCE * bar) & (off > tolerance * largest)
         # The part of the claim that is off in the direction of the gradient itself.
         factor = _factor(claim, truth)
-        spread = norm(usual * np.abs(truth)) / size**2 if size else 0.0
+        spread = _spread_of_factor(usual, truth)
         in_doubt = np.any(wrong) or _is_off(factor, tolerance, spread)
         if in_doubt and not (problem.rounds_back and problem.rounds_back()):
-            scatter, of_factor = _scatter(problem, wide, index, u, rng)
-            bar, spread = np.maximum(bar, scatter), max(spread, of_factor)
+            scatter, share, of_factor = _scatter(problem, wide, index, u, rng)
+            bar, usual = np.maximum(bar, scatter + 4 * share), np.maximum(usual, scatter + share)
+            spread = max(_spread_of_factor(usual, truth), of_factor)
             wrong &= off > SIGNIFICANCE * bar
         if is_coarse and (np.any(wrong) or _is_off(factor, tolerance, spread)):
             epsilon = _epsilon(problem, index)
@@ -104,6 +103,12 @@ def _factor(claim: Array, truth: Array) -> float:
     return float(np.real(np.vdot(truth / size, claim))) / size
 
 
+def _spread_of_factor(bar: Array, truth: Array) -> float:
+    """How far from one that factor may be by errors of the entries, each of its own sign."""
+    size = norm(truth)
+    return norm(bar * np.abs(truth / size)) / size if size else 0.0
+
+
 # How far, relative to itself, a point is moved to see other roundings: at least some ulps of any
 # dtype, and little enough that the square of it, ten times, excuses no rule that is wrong.
 FAR = 2.0**-5
@@ -111,8 +116,10 @@ FAR = 2.0**-5
 
 def _scatter(
     problem: Problem, wide: Problem, index: int, u: Arrays, rng: np.random.Generator
-) -> tuple[Array, float]:
+) -> tuple[Array, float, float]:
     """How much the narrow gradient's error varies from point to point, of each entry and of all.
+
+    Between both is returned what an entry has at least: its share of what the value lost.
 
     By second differences of the error along a line, on both sides, away from the point itself:
     they vanish where the error is a smooth function of the point, as that of a rule is. So they do
@@ -131,10 +138,11 @@ def _scatter(
     pairs = zip(problem.value(problem.point), wide.value(wide.point), strict=True)
     with np.errstate(invalid="ignore"):
         lost = natural(u, tuple(a - b for a, b in pairs), x)
-    # What cancelled inside may have been numbers like one.
-    ones = natural(u, tuple(np.ones_like(u_) for u_ in u), x)
+    # What cancelled inside may have been numbers like one, of which that changes on a scale of one
+    # or of the leaf: 1 - p, of a softmax of large numbers.
+    ones = natural(u, tuple(np.ones_like(u_) for u_ in u), x) * max(scale(x), 1.0)
     share = max(lost, epsilon * ones) / max(x.size, 1) ** 0.5
-    return entries + np.median(entries) + 4 * share, of_factor
+    return entries + np.median(entries), share, of_factor
 
 
 def _bend(

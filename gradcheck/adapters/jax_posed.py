@@ -379,11 +379,22 @@ def gradients_of(gradients: Sequence[Any]) -> Arrays:
     return tuple(BRIDGE.out(gradient).conj() for gradient in gradients)
 
 
+NOT_LINEAR = (
+    "JAX could not transpose what forward mode computes; if a rule is yours (custom_jvp), it may "
+    "not be linear in its tangents: ask with checks='jvp'"
+)
+
+
 @contextmanager
 def _noting() -> Iterator[None]:
-    """Have what has no reverse mode say that forward mode can be asked about."""
+    """Have what has no reverse mode say why, or that forward mode can be asked about."""
     try:
         yield
+    except (AssertionError, NotImplementedError) as error:
+        said = str(error)
+        if "ValAccum" in said or "UndefinedPrimal" in said or "Transpose rule" in said:
+            error.add_note(NOT_LINEAR)
+        raise
     except ValueError as error:
         if "Reverse-mode differentiation does not work" in str(error):
             error.add_note("forward mode is asked with checks='jvp'")

@@ -180,7 +180,11 @@ class Posed:
         arguments, outputs, _ = self.run(point)
         v = trees.rebuild(
             arguments,
-            lambda path, leaf: self.bridge.into(given[path], leaf) if path in given else None,
+            lambda path, leaf: (
+                self.given(f"tangent of {path}", self.bridge.into(given[path], leaf))
+                if path in given
+                else None
+            ),
             "input",
         )
         pushed = dict(_floating(self.rule.jvp(arguments, v), self.bridge))

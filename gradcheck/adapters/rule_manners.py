@@ -1,7 +1,7 @@
 """Other ways to ask a hand-written rule, and what it writes where it should only read."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -93,7 +93,24 @@ def audit(posed: Posed, point: Arrays, cotangents: Arrays) -> Audit:
     gradients = posed.gradients(ran, returned)
     for path, x, gradient in zip(posed.named, point, gradients, strict=True):
         deeds += narrowed(path, gradient.dtype.name, x.dtype.name, values)
+    if posed.rule.jvp is not None and not deeds:
+        with suppress(Exception):  # what a JVP raises is for the checks of it
+            deeds += _pushed(posed, point, seen)
     return Audit(deeds=tuple(deeds))
+
+
+def _pushed(posed: Posed, point: Arrays, seen: dict[str, Any]) -> list[Deed]:
+    """What `jvp` wrote."""
+    seen.clear()
+    tangents = tuple(np.ones_like(x) for x in point)
+    posed.jvp(point, tangents)
+    own = [path for path in seen if path in posed.named]
+    inputs = {path: seen[path] for path in own}
+    others = {path: array for path, array in seen.items() if path not in inputs}
+    before = dict(zip(posed.named, point, strict=True))
+    asked = dict(zip(others, tangents, strict=True))
+    deeds = _written(posed, "jvp writes into its input", before, inputs)
+    return deeds + _written(posed, "jvp writes into it", asked, others)
 
 
 def _contents(posed: Posed, arrays: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import numpy as np
 from gradcheck.answers import Answers
 from gradcheck.checks.entrywise import LINEAR, ROUNDINGS, moved, narrowest, rough
 from gradcheck.checks.linearity import LINEARITY, check_linearity
+from gradcheck.checks.tangents import not_linear
 from gradcheck.errors import GradcheckError, Unsupported, first_line, maybe_out_of_domain
 from gradcheck.probes import direction, nudged, scale
 from gradcheck.problem import Array, Arrays, Problem, extent, inner, norm
@@ -38,7 +39,8 @@ def check_adjoint(
 ) -> tuple[Finding, ...]:
     """Return one finding for each leaf; that of a target without forward mode is about linearity.
 
-    `Finding.oracle` says which of the two was asked.
+    `Finding.oracle` says which of the two was asked. And one for each output whose tangents are not
+    linear in those of the leaves.
     """
     problem = answers.problem
     u, w = answers.cotangents(0), answers.cotangents(1)
@@ -46,10 +48,12 @@ def check_adjoint(
     findings = check_linearity(answers, settings, rng)
     linear = {k: f for k, f in findings.items() if f.verdict is Verdict.PASS}
     is_finite = all(np.all(np.isfinite(y)) for y in answers.value)
+    pushed: tuple[Finding, ...] = ()
     if problem.jvp is not None and linear and is_finite:
         pairs = [Pair(problem=problem, point=problem.point, u=u_) for u_ in (u, w)]
         try:
             findings |= _transposed(pairs, gradients, linear, settings, rng)
+            pushed = not_linear(answers, settings, rng)
         except Unsupported:  # that there is no forward mode is said by the check "jvp"
             pass
         except GradcheckError:
@@ -69,7 +73,7 @@ def check_adjoint(
         for k, finding in findings.items():
             if finding.verdict is Verdict.FAIL and norm(gradients[0][k]) <= blur * natural:
                 findings[k] = _blurred(finding)
-    return tuple(findings.values())
+    return (*findings.values(), *pushed)
 
 
 def _blurred(finding: Finding) -> Finding:

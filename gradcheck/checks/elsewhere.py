@@ -5,6 +5,9 @@ point that it was asked first. Elsewhere its gradient stays what it was, to the 
 slope of the value does not. So the rise to another point must be what the gradients at both ends
 say; in doubt, what stays is compared with differences there. A rule that is right on its domain
 alone, for targets that sum to one or a matrix that is orthogonal, is another matter: it follows.
+
+What is made of both, of the first call and of this one, follows too, and is wrong. There the same
+numbers are asked about in another order, at which a domain is as a rule not left.
 """
 
 from collections.abc import Iterator, Mapping
@@ -40,9 +43,24 @@ def kept_elsewhere(
     if problem.epsilon > EPSILON["float32"]:  # differences of half precision say little
         return
     steps = _steps(problem, settings, rng)
+    if not steps:
+        return
+    strays, found = False, []
     with maybe_out_of_domain():
-        if not steps or not _strays(answers, steps) or _is_wrong_here(answers, steps):
+        strays = _strays(answers, steps)
+        if strays and _is_wrong_here(answers, steps):
             return
+    if strays:
+        found = list(_kept_to_the_last_bit(answers, steps, settings, rng))
+    if not found and problem.has_rules_of_its_own():  # autograd keeps nothing
+        found = list(_wrong_in_another_order(answers, steps, settings, rng))
+    yield from found
+
+
+def _kept_to_the_last_bit(
+    answers: Answers, steps: Mapping[int, Array], settings: Settings, rng: np.random.Generator
+) -> Iterator[Finding]:
+    problem = answers.problem
     here: set[str] | None = None
     for k, step in steps.items():
         way = _way(answers, {k: step})
@@ -66,6 +84,58 @@ def kept_elsewhere(
                     f"{finding.message}"
                 )
                 yield replace(finding, check="state", message=message)
+
+
+FIRST = (
+    "at the same numbers in another order the gradient is wrong: it keeps what it made of its "
+    "first call"
+)
+
+
+def _wrong_in_another_order(
+    answers: Answers, steps: Mapping[int, Array], settings: Settings, rng: np.random.Generator
+) -> Iterator[Finding]:
+    """Failures at both of two other points, of leaves whose gradient is right at the point.
+
+    The reverse order keeps what sums to one, is orthogonal or symmetric; its mirror image, what is
+    sorted. A rule for one of these is right at one of both.
+    """
+    problem = answers.problem
+    wrong: list[Mapping[str, Finding]] = []
+    for turn in (np.flip, _mirrored):
+        turned = enumerate(problem.point)
+        point = tuple(turn(x).copy() if k in steps else x for k, x in turned)
+        if all(map(np.array_equal, point, problem.point)):
+            return
+        there = answers.of(replace(problem, point=point))
+        failures: tuple[Finding, ...] = ()
+        with maybe_out_of_domain():
+            if is_finite(there) and _contradicted(there, _short(problem, steps)):
+                failures = _failures(there, settings, rng)
+        if not failures:
+            return
+        wrong.append({finding.leaf: finding for finding in failures})
+    first, second = wrong
+    here = {finding.leaf for finding in _failures(answers, settings, rng)}
+    for path, finding in first.items():
+        if path in second and path not in here:
+            yield replace(finding, check="state", message=f"{FIRST}; {finding.message}")
+
+
+def _mirrored(x: Array) -> Array:
+    """The numbers between the same ends, in the same order of size if they were sorted."""
+    if np.iscomplexobj(x):
+        return -np.flip(x)
+    return np.asarray(np.max(x) + np.min(x) - np.flip(x), dtype=x.dtype)
+
+
+def _short(problem: Problem, steps: Mapping[int, Array]) -> Mapping[int, Array]:
+    """Steps so short that they hardly ever lead over a kink, where digits are enough for that."""
+    part = SHORT if problem.epsilon <= EPSILON["float64"] else 1.0
+    return {k: part * step for k, step in steps.items()}
+
+
+SHORT = 2.0**-10
 
 
 def _steps(problem: Problem, settings: Settings, rng: np.random.Generator) -> Mapping[int, Array]:

@@ -12,6 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from gradcheck.answers import Answers
+from gradcheck.checks.tangents import not_linear
 from gradcheck.checks.vjp import check_vjp
 from gradcheck.errors import Unsupported
 from gradcheck.probes import direction, scale
@@ -31,6 +32,8 @@ def check_jvp(
 ) -> tuple[Finding, ...]:
     """Return one finding for each leaf, about the tangents that it pushes forward.
 
+    And one for each output whose tangents are not linear in them.
+
     Raises:
         Unsupported: the target, or something in it, has no forward mode.
     """
@@ -45,9 +48,9 @@ def check_jvp(
     findings = check_vjp(posed, replace(settings, probes=1), rng)
     if any(finding.verdict is Verdict.FAIL for finding in findings):
         findings = check_vjp(posed, settings, rng)
-    return tuple(
-        replace(_closer(answers, finding, settings, rng), check="jvp") for finding in findings
-    )
+    closer = tuple(_closer(answers, finding, settings, rng) for finding in findings)
+    found = (*closer, *not_linear(answers, settings, rng))
+    return tuple(replace(finding, check="jvp") for finding in found)
 
 
 def _along(problem: Problem, directions: Arrays) -> Problem:

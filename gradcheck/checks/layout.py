@@ -11,6 +11,7 @@ other questions.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -74,7 +75,7 @@ def _cotangents(problem: Problem, question: Question) -> Iterator[Reply | Findin
         own = question
         if layout == EXPANDED:
             u = _constant(question.rng, problem.outputs)
-            own = Question(problem=problem, rng=question.rng, point=question.point, u=u)
+            own = replace(question, u=u, known=None)
         name = f"cotangent {layout}"
         manner = Manner(layouts={y.path: layout for y in outputs})
         assert own.answer  # what it raises is not about the layout

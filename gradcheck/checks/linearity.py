@@ -15,6 +15,7 @@ from gradcheck import noise
 from gradcheck.answers import Answers
 from gradcheck.checks.entrywise import (
     LINEAR,
+    ROUNDINGS,
     compared,
     floor,
     moved,
@@ -37,6 +38,7 @@ from gradcheck.problem import (
     widened,
 )
 from gradcheck.results import Finding, Verdict
+from gradcheck.rounding import natural
 from gradcheck.settings import Settings
 
 __all__ = ["LINEARITY", "check_linearity"]
@@ -170,6 +172,10 @@ def check_linearity(
         sizes = [floor(centre[k], epsilon) for centre in gradients]
         if epsilon <= EPSILON["float32"]:  # of a coarser one it would excuse anything
             sizes += [max(floor(u_, epsilon) for u_ in u) for u in cotangents]
+            # A softmax that is sure of itself leaves nothing of numbers as large as the value, and
+            # once in a while their rounding, which no other cotangent need show.
+            share = ROUNDINGS * epsilon / max(point[k].size, 1) ** 0.5
+            sizes += [share * natural(u, answers.value, point[k]) for u in cotangents]
         return TERMS * sum(sizes)
 
     @cache
