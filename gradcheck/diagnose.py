@@ -64,9 +64,9 @@ ADVICE = {
     "one triangle": "the value depends on one triangle of this leaf only, and the gradient is that "
     "for a symmetric one, as of a Cholesky factor: hand over a function that makes it symmetric, "
     "(x + xᵀ) / 2, or declare the leaf",
-    "not finite": "the value is finite here but its gradient is not: the classic cause is a "
-    "`where` whose untaken branch has an infinite derivative; guard its argument too (double "
-    "`where`)",
+    "not finite": "the value is finite here but its gradient is not: 0 / 0 or 0 times infinity, as "
+    "of a `where` whose untaken branch has an infinite derivative (guard its argument too, the "
+    "double `where`), a square root of zero, or a number on the way that overflows",
 }
 
 

@@ -68,9 +68,11 @@ def rounded(
         spread = _spread_of_factor(usual, truth)
         in_doubt = np.any(wrong) or _is_off(factor, tolerance, spread)
         if in_doubt and not (problem.rounds_back and problem.rounds_back()):
-            scatter, share, of_factor = _scatter(problem, wide, index, u, rng)
-            bar, usual = np.maximum(bar, scatter + 4 * share), np.maximum(usual, scatter + share)
-            spread = max(_spread_of_factor(usual, truth), of_factor)
+            scatter, of_factor = _scatter(problem, wide, index, u, rng)
+            bar, spread = np.maximum(bar, scatter), max(spread, of_factor)
+            ones = _of_ones(problem, index, u)
+            bar = np.maximum(bar, 4 * ones)
+            spread = max(spread, _spread_of_factor(np.full(truth.shape, ones), truth))
             wrong &= off > SIGNIFICANCE * bar
         if is_coarse and (np.any(wrong) or _is_off(factor, tolerance, spread)):
             epsilon = _epsilon(problem, index)
@@ -116,10 +118,8 @@ FAR = 2.0**-5
 
 def _scatter(
     problem: Problem, wide: Problem, index: int, u: Arrays, rng: np.random.Generator
-) -> tuple[Array, float, float]:
+) -> tuple[Array, float]:
     """How much the narrow gradient's error varies from point to point, of each entry and of all.
-
-    Between both is returned what an entry has at least: its share of what the value lost.
 
     By second differences of the error along a line, on both sides, away from the point itself:
     they vanish where the error is a smooth function of the point, as that of a rule is. So they do
@@ -138,11 +138,19 @@ def _scatter(
     pairs = zip(problem.value(problem.point), wide.value(wide.point), strict=True)
     with np.errstate(invalid="ignore"):
         lost = natural(u, tuple(a - b for a, b in pairs), x)
-    # What cancelled inside may have been numbers like one, of which that changes on a scale of one
-    # or of the leaf: 1 - p, of a softmax of large numbers.
-    ones = natural(u, tuple(np.ones_like(u_) for u_ in u), x) * max(scale(x), 1.0)
+    # What cancelled inside may have been numbers like one.
+    ones = natural(u, tuple(np.ones_like(u_) for u_ in u), x)
     share = max(lost, epsilon * ones) / max(x.size, 1) ** 0.5
-    return entries + np.median(entries), share, of_factor
+    return entries + np.median(entries) + 4 * share, of_factor
+
+
+def _of_ones(problem: Problem, index: int, u: Arrays) -> float:
+    """An entry's share of what rounding leaves of numbers like one, however large the leaf is.
+
+    A softmax of 17 and 0 changes on a scale of one, and its 1 - p is an ulp of one, or nothing.
+    """
+    size = norm(np.array([norm(u_) for u_ in u]))
+    return float(_epsilon(problem, index) * size / max(problem.point[index].size, 1) ** 0.5)
 
 
 def _bend(

@@ -211,6 +211,10 @@ def _how_sure(finding: Finding) -> str:
             return f"nothing compared{oracle}"
         case Verdict.FAIL if math.isnan(finding.mismatch):  # a shape, or what was raised
             return f"nothing to compare{oracle}"
+        case Verdict.FAIL if finding.diagnosis == "not finite":
+            return f"not finite{oracle}"
+        case Verdict.FAIL if not finding.mismatch and not finding.resolution:  # what it does
+            return f"seen{oracle}"
         case _:
             return f"off by {scientific(finding.mismatch)}, {resolution}{oracle}"
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -171,3 +172,17 @@ def test_misuse_is_said(options: dict[str, Any], message: str) -> None:
 
 def test_a_call_that_the_target_refuses_is_its_error() -> None:
     assert gradcheck.check(torch.sin).verdict is Verdict.ERROR
+
+
+def test_one_array_for_two_arguments_is_moved_apart_and_that_is_said() -> None:
+    x = torch.ones(3, dtype=torch.float64)
+
+    result = gradcheck.check(lambda a, b: a * b, x, x)
+
+    assert result.not_checked[0].startswith("input[0] and input[1] as the one array that they are")
+
+
+def test_a_loss_that_is_a_number_of_python_is_an_array() -> None:
+    rule = gradcheck.Rule(lambda x: float(np.sum(x * x)), lambda inputs, u: 2 * u * inputs[0])
+
+    assert gradcheck.check(rule, np.ones(3)).passed

@@ -305,3 +305,10 @@ def test_a_complex_constant_is_no_other_number_in_every_entry() -> None:
 
     assert off(0.5 + 2j) == "additive constant"
     assert off(0.5 + 1j * np.arange(6) ** 2) is None
+
+
+def test_what_is_wrong_where_the_leaf_is_negative_is_said() -> None:
+    x = np.random.default_rng(0).standard_normal((3, 4))
+    rule = Rule(np.sin, lambda xs, u: u * np.cos(xs[0]) * np.where(xs[0] < 0, 1.5, 1))
+
+    assert "those where it is negative" in check(rule, x, checks="vjp").findings[0].message

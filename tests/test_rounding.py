@@ -340,3 +340,31 @@ def test_a_branch_excuses_no_entry_that_is_wrong(entry: tuple[int, int], seed: i
     (failed,) = [finding for finding in result.findings if finding.verdict is Verdict.FAIL]
     assert failed.leaf == f"input[{larger}]"
     assert [found.index for found in failed.entries] == [entry]
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("x", [[0.0, 17.0, -40.0], [400.0, 0.0, -120.0], [0.0, -400.0]])
+def test_a_float32_softmax_that_is_sure_of_itself_passes(x: list[float], seed: int) -> None:
+    """1 - p rounds away in it; in float64 it is a normal number, or one whose square is none."""
+    point = torch.tensor([x], dtype=torch.float32)
+
+    assert gradcheck.check(lambda x: torch.softmax(x, -1), point, seed=seed).passed
+
+
+def test_a_float32_softmax_that_is_off_where_it_is_not_sure_fails() -> None:
+    class Softmax(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Any) -> Any:
+            p = torch.softmax(x, -1)
+            ctx.save_for_backward(p)
+            return p
+
+        @staticmethod
+        def backward(ctx: Any, u: Any) -> Any:
+            (p,) = ctx.saved_tensors
+            g = p * (u - (u * p).sum(-1, keepdim=True))
+            return g * 1.01 if g.dtype == torch.float32 else g
+
+    point = torch.tensor([[0.0, 3.0, -2.0]], dtype=torch.float32)
+
+    assert gradcheck.check(Softmax, point).verdict == "fail"

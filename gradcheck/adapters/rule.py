@@ -55,7 +55,10 @@ def problem_of_rule(
     posed = Posed(rule=rule, inputs=inputs, named=named, bridge=bridge)
     outputs = posed.described()
     if not outputs:
-        raise InputError("expected forward to return at least one floating or complex array")
+        raise InputError(
+            "expected forward to return at least one floating or complex array; got "
+            f"{received((posed.run(posed.point)[1],))}"
+        )
     return _problem(posed, outputs, name)
 
 
@@ -129,8 +132,8 @@ class Posed:
             outputs = self.rule.forward(*arguments)
         if self.rule.cached:
             outputs, cache = _pair(outputs)
-            return arguments, outputs, cache
-        return arguments, outputs, arguments
+            return arguments, _array(outputs), cache
+        return arguments, _array(outputs), arguments
 
     def described(self) -> tuple[Leaf, ...]:
         found = _floating(self.run(self.point)[1], self.bridge)
@@ -205,6 +208,11 @@ def _own(constant: Any) -> Any:
     copied = getattr(constant, "clone", None) or getattr(constant, "copy", None)
     is_array = isinstance(constant, np.ndarray) or hasattr(constant, "clone")
     return copied() if is_array and copied is not None else constant
+
+
+def _array(outputs: Any) -> Any:
+    """A loss is often made a number of Python's."""
+    return np.asarray(outputs) if isinstance(outputs, float | complex) else outputs
 
 
 def _walk(inputs: tuple[Any, ...]) -> list[tuple[str, Any]]:

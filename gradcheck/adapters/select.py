@@ -2,7 +2,9 @@
 
 import contextlib
 import sys
+from collections import defaultdict
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -44,6 +46,44 @@ def problem_of(
     Raises:
         InputError: no framework or two of them; nothing to differentiate; not callable.
     """
+    problem = _posed(
+        target,
+        inputs,
+        params=params,
+        name=name,
+        seed=seed,
+        constant=constant,
+        every=every,
+        excepted=excepted,
+    )
+    return replace(problem, notes=(*problem.notes, *_given_twice(inputs, problem)))
+
+
+def _given_twice(inputs: Sequence[Any], problem: Problem) -> list[str]:
+    """What to say of one array that is several leaves: each is moved without the others."""
+    own, paths = {leaf.path for leaf in problem.leaves}, defaultdict(list)
+    for path, leaf in trees.leaves(tuple(inputs), "input"):
+        if path in own:
+            paths[id(leaf)].append(path)
+    return [
+        f"{' and '.join(same)} as the one array that they are: they were moved apart; check a "
+        "function of one argument, lambda x: f(x, x)"
+        for same in paths.values()
+        if len(same) > 1
+    ]
+
+
+def _posed(
+    target: Any,
+    inputs: Sequence[Any],
+    *,
+    params: Any,
+    name: str | None,
+    seed: int,
+    constant: Collection[str],
+    every: bool,
+    excepted: Excepted,
+) -> Problem:
     from gradcheck.reference.layer import Layer
 
     has_keywords = any(isinstance(value, trees.Keywords) for value in inputs)

@@ -8,6 +8,7 @@ the value.
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from enum import Enum, auto
+from itertools import pairwise
 
 import numpy as np
 
@@ -31,9 +32,9 @@ from gradcheck.checks.question import Question
 from gradcheck.diagnose import ADVICE
 from gradcheck.evidence import Probe, entries_of
 from gradcheck.oracles import ladder
-from gradcheck.probes import among, direction, scale, side_by_side
+from gradcheck.probes import Line, among, direction, scale, side_by_side
 from gradcheck.problem import Array, Problem
-from gradcheck.results import Finding, Verdict
+from gradcheck.results import Entry, Finding, Verdict
 from gradcheck.settings import RIPPLE, Settings
 
 __all__ = ["Kink", "Kinks", "examined"]
@@ -153,7 +154,7 @@ def _alone(
     if 0 in leaf.shape:
         return question.answer(Verdict.PASS, "the leaf is empty"), None
     if not all(np.all(np.isfinite(gradient)) for gradient in own):
-        return _not_finite(question, own), None
+        return _not_finite(question, answers, own), None
     probes: list[Probe] = []
     # At a kink every second direction says nothing of a gradient that is none of its subgradients.
     while len(probes) < settings.probes * (1 + any(probe.truth.kink > 0 for probe in probes)):
@@ -217,12 +218,56 @@ def _within(
     return replace(finding, message=message)
 
 
-def _not_finite(question: Question, gradients: Sequence[Array]) -> Finding:
+def _not_finite(question: Question, answers: Answers, gradients: Sequence[Array]) -> Finding:
     unknown = np.full_like(gradients[0], np.nan)
     found = entries_of(
         ~np.all(np.isfinite(gradients), axis=0), gradients[0], unknown, np.real(unknown)
     )
+    if all(_is_steep(entry, question.index, answers) for entry in found):
+        message = "the slope is infinite at this point, and so is the gradient: move the point"
+        return question.answer(Verdict.INCONCLUSIVE, message)
+    read = [_read(entry, question.index, answers) for entry in found[:READ]]
+    found = (*read, *found[READ:])
     finding = question.answer(
         Verdict.FAIL, ADVICE["not finite"], entries=found, diagnosis="not finite"
     )
     return replace(finding, mismatch=float("inf"))
+
+
+READ, SURE = 3, 1e-3  # entries that are not finite of which is said what they should be; how sure
+
+
+# Where a root begins, the quotients grow at every step that is this much shorter, at least twofold.
+SHORTER, STEEPER = (2.0**-10, 2.0**-20, 2.0**-30), 2.0
+
+
+def _is_steep(entry: Entry, index: int, answers: Answers) -> bool:
+    """Whether the value rises infinitely fast to one side, as is claimed: the root of zero."""
+    if not np.isinf(entry.got):
+        return False
+    line = _along(entry, index, answers)
+    for side in (1.0, -1.0):
+        rises = [line.change(side * h * line.unit) / (side * h) for h in SHORTER]
+        towards = [rise * np.sign(entry.got) for rise in rises]
+        if towards[0] > 0 and all(b > STEEPER * a for a, b in pairwise(towards)):
+            return True
+    return False
+
+
+def _along(entry: Entry, index: int, answers: Answers) -> Line:
+    """The line along one entry of which nothing is claimed."""
+    x = answers.problem.point[index]
+    v = np.zeros_like(x)
+    v[entry.index] = 1.0
+    unclaimed = tuple(np.zeros_like(gradient) for gradient in answers.gradients(0))
+    return replace(line_of(answers, 0, {index: v}, scale(x)), gradients=unclaimed)
+
+
+def _read(entry: Entry, index: int, answers: Answers) -> Entry:
+    """The entry with what it should be, where differences tell."""
+    if np.iscomplexobj(answers.problem.point[index]):
+        return entry
+    truth = ladder.estimate(_along(entry, index, answers))
+    if truth.kink or truth.jump or not truth.error_bar <= SURE * abs(truth.slope):
+        return entry
+    return replace(entry, wanted=truth.slope, error_bar=truth.error_bar)

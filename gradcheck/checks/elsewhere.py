@@ -17,7 +17,7 @@ import numpy as np
 
 from gradcheck.answers import Answers
 from gradcheck.checks.along import epsilon_of, line_of
-from gradcheck.checks.vjp import at_point
+from gradcheck.checks.vjp import at_point, check_vjp
 from gradcheck.errors import maybe_out_of_domain
 from gradcheck.evidence import Probe
 from gradcheck.finite import is_finite
@@ -75,7 +75,7 @@ def _kept_to_the_last_bit(
         paths = {problem.leaves[j].path for j in kept}
         wrong = tuple(finding for finding in wrong if finding.leaf in paths)
         if wrong and here is None:
-            here = {finding.leaf for finding in _failures(answers, settings, rng)}
+            here = _wrong_here(answers, settings, rng)
         for finding in wrong:
             if here is not None and finding.leaf not in here:
                 message = (
@@ -116,7 +116,7 @@ def _wrong_in_another_order(
             return
         wrong.append({finding.leaf: finding for finding in failures})
     first, second = wrong
-    here = {finding.leaf for finding in _failures(answers, settings, rng)}
+    here = _wrong_here(answers, settings, rng)
     for path, finding in first.items():
         if path in second and path not in here:
             yield replace(finding, check="state", message=f"{FIRST}; {finding.message}")
@@ -195,6 +195,12 @@ def _contradicted(answers: Answers, steps: Mapping[int, Array]) -> bool:
     with np.errstate(all="ignore"):
         rise = way.rise(way.at(1.0), way.at(-1.0)) / 2
         return abs(rise - way.slope) > STRAY * way.size
+
+
+def _wrong_here(answers: Answers, settings: Settings, rng: np.random.Generator) -> set[str]:
+    """The leaves that the check "vjp" finds wrong at the point, or beside it at a kink."""
+    found = check_vjp(answers, settings, rng)
+    return {finding.leaf for finding in found if finding.verdict is Verdict.FAIL}
 
 
 def _failures(

@@ -266,7 +266,7 @@ def _located(
     )
     if ways.is_lost and pattern is None:
         pattern = "part of the cotangent"
-    message = _where(location, most)
+    message = _where(location, most) + _of_one_sign(location, most)
     if ways.places:
         message += f", through {' and '.join(ways.places)} only"
     message += "; " + (ADVICE[pattern.split(":")[0]] if pattern else "no known pattern fits")
@@ -373,6 +373,24 @@ def _tears(line: Line, index: int, entry: Entry, rng: np.random.Generator) -> bo
 NEAR = (2.0**-18, 2.0**-26)  # the steps, in sizes of the leaf
 
 TORN = 0.1  # of what an entry is off by, what slopes that do not add up miss at the least
+
+
+def _of_one_sign(location: Location, probe: Probe) -> str:
+    """What to add, if what is wrong is so exactly where the leaf is negative, or positive."""
+    x = probe.line.problem.point[probe.index]
+    if np.iscomplexobj(x):
+        return ""
+    wrong = {entry.index for entry in location.entries}
+    right = [x[e.index] for e in location.read if e.index not in wrong and e.got]
+    signs = [x[index] for index in wrong]
+    if min(len(signs), len(right)) < EACH_SIDE:
+        return ""
+    if max(signs) < 0 < min(right):
+        return ", those where it is negative"
+    return ", those where it is positive" if max(right) < 0 < min(signs) else ""
+
+
+EACH_SIDE = 3  # wrong entries and right ones, so that their signs are no chance
 
 
 def _where(location: Location, probe: Probe) -> str:

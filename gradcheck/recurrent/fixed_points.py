@@ -42,6 +42,8 @@ DEFAULT = tuple(key for key, check in CHECKS.items() if check.by_default and key
 LIKE = 1e-3
 DRAWS = 2
 
+ROUNDS = 10  # of a search for a factor, each four times as fine: 1e-6, and LIKE wants 1e-3 of one
+
 # Differences of a relaxation that stops at a tolerance see its jumps: 1e-10 of the state is 1e-7 of
 # its slope at the first steps of a ladder. Stopped earlier, the layer is held to the equation only.
 AT_REST = 1e-10
@@ -67,6 +69,8 @@ ADVICE = {
     "whole": "it is that of the whole equation: leave out terms",
     "transposed": "it is that of an adjoint with J in the place of Jᵀ",
     "sign of the Jacobian": "it is that of an adjoint with I + Jᵀ in the place of I - Jᵀ",
+    "scaled Jacobian": "it is that of an adjoint with {} Jᵀ in the place of Jᵀ: a damping factor "
+    "that is missing, or there twice",
     "sign": "its sign is wrong: all else is right",
     "constant factor": "it is right up to that factor",
     "this leaf alone": "other leaves show that the adjoint is right; what is made of it for "
@@ -380,7 +384,25 @@ class Asked:
                 pairs = zip(rows, adjoints, strict=True)
                 if all(row.is_like(self.gradients(adjoint.w)) for row, adjoint in pairs):
                     return adjoints[0].name
+        if (times := self.scaled(rows)) is not None:
+            return f"scaled Jacobian: {times:.4g}"
         return "not converged" if all(row.off <= NEAR for row in rows) else None
+
+    def scaled(self, rows: Sequence["Row"]) -> float | None:
+        """The c of an adjoint w = u + c Jᵀ w of which the claimed gradient is; None if of none."""
+
+        def gradients(draw: int, c: float) -> Arrays:
+            return self.gradients(self.rest.shaped(self.draws[draw][1].solved(c)[0]))
+
+        def off(c: float) -> float:
+            return _relative(_joined(gradients(0, c)), _joined(rows[0].claimed))
+
+        middle, reach = 0.0, 0.99 / max(self.radius, 0.5)  # beyond, its series does not converge
+        for _ in range(ROUNDS):
+            middle = min(np.linspace(middle - reach, middle + reach, 9), key=off)
+            reach /= 4
+        fits = all(row.is_like(gradients(k, middle)) for k, row in enumerate(rows))
+        return float(middle) if fits else None
 
     def unrolled(self) -> tuple[Finding, ...]:
         """Whether backpropagation through the relaxation tends to the gradient of the equation."""
@@ -513,7 +535,8 @@ def _explained(finding: Finding, pattern: str | None) -> Finding:
         )
         return replace(finding, message=advice)
     word = "steps" if pattern.endswith(" steps") else pattern.partition(":")[0]
-    advice = ADVICE[word].format(pattern.partition(" ")[0])
+    number = pattern.partition(": ")[2] or pattern.partition(" ")[0]
+    advice = ADVICE[word].format(number)
     return replace(
         finding, message=f"not the gradient of the equation: {advice}", diagnosis=pattern
     )

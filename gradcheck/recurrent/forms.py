@@ -31,6 +31,7 @@ class Form:
     states: Sequence[tuple[int, int]]  # pairs (leaf, output): what comes out goes in
     is_guessed: bool  # whether nobody said what the states are: they have the shapes of some
     cell: Problem | None = None  # if the target makes one step: the last one
+    whole_integers: tuple[str, ...] = ()  # arguments that are not cut: lengths, or a mask, maybe
 
 
 def form_of(
@@ -93,8 +94,17 @@ def form_of(
         times=times,
         states=states,
         is_guessed=state is None,
+        whole_integers=tuple(
+            f"input[{k}]" for k, x in enumerate(inputs) if k not in sequences and _counts(x)
+        ),
     )
     return _as_sequence(form, inputs, sequences) if cell else form
+
+
+def _counts(value: Any) -> bool:
+    """Whether it is an array of integers or of truth values."""
+    dtype = str(getattr(value, "dtype", ""))
+    return ("int" in dtype or "bool" in dtype) and len(getattr(value, "shape", ())) > 0
 
 
 def _as_sequence(form: Form, inputs: Sequence[Any], sequences: Mapping[int, int]) -> Form:

@@ -315,6 +315,12 @@ class Asked:
                 f"{places} looks like an initial state by its shape, but run in parts the values "
                 f"differ; say state= if it is one, state=() if not; {CAUSES}"
             )
+        if values and form.whole_integers:
+            given = " and ".join(form.whole_integers)
+            raise Unsupported(
+                f"every part is given the whole of {given}, and run in parts the values differ: if "
+                f"these are lengths or a mask, cut them (sequence=), or pack the parts; {CAUSES}"
+            )
         open_ = tuple(left_open("chunk", refusal) for refusal in refusals)
         if values:  # and so the gradients do, being those of another function
             return (*(replace(f, message=f"{f.message}; {CAUSES}") for f in values), *open_)

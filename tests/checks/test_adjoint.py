@@ -525,3 +525,18 @@ def test_a_leaf_that_nothing_depends_on_passes_beside_one_that_fails() -> None:
     result = gradcheck.check(rule, np.ones(3), np.ones(3), checks="adjoint")
 
     assert [f.verdict for f in result.findings] == ["fail", "pass"]
+
+
+@pytest.mark.parametrize("seed", [16, 49])
+def test_an_attention_that_is_sure_of_itself_is_linear(seed: int) -> None:
+    """Of numbers as large as the value nothing is left but, once in a while, an ulp of them."""
+    g = torch.Generator().manual_seed(seed)
+    shapes = ((3, 1.0), (3, 100.0), (5, 100.0))
+    q, k, v = (torch.randn(2, 4, d, generator=g, dtype=torch.float64) * s for d, s in shapes)
+    future = torch.ones(4, 4, dtype=torch.bool).triu(1)
+
+    def attention(q: Any, k: Any, v: Any) -> Any:
+        scores = (q @ k.transpose(1, 2) * 3**-0.5).masked_fill(future, float("-inf"))
+        return torch.softmax(scores, -1) @ v
+
+    assert gradcheck.check(attention, q, k, v, checks="adjoint", seed=seed).verdict != "fail"

@@ -184,3 +184,32 @@ def test_a_jax_function_that_is_another_when_it_is_traced_is_caught() -> None:
 
     assert not result.passed
     assert "compiled" in result.findings[0].message
+
+
+@pytest.mark.parametrize("every", [3, 4, 5, 8])
+def test_what_goes_wrong_now_and_then_is_caught(every: int) -> None:
+    calls = count(1)
+
+    def vjp(inputs: Any, u: Any) -> Any:
+        return u * np.cos(inputs[0]) * (1.1 if next(calls) % every == 0 else 1)
+
+    result = gradcheck.check(Rule(np.sin, vjp), array(3, 4))
+
+    said = "; ".join(f.message for f in result.findings if f.verdict == "fail")
+    assert "two answers" in said or "different answer" in said or "another" in said
+
+
+def test_a_jax_gradient_that_is_another_when_it_is_traced_is_no_rounding() -> None:
+    @jax.custom_vjp
+    def f(x: Any) -> Any:
+        return jnp.sin(x)
+
+    def backward(x: Any, u: Any) -> Any:
+        return (u * jnp.cos(x) * (0.5 if isinstance(x, jax.core.Tracer) else 1),)
+
+    f.defvjp(lambda x: (jnp.sin(x), x), backward)
+
+    result = determinism(f, jnp.arange(1.0, 4.0))
+
+    assert not result.passed
+    assert "compiled" in result.findings[0].message

@@ -128,3 +128,24 @@ def test_an_infinity_elsewhere_is_no_excuse_for_a_gradient_that_is_no_number(fir
 
     assert [f.leaf for f in findings if f.verdict == "fail"] == ["input[1]"]
     assert findings[1].diagnosis == "not finite"
+
+
+def test_a_root_of_zero_has_an_infinite_slope_and_is_not_accused() -> None:
+    x = torch.tensor([1.0, 0.0, 3.0], dtype=torch.float64)
+
+    for root in (torch.sqrt, lambda x: x ** (1 / 3)):
+        (finding,) = gradcheck.check(root, x, checks="vjp").findings
+        assert finding.verdict == "inconclusive"
+        assert "slope is infinite" in finding.message
+
+
+def test_what_is_not_finite_is_held_beside_what_it_should_be() -> None:
+    def vjp(inputs: Any, u: Any) -> Any:
+        return u * np.cos(inputs[0]) * inputs[0] / inputs[0]
+
+    (finding,) = gradcheck.check(Rule(np.sin, vjp), np.array([1.0, 0.0]), checks="vjp").findings
+
+    (entry,) = finding.entries
+    assert np.isnan(entry.got)
+    assert abs(entry.wanted) > 0.1
+    assert entry.error_bar < 1e-9

@@ -259,3 +259,68 @@ def test_it_costs_one_tangent_a_leaf_and_a_ladder() -> None:
     assert result.passed
     assert result.evaluations.vjp == 0
     assert result.evaluations.forward <= 24
+
+
+def _pushed(wrong: Callable[[Any, Any], Any]) -> Rule:
+    """(sin x w, x w), with tangents that are spoilt."""
+
+    def right(inputs: Any, tangents: Any) -> Any:
+        (x, w), (dx, dw) = inputs, tangents
+        return np.cos(x) * w * dx + np.sin(x) * dw, dx * w + x * dw
+
+    def vjp(inputs: Any, us: Any) -> Any:
+        (x, w), (a, b) = inputs, us
+        return a * np.cos(x) * w + b * w, a * np.sin(x) + b * x
+
+    def jvp(inputs: Any, tangents: Any) -> Any:
+        first, second = right(inputs, tangents)
+        return wrong(first, tangents), second
+
+    return Rule(lambda x, w: (np.sin(x) * w, x * w), vjp, jvp)
+
+
+NOT_LINEAR: dict[str, Callable[[Any, Any], Any]] = {
+    "two tangents multiplied": lambda y, v: y + 0.1 * v[0] * v[1],
+    "clipped": lambda y, v: np.clip(y, -20, 20),
+    "small ones dropped": lambda y, v: np.where(np.abs(y) < 1e-4, 0, y),
+    "their size": lambda y, v: np.sign(y) * np.abs(y) ** 1.001,
+}
+
+
+@pytest.mark.parametrize("checks", ["default", "jvp"])
+@pytest.mark.parametrize("name", NOT_LINEAR)
+def test_tangents_that_are_not_pushed_linearly_fail(name: str, checks: str) -> None:
+    x, w = np.random.default_rng(0).standard_normal((2, 3))
+
+    result = gradcheck.check(_pushed(NOT_LINEAR[name]), x, w, checks=checks)
+
+    assert result.verdict is Verdict.FAIL
+    assert gradcheck.check(_pushed(lambda y, v: y), x, w, checks=checks).passed
+
+
+def test_a_tangent_rule_that_writes_into_what_it_is_given_fails() -> None:
+    def into_input(inputs: Any, tangents: Any) -> Any:
+        pushed = np.cos(inputs[0]) * tangents[0]
+        inputs[0][...] += 1
+        return pushed
+
+    def into_tangent(inputs: Any, tangents: Any) -> Any:
+        tangents[0][...] *= np.cos(inputs[0])
+        return tangents[0]
+
+    for jvp, place in ((into_input, "input[0]"), (into_tangent, "tangent of input[0]")):
+        rule = Rule(np.sin, lambda inputs, u: u * np.cos(inputs[0]), jvp)
+        result = gradcheck.check(rule, np.ones(3), checks="contract")
+        assert [f.leaf for f in result.findings if f.verdict is Verdict.FAIL] == [place]
+
+
+def test_a_jax_tangent_rule_that_cannot_be_transposed_is_explained() -> None:
+    @jax.custom_jvp
+    def f(x: Any) -> Any:
+        return jnp.sin(x)
+
+    f.defjvp(lambda x, v: (jnp.sin(x[0]), jnp.cos(x[0]) * jnp.abs(v[0])))
+
+    result = gradcheck.check(f, jnp.arange(1.0, 4.0))
+
+    assert "not be linear in its tangents" in result.findings[0].message

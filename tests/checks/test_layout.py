@@ -311,3 +311,28 @@ def test_what_rounding_leaves_of_a_constant_channel_is_no_layout(
     result = gradcheck.check(layer, x, checks="layout", seed=seed)
 
     assert result.passed, result
+
+
+def _biased(factor: float) -> type[torch.autograd.Function]:
+    class Biased(torch.autograd.Function):
+        """x + b, with a gradient of b that is another where the cotangent is expanded."""
+
+        @staticmethod
+        def forward(ctx: Any, x: Tensor, b: Tensor) -> Tensor:
+            return x + b[:, None]
+
+        @staticmethod
+        def backward(ctx: Any, u: Tensor) -> tuple[Tensor, Tensor]:
+            return u, u.sum((0, 2)) * (factor if 0 in u.stride() else 1)
+
+    return Biased
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("scale", [1.0, 1e3])
+def test_a_layout_in_half_precision_is_judged_by_float64(dtype: Any, scale: float) -> None:
+    x, b = (scale * tensor(2, 3, 7)).to(dtype), tensor(3).to(dtype)
+
+    for factor in (2.0, 0.0):
+        assert layout(_biased(factor), x, b).verdict == "fail"
+    assert layout(_biased(1.0), x, b).passed

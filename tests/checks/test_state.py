@@ -519,3 +519,66 @@ def test_a_queue_that_fits_one_order_alone_is_caught() -> None:
     result = state(Queue, tensor(3))
 
     assert any("in reverse order" in message for message in failures(result))
+
+
+Kept = dict[str, Any]
+
+
+def _product(kept: Kept) -> tuple[Any, ...]:
+    def vjp(inputs: Any, u: Any) -> Any:
+        x, w = inputs
+        inner = u * (1 - np.tanh(x @ w) ** 2)
+        return inner @ kept.setdefault("w", w.copy()).T, x.T @ inner
+
+    return Rule(lambda x, w: np.tanh(x @ w), vjp), array(4, 3), array(3, 2)
+
+
+def _masked(kept: Kept) -> tuple[Any, ...]:
+    def vjp(inputs: Any, u: Any) -> Any:
+        return 2 * inputs[0] * kept.setdefault("mask", inputs[0] > 0) * u
+
+    return Rule(lambda x: np.maximum(x, 0) * x, vjp), array(4, 3)
+
+
+def _normed(kept: Kept) -> tuple[Any, ...]:
+    def inverse(x: Any) -> Any:
+        return 1 / np.sqrt((x * x).mean(-1, keepdims=True) + 1e-6)
+
+    def vjp(inputs: Any, u: Any) -> Any:
+        (x,) = inputs
+        r = kept.setdefault("r", inverse(x))
+        return r * u - x * r**3 * (u * x).mean(-1, keepdims=True)
+
+    return Rule(lambda x: x * inverse(x), vjp), array(4, 3)
+
+
+class Forgetful(Kept):
+    """Keeps nothing."""
+
+    def setdefault(self, key: str, default: Any = None) -> Any:
+        return default
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("keeping", [_product, _masked, _normed])
+def test_what_is_made_of_the_first_call_and_of_this_one_is_caught(keeping: Any, seed: int) -> None:
+    assert gradcheck.check(*keeping(Forgetful()), seed=seed).passed
+    assert (
+        "keeps what it made of its first" in failures(gradcheck.check(*keeping({}), seed=seed))[0]
+    )
+
+
+@pytest.mark.parametrize("domain", ["sorted", "symmetric", "orthogonal", "simplex"])
+def test_a_rule_for_its_domain_is_not_taken_for_one_that_keeps(domain: str) -> None:
+    """Right where the leaf is what it is for, and wrong where it is not."""
+    x = np.random.default_rng(0).standard_normal((3, 3))
+    of: dict[str, tuple[Any, Callable[[Any], bool]]] = {
+        "sorted": (np.sort(x.ravel()), lambda x: bool(np.all(np.diff(x) >= 0))),
+        "symmetric": (x + x.T, lambda x: np.allclose(x, x.T)),
+        "orthogonal": (np.linalg.qr(x)[0], lambda x: np.allclose(x @ x.T, np.eye(len(x)))),
+        "simplex": (abs(x) / abs(x).sum(-1, keepdims=True), lambda x: np.allclose(x.sum(-1), 1)),
+    }
+    point, is_within = of[domain]
+    rule = Rule(np.sin, lambda xs, u: u * np.cos(xs[0]) * (1 if is_within(xs[0]) else 0.5))
+
+    assert gradcheck.check(rule, point, checks="state").passed
