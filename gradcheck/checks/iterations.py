@@ -16,7 +16,7 @@ from itertools import islice
 
 import numpy as np
 
-from gradcheck import noise
+from gradcheck import jumps
 from gradcheck.errors import maybe_out_of_domain
 from gradcheck.evidence import Probe
 from gradcheck.oracles import path
@@ -72,7 +72,7 @@ def unless_it_jumps(finding: Finding, probe: Probe, rng: np.random.Generator) ->
             return _rounded_away(finding)
         segments = _segments(probe)
         for along, low, high in segments if probe.mismatch <= SMALL else islice(segments, 1):
-            jump = noise.jump(along.change, low, high, ROUNDING * line.weight)
+            jump = jumps.highest(along.change, low, high, ROUNDING * line.weight)
             if not 0 < jump.height <= LOW * line.weight:
                 continue
             if _turns(probe, along, jump, high - low) or _is_bounded(probe, along, high, rng):
@@ -124,14 +124,14 @@ def _is_branch(line: Line, place: tuple[int, ...]) -> bool:
     own = line.along({index: alone})
     for reach in NEARBY:
         ends = -reach * own.unit, reach * own.unit
-        jump = noise.jump(own.change, *ends, ROUNDING * own.weight)
+        jump = jumps.highest(own.change, *ends, ROUNDING * own.weight)
         if jump.height:
             (_, off), (_, other) = _beside(own, jump)
             return min(abs(off), abs(other)) < RIGHT * max(abs(off), abs(other))
     return False
 
 
-def _beside(line: Line, jump: noise.Jump) -> list[tuple[float, float]]:
+def _beside(line: Line, jump: jumps.Jump) -> list[tuple[float, float]]:
     """What is claimed on both sides of a jump, and how far it is from the slope there."""
     beside = max(jump.high - jump.low, 4 * STEP * line.unit)
     return [_mismatch(line, t) for t in (jump.low - beside, jump.high + beside)]
@@ -159,7 +159,7 @@ def _mismatch(line: Line, t: float) -> tuple[float, float]:
     return claimed, claimed - slope
 
 
-def _turns(probe: Probe, line: Line, jump: noise.Jump, length: float) -> bool:
+def _turns(probe: Probe, line: Line, jump: jumps.Jump, length: float) -> bool:
     """Whether the mismatch changes across a jump as much as it is large; the gradient does not.
 
     And whether what such a mismatch leads away from is come back to by the next jump.
@@ -179,7 +179,7 @@ def _turns(probe: Probe, line: Line, jump: noise.Jump, length: float) -> bool:
         return True
     sides = (jump.high, jump.high + reach), (jump.low - reach, jump.low)
     least = jump.height / SOON
-    return any(noise.jump(line.change, low, high, least).height for low, high in sides)
+    return any(jumps.highest(line.change, low, high, least).height for low, high in sides)
 
 
 def _is_bounded(probe: Probe, line: Line, reach: float, rng: np.random.Generator) -> bool:
@@ -214,7 +214,7 @@ def _is_rounded_away(probe: Probe) -> bool:
         return False
     for reach in (*CLOSER, *NEARBY):
         ends = -reach * line.unit, reach * line.unit
-        height = noise.jump(line.change, *ends, ROUNDING * line.weight).height
+        height = jumps.highest(line.change, *ends, ROUNDING * line.weight).height
         if 0 < height <= most:
             mean = path.integrate(line, NEARBY[-1], goal=1.0, close=CLOSE)
             if mean is None:

@@ -11,7 +11,7 @@ from functools import cache, partial
 
 import numpy as np
 
-from gradcheck import noise
+from gradcheck import jumps
 from gradcheck.answers import Answers
 from gradcheck.checks.entrywise import (
     LINEAR,
@@ -104,7 +104,7 @@ def _unless_it_jumps(
     least = max(NOTHING * size, finding.mismatch * size / (EACH * times))
     away, down = along(w), along(tuple(-u_ for u_ in u))
     for change, low, high in [*((away, -reach, reach) for reach in NEARBY), (down, 0.0, SHRUNK)]:
-        if noise.jump(change, low, high, least).height:
+        if jumps.highest(change, low, high, least).height:
             return _jumping(finding)
     return finding
 
