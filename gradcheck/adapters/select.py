@@ -294,9 +294,9 @@ def _as_jax(jax: Any) -> Any:
 
 def _bridge(framework: str) -> Bridge:
     if framework == "torch":
-        from gradcheck.adapters import torch_posed
+        from gradcheck.adapters import torch_bridge
 
-        return torch_posed.BRIDGE
+        return torch_bridge.BRIDGE
     if framework == "jax":
         from gradcheck.adapters import jax_posed
 

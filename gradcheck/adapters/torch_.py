@@ -14,6 +14,8 @@ from gradcheck import trees
 from gradcheck.adapters import torch_manners
 from gradcheck.adapters.bridge import declared, received
 from gradcheck.adapters.reach import unchecked
+from gradcheck.adapters.torch_bridge import BRIDGE
+from gradcheck.adapters.torch_graphs import graph_of
 from gradcheck.adapters.torch_modules import (
     generators_of,
     module_of,
@@ -22,7 +24,7 @@ from gradcheck.adapters.torch_modules import (
 )
 from gradcheck.adapters.torch_packed import SPARSE, is_packed, unpacked
 from gradcheck.adapters.torch_paddings import Paddings, reading
-from gradcheck.adapters.torch_posed import BRIDGE, Posed, Restore, graph_of
+from gradcheck.adapters.torch_posed import Posed, Restore
 from gradcheck.errors import InputError, first_line
 from gradcheck.problem import WIDER, Excepted, Leaf, Problem, label, norm
 

@@ -17,15 +17,11 @@ import torch
 from gradcheck import trees
 from gradcheck.adapters.layouts import CONJUGATED, EXPANDED, placement
 from gradcheck.adapters.manners import narrowed, same
+from gradcheck.adapters.torch_bridge import BRIDGE, gradients_of, into
 from gradcheck.adapters.torch_digits import eagerly
-from gradcheck.adapters.torch_posed import (
-    BRIDGE,
-    Posed,
-    gradients_of,
-    graph_of,
-    into,
-    refusals,
-)
+from gradcheck.adapters.torch_graphs import graph_of
+from gradcheck.adapters.torch_posed import Posed
+from gradcheck.adapters.torch_refusals import refusals
 from gradcheck.errors import Unsupported
 from gradcheck.problem import Array, Arrays, Audit, Call, Caller, Deed, Manner
 

@@ -5,10 +5,9 @@ a fixed random state, so that the caller's module, its gradients, its buffers an
 come back as they were, and dropout draws the same mask at every step of a difference.
 """
 
-import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -18,68 +17,32 @@ import torch
 from torch.autograd import forward_ad
 
 from gradcheck import trees
-from gradcheck.adapters.bridge import Bridge
 from gradcheck.adapters.randomness import same_randomness
+from gradcheck.adapters.torch_bridge import (
+    BRIDGE,
+    are_equal,
+    crossed,
+    floating,
+    gradients_of,
+    into,
+)
+from gradcheck.adapters.torch_compiling import compiling, forget, is_compiled
 from gradcheck.adapters.torch_digits import Lifted, Watched, eagerly
+from gradcheck.adapters.torch_graphs import graph_of, is_native, raises_when_differentiated
 from gradcheck.adapters.torch_modules import (
     Rooms,
     module_of,
     out_of_reach,
 )
-from gradcheck.adapters.torch_packed import values_of
 from gradcheck.adapters.torch_paddings import Paddings, holding
+from gradcheck.adapters.torch_refusals import refusals
 from gradcheck.errors import Unsupported, first_line
-from gradcheck.problem import WIDER, Array, Arrays, Axes
+from gradcheck.problem import WIDER, Arrays, Axes
 
-__all__ = ["BRIDGE", "Posed", "Restore", "gradients_of", "graph_of", "into", "refusals"]
+__all__ = ["Posed", "Restore"]
 
 
 Restore = Callable[[torch.Tensor], torch.Tensor]  # the values of a sparse tensor -> the tensor
-
-
-def _out(tensor: torch.Tensor) -> Array:
-    if tensor.is_nested:
-        tensor = values_of(tensor.detach())
-    dense = tensor if tensor.layout is torch.strided else tensor.detach().to_dense()
-    plain = dense.detach().resolve_conj().resolve_neg().cpu()
-    if plain.dtype in (torch.bfloat16, torch.float16):
-        plain = plain.to(torch.float32)
-    try:
-        array: Array = plain.numpy(force=True).copy()  # also what PyTorch knows to be zero
-    except RuntimeError:  # a wrapper around a tensor, which can be copied into a plain one
-        inner = torch.empty(plain.shape, dtype=plain.dtype)
-        inner.copy_(plain)
-        array = inner.numpy()
-    return array
-
-
-def into(array: Array, like: torch.Tensor) -> torch.Tensor:
-    return _crossed(array, like, like.dtype)
-
-
-def _wide(array: Array, like: torch.Tensor) -> torch.Tensor:
-    return _crossed(array, like, None)
-
-
-def _crossed(
-    array: Array, like: torch.Tensor, dtype: torch.dtype | None, *, copy: bool = True
-) -> torch.Tensor:
-    contiguous = np.ascontiguousarray(array).reshape(array.shape)
-    tensor = torch.from_numpy(contiguous)
-    there = tensor.to(device=like.device, dtype=dtype or tensor.dtype)
-    # NumPy copies a large array in a third of the time that PyTorch takes.
-    return torch.from_numpy(contiguous.copy()) if copy and there is tensor else there
-
-
-BRIDGE = Bridge(
-    framework="torch",
-    is_array=lambda value: isinstance(value, torch.Tensor),
-    dtype_of=lambda tensor: str(tensor.dtype).removeprefix("torch."),
-    out=_out,
-    into=into,
-    wide=_wide,
-    native=lambda array, dtype, beside: _crossed(array, beside, getattr(torch, dtype)),
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,15 +96,11 @@ class Posed:
 
     @cached_property
     def is_compiled(self) -> bool:
-        """Whether the target, or a module in it, is what `torch.compile` made."""
-        parts = [self.target] if self.module is None else [self.target, *self.module.modules()]
-        return any(hasattr(part, "_torchdynamo_orig_callable") for part in parts)
+        return is_compiled(self.target, self.module)
 
     def release(self) -> None:
-        """Have the compiler forget what it made, which counts for its limits; it is made anew."""
         if self.is_compiled:
-            with suppress(AttributeError):
-                torch._dynamo.reset_code_caches()
+            forget()
 
     @cached_property
     def devices(self) -> list[torch.device]:
@@ -155,7 +114,7 @@ class Posed:
         Their memory may be that of the arrays if it is `shared`.
         """
         return [
-            _crossed(array, like, None if self.wide else like.dtype, copy=not shared)
+            crossed(array, like, None if self.wide else like.dtype, copy=not shared)
             for array, like in zip(point, self.named.values(), strict=True)
         ]
 
@@ -221,13 +180,13 @@ class Posed:
             return self.restores[path](copy) if path in self.restores else copy
 
         target: Any = self.target
-        compiling = _compiling() if self.is_compiled else nullcontext()
-        with compiling, self.seeded("forward", self.seed):
+        asked = compiling() if self.is_compiled else nullcontext()
+        with asked, self.seeded("forward", self.seed):
             arguments = trees.rebuild(self.inputs, argument, "input")
             with self.standing(self.own(leaves) if own is None else own), self.lifting():
                 if isinstance(target, type):  # an autograd.Function
-                    return self.heard(_floating(target.apply(*arguments)))  # type: ignore[attr-defined]
-                return self.heard(_floating(trees.called(target, arguments)))
+                    return self.heard(floating(target.apply(*arguments)))  # type: ignore[attr-defined]
+                return self.heard(floating(trees.called(target, arguments)))
 
     def heard(self, outputs: Sequence[tuple[str, torch.Tensor]]) -> list[tuple[str, torch.Tensor]]:
         return [(path, tensor) for path, tensor in outputs if path not in self.silent]
@@ -280,7 +239,7 @@ class Posed:
                 found = self.run(leaves, shared=not self.records)
         # Of a relu in place at positive numbers, the numbers do not tell.
         writes = self.records or versions != [leaf._version for leaf in leaves]
-        writes = writes or not _equal(leaves, self.tensors(self.point, shared=True))
+        writes = writes or not are_equal(leaves, self.tensors(self.point, shared=True))
         narrowest = watched.inside([tensor for _, tensor in found])
         inside = {
             k: str(dtype).removeprefix("torch.")
@@ -385,7 +344,7 @@ class Posed:
                         [None] * len(us), cotangents
                     )
                 tensors, ws = zip(*pairs, strict=True)
-                if _raises_when_differentiated(tensors):
+                if raises_when_differentiated(tensors):
                     raise Unsupported("a function in the target is marked @once_differentiable")
                 with self.standing(own), self.lifting():
                     found = torch.autograd.grad(tensors, [*leaves, *us], ws, allow_unused=True)
@@ -476,7 +435,7 @@ class Posed:
         """Whether every node of the graph is one of PyTorch's own."""
         with torch.inference_mode(False), self.whole() as posed:
             _, _, outputs = posed.recorded(self.point)
-        return all(NATIVE.fullmatch(node.name()) for node in graph_of(outputs))
+        return is_native(outputs)
 
     def reenters(self, outputs: Sequence[torch.Tensor]) -> bool:
         """Whether the backward is one that only `backward()` runs: a reentrant checkpoint is in it.
@@ -498,102 +457,9 @@ class Posed:
         return value.clone()
 
 
-# A rule of PyTorch has a number; that of a custom Function is called after its class.
-NATIVE = re.compile(r"\w+Backward\d+|torch::autograd::(AccumulateGrad|CopySlices|CopyBackwards)")
-
-
-@contextmanager
-def _compiling() -> Iterator[None]:
-    """Have the compiler take every form in which a target is asked, without a word.
-
-    One check asks in six: with a graph, without, of other strides. From the eighth on the compiler
-    would run a function, and all others of that code, as it is written. And it looks at a copy of
-    an input, which is no leaf.
-    """
-    config = torch._dynamo.config
-    limits = [f"{which}_limit" for which in LIMITED if hasattr(config, f"{which}_limit")]
-    with config.patch(dict.fromkeys(limits, ENDLESS)), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf")
-        yield
-
-
-LIMITED = ("recompile", "accumulated_recompile", "cache_size", "accumulated_cache_size")
-ENDLESS = 1 << 16
-
-
 @contextmanager
 def _unhurried() -> Iterator[None]:
     """Have `vmap` take an operator that it cannot batch one by one without a word."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "There is a performance drop")
         yield
-
-
-def _equal(ones: Sequence[torch.Tensor], others: Sequence[torch.Tensor]) -> bool:
-    """Whether tensors hold the same numbers; NaN is one."""
-    return all(
-        torch.equal(a, b) or torch.equal(a.nan_to_num(), b.nan_to_num())
-        for a, b in zip(ones, others, strict=True)
-    )
-
-
-def gradients_of(gradients: Sequence[torch.Tensor | None], like: Arrays) -> Arrays:
-    return tuple(
-        np.zeros_like(array) if gradient is None else BRIDGE.out(gradient)
-        for array, gradient in zip(like, gradients, strict=True)
-    )
-
-
-def _raises_when_differentiated(tensors: Sequence[torch.Tensor]) -> bool:
-    """Whether a node that only raises lies in their graph: `grad` walks around it in silence."""
-    return any(node.name() == "torch::autograd::Error" for node in graph_of(tensors))
-
-
-def graph_of(tensors: Sequence[torch.Tensor]) -> Iterator[Any]:
-    """Yield the nodes of the graph that `tensors` come from."""
-    seen, ahead = set(), [tensor.grad_fn for tensor in tensors]
-    while ahead:
-        node = ahead.pop()
-        if node is None or node in seen:
-            continue
-        yield node
-        seen.add(node)
-        ahead += [below for below, _ in node.next_functions]
-
-
-@contextmanager
-def refusals(what: str) -> Iterator[None]:
-    """Turn the ways in which PyTorch says that a derivative does not exist into `Unsupported`."""
-    try:
-        yield
-    except NotImplementedError as error:
-        raise Unsupported(f"{what} is not supported: {first_line(error)}") from error
-    except RuntimeError as error:
-        if any(words in str(error) for words in REFUSALS):
-            raise Unsupported(f"{what} is not supported: {first_line(error)}") from error
-        raise
-
-
-REFUSALS = (
-    "once_differentiable",
-    "Can't call numpy() on Tensor that requires grad",
-    "is not implemented",
-    "not yet implemented",
-    "does not support forward AD",
-    "does not support it because it has not been implemented",
-    "Nested forward mode AD is not supported",  # a target that takes tangents itself
-    "does not currently support double backward",  # what was compiled ahead of time
-    "don't support automatic differentiation",  # out=
-    "You must implement the jvp function",
-    "jvp is not implemented",
-    "donated buffers",  # of a compiled backward, which may be run once and not be differentiated
-    "use_reentrant=True",  # of a checkpoint, which cannot be differentiated twice
-)
-
-
-def _floating(outputs: Any) -> list[tuple[str, torch.Tensor]]:
-    return [
-        (f"{path}.values()", values_of(leaf)) if leaf.is_nested else (path, leaf)
-        for path, leaf in trees.leaves(outputs, "output")
-        if BRIDGE.is_differentiable(leaf)
-    ]

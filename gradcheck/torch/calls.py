@@ -15,8 +15,8 @@ from torch.autograd import forward_ad
 
 from gradcheck import trees
 from gradcheck.adapters import problem_of
+from gradcheck.adapters.torch_graphs import graph_of
 from gradcheck.adapters.torch_packed import COMPRESSED, SPARSE, unpacked, values_of
-from gradcheck.adapters.torch_posed import graph_of
 from gradcheck.errors import InputError
 from gradcheck.problem import Problem
 

@@ -1,0 +1,82 @@
+"""Tensors to arrays of the engine and back, and which of a target's outputs are differentiable."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from gradcheck import trees
+from gradcheck.adapters.bridge import Bridge
+from gradcheck.adapters.torch_packed import values_of
+from gradcheck.problem import Array, Arrays
+
+__all__ = ["BRIDGE", "are_equal", "crossed", "floating", "gradients_of", "into"]
+
+
+def _out(tensor: torch.Tensor) -> Array:
+    if tensor.is_nested:
+        tensor = values_of(tensor.detach())
+    dense = tensor if tensor.layout is torch.strided else tensor.detach().to_dense()
+    plain = dense.detach().resolve_conj().resolve_neg().cpu()
+    if plain.dtype in (torch.bfloat16, torch.float16):
+        plain = plain.to(torch.float32)
+    try:
+        array: Array = plain.numpy(force=True).copy()  # also what PyTorch knows to be zero
+    except RuntimeError:  # a wrapper around a tensor, which can be copied into a plain one
+        inner = torch.empty(plain.shape, dtype=plain.dtype)
+        inner.copy_(plain)
+        array = inner.numpy()
+    return array
+
+
+def into(array: Array, like: torch.Tensor) -> torch.Tensor:
+    return crossed(array, like, like.dtype)
+
+
+def _wide(array: Array, like: torch.Tensor) -> torch.Tensor:
+    return crossed(array, like, None)
+
+
+def crossed(
+    array: Array, like: torch.Tensor, dtype: torch.dtype | None, *, copy: bool = True
+) -> torch.Tensor:
+    contiguous = np.ascontiguousarray(array).reshape(array.shape)
+    tensor = torch.from_numpy(contiguous)
+    there = tensor.to(device=like.device, dtype=dtype or tensor.dtype)
+    # NumPy copies a large array in a third of the time that PyTorch takes.
+    return torch.from_numpy(contiguous.copy()) if copy and there is tensor else there
+
+
+BRIDGE = Bridge(
+    framework="torch",
+    is_array=lambda value: isinstance(value, torch.Tensor),
+    dtype_of=lambda tensor: str(tensor.dtype).removeprefix("torch."),
+    out=_out,
+    into=into,
+    wide=_wide,
+    native=lambda array, dtype, beside: crossed(array, beside, getattr(torch, dtype)),
+)
+
+
+def gradients_of(gradients: Sequence[torch.Tensor | None], like: Arrays) -> Arrays:
+    return tuple(
+        np.zeros_like(array) if gradient is None else BRIDGE.out(gradient)
+        for array, gradient in zip(like, gradients, strict=True)
+    )
+
+
+def are_equal(ones: Sequence[torch.Tensor], others: Sequence[torch.Tensor]) -> bool:
+    """Whether tensors hold the same numbers; NaN is one."""
+    return all(
+        torch.equal(a, b) or torch.equal(a.nan_to_num(), b.nan_to_num())
+        for a, b in zip(ones, others, strict=True)
+    )
+
+
+def floating(outputs: Any) -> list[tuple[str, torch.Tensor]]:
+    return [
+        (f"{path}.values()", values_of(leaf)) if leaf.is_nested else (path, leaf)
+        for path, leaf in trees.leaves(outputs, "output")
+        if BRIDGE.is_differentiable(leaf)
+    ]
