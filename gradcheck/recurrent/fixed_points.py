@@ -5,7 +5,7 @@ function theorem, solved here with the map's own VJP. It tells how far the layer
 how fast it can settle, and what a wrong gradient is the gradient of.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -25,10 +25,20 @@ from gradcheck.listeners import heard
 from gradcheck.meter import Meter
 from gradcheck.options import a_count, settled
 from gradcheck.probes import cotangent
-from gradcheck.problem import Array, Arrays, Problem, label, norm
+from gradcheck.problem import Arrays, Problem, label, norm
 from gradcheck.recurrent.correspondence import corresponding, pairs, state_of, states_of
-from gradcheck.recurrent.equilibria import Adjoint, Equilibrium
+from gradcheck.recurrent.equilibria import Equilibrium
 from gradcheck.recurrent.krylov import Krylov
+from gradcheck.recurrent.patterns import (
+    LIKE,
+    NEAR,
+    Row,
+    explained,
+    joined,
+    of_leaf,
+    pattern,
+    relative,
+)
 from gradcheck.recurrent.relaxations import relaxed, through
 from gradcheck.results import CheckResult, Finding, Verdict
 from gradcheck.settings import SIGNIFICANCE, Settings
@@ -37,12 +47,7 @@ __all__ = ["check_fixed_point"]
 
 DEFAULT = tuple(key for key, check in CHECKS.items() if check.by_default and key != "vjp")
 
-# What explains a wrong gradient removes all but this part of its mismatch: what does not, does so
-# by chance once in a thousand, and of two cotangents once in a million.
-LIKE = 1e-3
 DRAWS = 2
-
-ROUNDS = 10  # of a search for a factor, each four times as fine: 1e-6, and LIKE wants 1e-3 of one
 
 # Differences of a relaxation that stops at a tolerance see its jumps: 1e-10 of the state is 1e-7 of
 # its slope at the first steps of a ladder. Stopped earlier, the layer is held to the equation only.
@@ -51,33 +56,10 @@ AT_REST = 1e-10
 # A state that moves by a tenth of itself in one step is no fixed point of that map.
 ASTRAY = 0.1
 
-# A gradient this near to the true one comes from an adjoint that was on its way there; in units of
-# the spectral radius, which is how far that of the last step alone is off, it is still told apart.
-NEAR = 0.1
-
 UNROLLED = 400  # steps at most of an unrolled relaxation: a radius of 0.95 settles to 1e-9 in them
 DEEP = 1e-9  # how far it is followed
 
 UNMATCHED = "the map has no such leaf; give step the module, or the arguments, that it belongs to"
-
-ADVICE = {
-    "zero": "it is zero: the fixed point is detached from this leaf",
-    "one step": "it is that of the last step alone (w = u, Jacobian-free); if it is meant, say "
-    "terms=1",
-    "steps": "it is that of the last steps alone, a Neumann series that was cut off; if it is "
-    "meant, say terms={}, or rtol= where a solver stops by itself",
-    "whole": "it is that of the whole equation: leave out terms",
-    "transposed": "it is that of an adjoint with J in the place of Jᵀ",
-    "sign of the Jacobian": "it is that of an adjoint with I + Jᵀ in the place of I - Jᵀ",
-    "scaled Jacobian": "it is that of an adjoint with {} Jᵀ in the place of Jᵀ: a damping factor "
-    "that is missing, or there twice",
-    "sign": "its sign is wrong: all else is right",
-    "constant factor": "it is right up to that factor",
-    "this leaf alone": "other leaves show that the adjoint is right; what is made of it for "
-    "this leaf is not",
-    "not converged": "it is near the true one: the adjoint stopped before it settled; if that is "
-    "near enough, say rtol=",
-}
 
 
 @heard
@@ -287,16 +269,18 @@ class Asked:
         most = max(finding.mismatch for finding in findings)
         right = (place for place, f in enumerate(findings) if f.mismatch <= LIKE * most)
         if any(np.any(row.true[place]) for place in right for row in rows):
-            own = [_own([row.of(place) for row in rows]) for place in range(len(findings))]
-            return (*map(_explained, findings, own), *open_)
-        pattern = self.pattern(rows)
-        return (*(_explained(finding, pattern) for finding in findings), *open_)
+            own = [of_leaf([row.of(place) for row in rows]) for place in range(len(findings))]
+            return (*map(explained, findings, own), *open_)
+        seen = pattern(
+            rows, self.draws, self.rest, self.gradients, is_cut_off=self.terms is not None
+        )
+        return (*(explained(finding, seen) for finding in findings), *open_)
 
     def refuse_astray(self) -> None:
         if not self.rest.residual <= ASTRAY:
             raise Unsupported("the layer does not return a fixed point of step")
 
-    def row(self, u: Arrays, space: Krylov) -> "Row":
+    def row(self, u: Arrays, space: Krylov) -> Row:
         """The gradients claimed and true for one cotangent, of the leaves that both have."""
         if self.terms is None:
             vector, left = space.solved()
@@ -324,10 +308,10 @@ class Asked:
         pairs = zip(
             self.gradients(w), self.gradients(w, replace(rest, point=tuple(point))), strict=True
         )
-        moved = [_relative(a, b) for a, b in pairs]
+        moved = [relative(a, b) for a, b in pairs]
         return dict(zip(self.pairs.values(), moved, strict=True))
 
-    def compared(self, k: int, at: int, rows: Sequence["Row"], unrest: float) -> Finding:
+    def compared(self, k: int, at: int, rows: Sequence[Row], unrest: float) -> Finding:
         leaf, place = self.layer.leaves[k], list(self.pairs).index(k)
         # An error of the state or of the adjoint is one of the gradient, amplified by (I - J)⁻¹.
         gap = max(1.0 - self.radius, 1e-3)
@@ -338,7 +322,7 @@ class Asked:
         # is by two contractions below the tolerance, at which its adjoint may have stopped too.
         stopped = 0.0 if self.terms else unrest / gap / max(self.radius, 1e-3) ** 2
         resolution = SIGNIFICANCE * max(bar, min(stopped, NEAR * self.radius / SIGNIFICANCE))
-        off = max(_relative(row.true[place], row.claimed[place]) for row in rows)
+        off = max(relative(row.true[place], row.claimed[place]) for row in rows)
         tolerance = self.settings.tolerance(leaf.digits)
         verdict, message = Verdict.PASS, ""
         if off > max(tolerance, resolution):
@@ -362,48 +346,6 @@ class Asked:
             message=message,
         )
 
-    def pattern(self, rows: Sequence["Row"]) -> str | None:
-        """What the layer's gradient is the gradient of."""
-        if _is_zero(rows):
-            return "zero"
-        if self.terms is not None and all(
-            row.is_like(self.gradients(self.rest.shaped(space.solved()[0])))
-            for row, (_, space) in zip(rows, self.draws, strict=True)
-        ):
-            return "whole"
-        if factor := _factor(rows):
-            return factor
-        ways: tuple[Callable[[Arrays, Krylov], Iterator[Adjoint]], ...] = (
-            self.rest.series,
-            self.rest.mistaken,
-        )
-        for way in ways:
-            candidates = [way(u, space) for u, space in self.draws]
-            adjoints: tuple[Adjoint, ...]
-            for adjoints in zip(*candidates, strict=True):
-                pairs = zip(rows, adjoints, strict=True)
-                if all(row.is_like(self.gradients(adjoint.w)) for row, adjoint in pairs):
-                    return adjoints[0].name
-        if (times := self.scaled(rows)) is not None:
-            return f"scaled Jacobian: {times:.4g}"
-        return "not converged" if all(row.off <= NEAR for row in rows) else None
-
-    def scaled(self, rows: Sequence["Row"]) -> float | None:
-        """The c of an adjoint w = u + c Jᵀ w of which the claimed gradient is; None if of none."""
-
-        def gradients(draw: int, c: float) -> Arrays:
-            return self.gradients(self.rest.shaped(self.draws[draw][1].solved(c)[0]))
-
-        def off(c: float) -> float:
-            return _relative(_joined(gradients(0, c)), _joined(rows[0].claimed))
-
-        middle, reach = 0.0, 0.99 / max(self.radius, 0.5)  # beyond, its series does not converge
-        for _ in range(ROUNDS):
-            middle = min(np.linspace(middle - reach, middle + reach, 9), key=off)
-            reach /= 4
-        fits = all(row.is_like(gradients(k, middle)) for k, row in enumerate(rows))
-        return float(middle) if fits else None
-
     def unrolled(self) -> tuple[Finding, ...]:
         """Whether backpropagation through the relaxation tends to the gradient of the equation."""
         self.refuse_astray()
@@ -415,15 +357,15 @@ class Asked:
             raise Unsupported(f"of spectral radius {radius:.4g}, the map settles in {steps} steps")
         path = relaxed(rest, steps)
         last = replace(rest, point=path[-1])
-        gone = norm(_joined(last.z) - _joined(rest.z)) / max(norm(_joined(rest.z)), 1e-300)
+        gone = norm(joined(last.z) - joined(rest.z)) / max(norm(joined(rest.z)), 1e-300)
         if not gone <= max(AT_REST, 10 * rest.residual, radius**steps) ** 0.5:
             raise Unsupported("relaxed from zero, the map settles elsewhere or not at all")
         u, space = self.draws[0]
         true = rest.pulled(rest.shaped(space.solved()[0]))
         kept = list(self.pairs.values()) or range(len(rest.problem.leaves))
-        wanted = _joined([true[k] for k in kept])
+        wanted = joined([true[k] for k in kept])
         half, whole = (
-            _relative(wanted, _joined([through(rest, path[:n], u)[k] for k in kept]))
+            relative(wanted, joined([through(rest, path[:n], u)[k] for k in kept]))
             for n in (steps // 2, steps)
         )
         floor = rest.residual / (1 - radius)  # where the layer's state is not at rest
@@ -483,65 +425,6 @@ class Asked:
         return np.random.default_rng([self.settings.seed, *question.encode()])
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """Two gradients of all leaves that layer and map share, for one cotangent."""
-
-    claimed: Arrays
-    true: Arrays
-    left: float  # the residual of the adjoint that is behind the true one, relative
-
-    def of(self, place: int) -> "Row":
-        """The same of one leaf."""
-        return replace(
-            self, claimed=self.claimed[place : place + 1], true=self.true[place : place + 1]
-        )
-
-    @property
-    def off(self) -> float:
-        return _relative(_joined(self.true), _joined(self.claimed))
-
-    def is_like(self, other: Sequence[Array]) -> bool:
-        """Whether `other` explains what is claimed: what is left of the mismatch is nothing."""
-        claimed, true = _joined(self.claimed), _joined(self.true)
-        return norm(claimed - _joined(other)) <= LIKE * norm(claimed - true)
-
-
-def _is_zero(rows: Sequence[Row]) -> bool:
-    return not any(np.any(gradient) for row in rows for gradient in row.claimed)
-
-
-def _factor(rows: Sequence[Row]) -> str | None:
-    """The pattern of a constant factor, if it explains what is claimed."""
-    scales = [_scale(_joined(row.claimed), _joined(row.true)) for row in rows]
-    if not all(row.is_like([s * g for g in row.true]) for row, s in zip(rows, scales, strict=True)):
-        return None
-    factor = float(np.mean(scales))
-    return "sign" if abs(factor + 1) < LIKE else f"constant factor: {factor:.6g}"
-
-
-def _own(rows: Sequence[Row]) -> str:
-    """What is wrong with a leaf beside others that are right: nothing that all of them share."""
-    return "zero" if _is_zero(rows) else _factor(rows) or "this leaf alone"
-
-
-def _explained(finding: Finding, pattern: str | None) -> Finding:
-    if finding.verdict is not Verdict.FAIL:
-        return finding
-    if pattern is None:
-        advice = (
-            "not the gradient of the equation, and no known pattern fits: its adjoint may lack the "
-            "derivative of the activation, have it on the other side, or W in the place of Wᵀ"
-        )
-        return replace(finding, message=advice)
-    word = "steps" if pattern.endswith(" steps") else pattern.partition(":")[0]
-    number = pattern.partition(": ")[2] or pattern.partition(" ")[0]
-    advice = ADVICE[word].format(number)
-    return replace(
-        finding, message=f"not the gradient of the equation: {advice}", diagnosis=pattern
-    )
-
-
 PROJECTED = 4.0
 
 
@@ -561,16 +444,3 @@ def _stopped(finding: Finding, left: float) -> Finding:
         entries=(),
         diagnosis=None,
     )
-
-
-def _joined(arrays: Sequence[Array]) -> Array:
-    return np.concatenate([np.ravel(a) for a in arrays])
-
-
-def _scale(claimed: Array, true: Array) -> float:
-    return float(claimed @ true / max(float(true @ true), 1e-300))
-
-
-def _relative(true: Array, claimed: Array) -> float:
-    size = max(norm(true), norm(claimed))
-    return norm(np.asarray(true - claimed)) / size if size else 0.0

@@ -61,6 +61,10 @@ def transposed(pull: Callable[[Tensor], Tensor], u: Tensor) -> Tensor:
     return w.reshape(u.shape)
 
 
+def damped(pull: Callable[[Tensor], Tensor], u: Tensor) -> Tensor:
+    return settled(lambda w: 0.9 * pull(w), u)
+
+
 def relaxed(pull: Callable[[Tensor], Tensor], u: Tensor) -> Tensor:
     """Halfway at every step, and stopped: near the solution and no partial sum."""
     w = torch.zeros_like(u)
@@ -212,6 +216,7 @@ WRONG = {
     "one step": None,
     "3 steps": stopped,
     "sign of the Jacobian": negated,
+    "scaled Jacobian: 0.9": damped,
     "transposed": transposed,
     "sign": lambda pull, u: -settled(pull, u),
     "constant factor: 2": lambda pull, u: 2 * settled(pull, u),

@@ -714,3 +714,27 @@ def test_kinks_of_a_padding_hide_no_memory_that_is_lost() -> None:
     (lag,) = found(check_sequence(Distant(99), x), "lag")
     assert lag.verdict is Verdict.PASS
     assert "8 blocks of output differ, and none of the 1 does" in lag.message
+
+
+class Padded(nn.Module):
+    """An Elman layer that stands still beyond the lengths of its examples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(0.5 * drawn(HIDDEN, HIDDEN, seed=2))
+        self.u = nn.Parameter(drawn(INPUTS, HIDDEN, seed=3))
+
+    def forward(self, x: Tensor, h: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        outputs = []
+        for t, now in enumerate(x):
+            goes_on = (t < lengths)[:, None]
+            h = torch.where(goes_on, torch.tanh(h @ self.w + now @ self.u), h)
+            outputs.append(torch.where(goes_on, h, 0.0))
+        return torch.stack(outputs), h
+
+
+def test_lengths_that_are_given_whole_to_every_part_accuse_nobody() -> None:
+    result = check_sequence(Padded(), X, H, torch.tensor([STEPS, 4]), state=1)
+
+    assert result.passed, result
+    assert any("chunk: every part is given the whole of input[2]" in n for n in result.not_checked)
