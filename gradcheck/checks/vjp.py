@@ -9,6 +9,7 @@ then compared with that. At a kink, at zeros and where something is infinite one
 tell all: others beside it are asked, or the part that is finite.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -21,7 +22,7 @@ from gradcheck.checks.ties import unless_untied
 from gradcheck.errors import maybe_out_of_domain
 from gradcheck.finite import finite_part, is_finite
 from gradcheck.probes import among, direction, nudged
-from gradcheck.problem import Array, Problem, is_same, is_same_entrywise
+from gradcheck.problem import Array, Problem, is_same_entrywise
 from gradcheck.results import Finding, Verdict, worst
 from gradcheck.rounding import rounded
 from gradcheck.settings import Settings
@@ -49,7 +50,7 @@ def check_vjp(
                 for here, there in zip(findings, beside, strict=True)
             )
         asked = _questions(answers, settings)
-        findings = unless_untied(findings, asked, _formula(answers), kinked, rng)
+        findings = unless_untied(findings, asked, answers.formula or answers, kinked, rng)
     elif all(finding.verdict is Verdict.PASS for finding in findings):
         findings = _off_zero(findings, answers, settings, rng)
     return tuple(_strong_enough(finding, settings.min_power) for finding in findings)
@@ -125,53 +126,58 @@ def at_point(
 ) -> tuple[tuple[Finding, ...], Kinks]:
     """The findings at the problem's point, and the leaves along which it lies on a kink."""
     problem, questions = answers.problem, _questions(answers, settings)
-    if (formula := answers.in_float64) is None:
-        return examined(questions, answers, problem, settings, rng)
-    # Differences are taken in float64 where the target can be run in it: without noise, almost.
-    if is_same(problem, answers.value, formula.value):
-        findings, kinked = examined(questions, formula, problem, settings, rng)
-        judged = [
-            _narrowed(q, finding, answers, formula, rng)
-            for q, finding in zip(questions, findings, strict=True)
-        ]
-        accused = [
-            q
-            for q, finding in zip(questions, judged, strict=True)
-            if finding.verdict is Verdict.FAIL and q.leaf.path in kinked
-        ]
-        if accused:
-            # At a tie a narrow rule may choose another than the wide one: its own subgradient.
-            chosen, _ = examined(accused, _as_claimed(answers, formula), problem, settings, rng)
-            right = {f.leaf: f for f in chosen if f.verdict is not Verdict.FAIL}
-            judged = [right.get(finding.leaf, finding) for finding in judged]
-        own = [
-            q
-            for q, finding, wide in zip(questions, judged, findings, strict=True)
-            if finding.verdict is Verdict.FAIL
-            and wide.verdict is Verdict.PASS
-            and _is_another(q, answers, formula, rng)
-        ]
-        if own:
-            alone, _ = examined(own, answers, problem, settings, rng)
-            said = {f.leaf: replace(f, message=f.message or ANOTHER) for f in alone}
-            judged = [said.get(finding.leaf, finding) for finding in judged]
-        return tuple(judged), kinked
+    if answers.formula is not None:
+        return _of_formula(questions, answers, answers.formula, settings, rng)
     findings, kinked = examined(questions, answers, problem, settings, rng)
-    if any(finding.verdict is not Verdict.PASS for finding in findings):
-        others, _ = examined(questions, formula, problem, settings, rng)
+    another = answers.in_float64
+    if another is not None and any(f.verdict is not Verdict.PASS for f in findings):
+        others, _ = examined(questions, another, problem, settings, rng)
         findings = tuple(
-            _second_opinion(q, finding, other, answers, formula, rng)
+            _second_opinion(q, finding, other, answers, another, rng)
             for q, finding, other in zip(questions, findings, others, strict=True)
         )
     return findings, kinked
 
 
-def _formula(answers: Answers) -> Answers:
-    """What the target says in float64, if it is the same function there; else what it says."""
-    wide = answers.in_float64
-    if wide is not None and is_same(answers.problem, answers.value, wide.value):
-        return wide
-    return answers
+def _of_formula(
+    questions: Sequence[Question],
+    answers: Answers,
+    formula: Answers,
+    settings: Settings,
+    rng: np.random.Generator,
+) -> tuple[tuple[Finding, ...], Kinks]:
+    """The same of a narrow target: differences are taken in float64, where they are sharp.
+
+    Its own gradient is then held to that of float64, rounded.
+    """
+    problem = answers.problem
+    findings, kinked = examined(questions, formula, problem, settings, rng)
+    judged = [
+        _narrowed(q, finding, answers, formula, rng)
+        for q, finding in zip(questions, findings, strict=True)
+    ]
+    accused = [
+        q
+        for q, finding in zip(questions, judged, strict=True)
+        if finding.verdict is Verdict.FAIL and q.leaf.path in kinked
+    ]
+    if accused:
+        # At a tie a narrow rule may choose another than the wide one: its own subgradient.
+        chosen, _ = examined(accused, _as_claimed(answers, formula), problem, settings, rng)
+        right = {f.leaf: f for f in chosen if f.verdict is not Verdict.FAIL}
+        judged = [right.get(finding.leaf, finding) for finding in judged]
+    own = [
+        q
+        for q, finding, wide in zip(questions, judged, findings, strict=True)
+        if finding.verdict is Verdict.FAIL
+        and wide.verdict is Verdict.PASS
+        and _is_another(q, answers, formula, rng)
+    ]
+    if own:
+        alone, _ = examined(own, answers, problem, settings, rng)
+        said = {f.leaf: replace(f, message=f.message or ANOTHER) for f in alone}
+        judged = [said.get(finding.leaf, finding) for finding in judged]
+    return tuple(judged), kinked
 
 
 def _questions(answers: Answers, settings: Settings) -> list[Question]:

@@ -13,7 +13,7 @@ import numpy as np
 from gradcheck.answers import Answers
 from gradcheck.checks.entrywise import VACUOUS
 from gradcheck.errors import OutOfTime
-from gradcheck.problem import EPSILON, Problem, is_same
+from gradcheck.problem import EPSILON, Problem
 from gradcheck.results import Finding, Verdict
 from gradcheck.settings import Settings
 
@@ -30,11 +30,11 @@ def widely(ask: Ask) -> Ask:
     ) -> tuple[Finding, ...]:
         found = ask(answers, settings, rng)
         problem = answers.problem
-        wide = answers.in_float64 if problem.epsilon > EPSILON["float32"] else None
-        if wide is None or any(f.verdict in (Verdict.FAIL, Verdict.ERROR) for f in found):
+        if problem.epsilon <= EPSILON["float32"] or answers.formula is None:
             return found
-        if not is_same(problem, answers.value, wide.value):
+        if any(f.verdict in (Verdict.FAIL, Verdict.ERROR) for f in found):
             return found
+        wide = answers.formula
         try:
             beside = ask(wide, settings, rng)
         except OutOfTime:
