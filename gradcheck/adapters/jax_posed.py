@@ -468,7 +468,9 @@ def _agree(a: Array, b: Array) -> bool:
     return bool(np.allclose(a, b, rtol=1e-2, atol=atol, equal_nan=True))
 
 
-@lru_cache(maxsize=64)  # checks of one jitted function at many points share its compilation
+# Checks of one jitted function at many points share its compilation. It holds on to the function
+# and to what that closes over, and so to few.
+@lru_cache(maxsize=8)
 def _compiled(target: Any, structure: Any, chosen: tuple[int, ...], silent: frozenset[str]) -> Any:
     """Value and VJP of a jitted `target` as one jitted function."""
 

@@ -35,6 +35,10 @@ def sharpened(line: Line, truth: Estimate) -> Estimate | None:
     arrays = (*problem.leaves, *problem.outputs)
     if problem.analytic is None or any(array.dtype != "float64" for array in arrays):
         return None
+    if (
+        line.floor
+    ):  # no function of the point; and a state that it keeps would be complex from now on
+        return None
     h = STEP * line.unit
     point = tuple(
         x + 1j * h * line.v[k] if k in line.v else x.astype(np.complex128)
