@@ -336,3 +336,34 @@ def test_a_layout_in_half_precision_is_judged_by_float64(dtype: Any, scale: floa
     for factor in (2.0, 0.0):
         assert layout(_biased(factor), x, b).verdict == "fail"
     assert layout(_biased(1.0), x, b).passed
+
+
+def _gelu(dtype: torch.dtype, factor: float) -> type[torch.autograd.Function]:
+    class Gelu(torch.autograd.Function):
+        """Runs in one dtype, and has another gradient where the cotangent is not contiguous."""
+
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            if x.dtype != dtype:
+                raise TypeError("no other dtype")
+            ctx.save_for_backward(x)
+            return F.gelu(x)
+
+        @staticmethod
+        def backward(ctx: Any, u: Tensor) -> Tensor:
+            (x,) = ctx.saved_tensors
+            g: Tensor = torch.ops.aten.gelu_backward(u, x)
+            return g if u.is_contiguous() else factor * g
+
+    return Gelu
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_layout_of_what_runs_in_half_precision_only_is_judged_as_a_whole(
+    dtype: torch.dtype, seed: int
+) -> None:
+    x = torch.randn(6, 16, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+    assert layout(_gelu(dtype, 2.0), x).verdict == "fail"
+    assert layout(_gelu(dtype, 1.0), x).passed
