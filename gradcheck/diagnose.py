@@ -18,9 +18,8 @@ from gradcheck.settings import SIGNIFICANCE
 
 __all__ = ["ADVICE", "Evidence", "Scene", "diagnose"]
 
-SAME = (
-    1e-3  # how far ratios may lie apart and be one; a wrong hypothesis gets so near in one of 1e3
-)
+# How far ratios may lie apart and be one; a wrong hypothesis gets so near in one of a thousand.
+SAME = 1e-3
 
 TELLS = 0.1  # the part of a mismatch that its noise may be, for a hypothesis to be told by it
 

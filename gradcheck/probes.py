@@ -367,9 +367,8 @@ class Line:
             weight = hypot(weight, size / 2)
             rounding = hypot(rounding, output.epsilon * size)
             standing = hypot(standing, output.epsilon * norm(u * np.where(moves, 0.0, centre)))
-        if (
-            not moving
-        ):  # what rounds away inside may be as large as the leaf, or as numbers like one
+        if not moving:
+            # What rounds away inside may be as large as the leaf, or as numbers like one.
             epsilon = max(output.epsilon for output in self.problem.outputs)
             standing = max(standing, epsilon * self.unit, self.ulp)
         if self.is_exact(h):

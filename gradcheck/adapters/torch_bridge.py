@@ -69,7 +69,8 @@ def gradients_of(gradients: Sequence[torch.Tensor | None], like: Arrays) -> Arra
 def are_equal(ones: Sequence[torch.Tensor], others: Sequence[torch.Tensor]) -> bool:
     """Whether tensors hold the same numbers; NaN is one."""
     return all(
-        torch.equal(a, b) or torch.equal(a.nan_to_num(), b.nan_to_num())
+        torch.equal(a, b)
+        or (torch.equal(a.isnan(), b.isnan()) and torch.equal(a.nan_to_num(), b.nan_to_num()))
         for a, b in zip(ones, others, strict=True)
     )
 

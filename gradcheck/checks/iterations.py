@@ -29,6 +29,10 @@ __all__ = ["unless_another_jumps", "unless_it_jumps"]
 
 ITERATION = "an iteration that stops"  # what is said of a leaf along which the value jumps
 
+TIGHTEN = (
+    "as where an iteration stops at a tolerance: tighten it for this check, or accept a larger rtol"
+)
+
 NEARBY = (2.0**-5, 2.0**-3)  # how far on either side jumps are looked for, in sizes of the leaf
 SHRUNK = 0.5  # and how far towards zero
 
@@ -102,10 +106,7 @@ def unless_another_jumps(findings: Sequence[Finding]) -> tuple[Finding, ...]:
         failed = finding.verdict is Verdict.FAIL and finding.diagnosis is None
         return failed and finding.mismatch <= min(hidden, ALIKE)
 
-    message = (
-        "as small as what is hidden along other leaves by jumps of the value, as that of an "
-        "iteration which stops at a tolerance: tighten it for this check, or accept a larger rtol"
-    )
+    message = f"as small as what is hidden along other leaves by jumps of the value, {TIGHTEN}"
     return tuple(_left_open(f, 2 * f.mismatch, message) if is_alike(f) else f for f in findings)
 
 
@@ -241,9 +242,8 @@ def _jumping(finding: Finding, height: float) -> Finding:
     """What is left of a failure where jumps of the value hide as much."""
     hidden = 2 * finding.mismatch
     message = (
-        f"the value jumps by {height:.0e} nearby, as that of an iteration which stops at a "
-        f"tolerance; that hides any error below {hidden:.0e} of the gradient: tighten it for "
-        "this check, or accept a larger rtol"
+        f"the value jumps by {height:.0e} nearby, which hides any error below {hidden:.0e} of the "
+        f"gradient, {TIGHTEN}"
     )
     return replace(_left_open(finding, hidden, message), diagnosis=ITERATION)
 
