@@ -110,13 +110,14 @@ class _Search:
         size = self.v.size
         if size <= EVERY:
             return self._location(range(size), complete=True)
-        sample: list[Location] = []
+        everywhere: list[Location] = []
 
         def is_everywhere() -> bool:
             places = _sampled(self.gradient, rng)
-            if _is_dense(sum(map(self._shows, places))):  # at a glance: each costs a few steps
-                sample.append(self._location(places, complete=False))
-            return bool(sample) and _is_dense(len(sample[0].entries))
+            if _is_dense(sum(map(self._shows, places))):  # at a glance, which costs a few steps
+                seen = self._location(places, complete=False)
+                everywhere.extend([seen] if _is_dense(len(seen.entries)) else [])
+            return bool(everywhere)
 
         found: list[Entry] = []
         kinks: set[Index] = set()
@@ -133,9 +134,8 @@ class _Search:
             found.append(entry)
             if len(found) == ALIKE and (block := self._block(found)) is not None:
                 break
-        for taken in sample:
-            if _is_dense(len(taken.entries)):
-                return taken
+        if everywhere:
+            return everywhere[0]
         complete = block is not None or not search.is_spent
         return replace(_assembled(found, read, kinks, tested=size, complete=complete), block=block)
 

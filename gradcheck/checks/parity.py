@@ -41,7 +41,7 @@ __all__ = [
 
 PLAIN = Manner()
 
-TWICE = "asked twice in the same manner, it gives two answers: a state hidden between calls"
+UNSTEADY = "asked twice in the same manner, it gives two answers: a state hidden between calls"
 
 PAIRS = 3  # of points on either side, at which rounding is measured
 
@@ -311,9 +311,9 @@ def _compared(
     finding = against(wanted, bars, complaint=f"{reply.complaint} ({reply.manner})")
     if finding.verdict is not Verdict.PASS and reply.again is not None and not reply.is_repeat:
         # Before what is off is taken for rounding, or for what the manner has made of it.
-        twice = against(reply.again()[position], bars[:1], complaint=TWICE)
-        if twice.verdict is Verdict.FAIL:
-            return twice
+        again = against(reply.again()[position], bars[:1], complaint=UNSTEADY)
+        if again.verdict is Verdict.FAIL:
+            return again
     if finding.verdict is Verdict.INCONCLUSIVE and position >= len(problem.outputs):
         finding = _by_float64(finding, reply, position - len(problem.outputs))
         finding = _as_a_whole(finding, reply, got.size)

@@ -10,6 +10,7 @@ zero, and a leaf that is frozen changes nothing for the others.
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 
 import numpy as np
 
@@ -76,7 +77,7 @@ ALONE = "the target refuses every other point that was tried: it was called agai
 def _other(question: Question) -> Question:
     """Another call, at another point at which the target runs, and was run; or at the same one."""
     problem, rng = question.problem, question.rng
-    for point in (*_elsewhere(question), question.point):
+    for point in chain(_elsewhere(question), [question.point]):
         u = cotangent(rng, problem.outputs)
         other = Question(problem=problem, rng=rng, point=point, u=u)
         with maybe_out_of_domain():
