@@ -7,11 +7,12 @@ and sums what a rule returns until it fits, so that is seen nowhere else.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 
 from gradcheck import trees
@@ -139,13 +140,30 @@ def _laid(x: torch.Tensor, layout: str | None) -> torch.Tensor:
 
 
 def audit(posed: Posed, point: Arrays, cotangents: Arrays) -> Audit:
-    """Return what one forward and one backward pass did."""
+    """Return what one forward and one backward pass did; and one in forward mode, by own rules."""
     try:
-        return _audited(posed, point, cotangents, torch.autograd.graph.saved_tensors_hooks)
+        seen = _audited(posed, point, cotangents, torch.autograd.graph.saved_tensors_hooks)
     except RuntimeError as error:
         if "saved tensor hooks" not in str(error):  # of which torch.func wants none
             raise
-        return _audited(posed, point, cotangents, lambda pack, unpack: nullcontext())
+        seen = _audited(posed, point, cotangents, lambda pack, unpack: nullcontext())
+    if posed.is_native():
+        return seen
+    return replace(seen, deeds=(*seen.deeds, *_tangled(posed, point)))
+
+
+@torch.inference_mode(False)
+def _tangled(posed: Posed, point: Arrays) -> list[Deed]:
+    """The tangents that a rule for forward mode wrote into."""
+    tangents: Sequence[torch.Tensor] = ()
+    with suppress(Exception):  # what forward mode raises is for the checks of it
+        ones = tuple(map(np.ones_like, point))
+        tangents, _ = posed.pushed(point, ones, shared=not posed.writes)
+    return [
+        Deed(path=f"tangent of {path}", what="jvp writes into it")
+        for path, tangent in zip(posed.named, tangents, strict=False)
+        if not torch.equal(tangent, torch.ones_like(tangent))
+    ]
 
 
 @torch.inference_mode(False)

@@ -288,6 +288,22 @@ class Posed:
         Raises:
             Unsupported: the target, or something in it, has no forward mode.
         """
+        _, outputs = self.pushed(point, tangents)
+        if all(tangent is None for _, tangent in outputs):  # a custom operator drops it silently
+            raise Unsupported("forward mode is not supported: no tangent reaches an output")
+        return tuple(
+            np.zeros_like(BRIDGE.out(primal)) if tangent is None else BRIDGE.out(tangent)
+            for primal, tangent in outputs
+        )
+
+    def pushed(
+        self, point: Arrays, tangents: Arrays, *, shared: bool = False
+    ) -> tuple[list[torch.Tensor], list[tuple[torch.Tensor, torch.Tensor | None]]]:
+        """The tangents that the target was given, copied unless `shared`; its outputs with theirs.
+
+        Raises:
+            Unsupported: the target, or something in it, has no forward mode.
+        """
         if self.records:
             raise Unsupported(
                 "forward mode is not supported: the target runs only while gradients are recorded"
@@ -304,16 +320,11 @@ class Posed:
         ):
             # PyTorch's own, when it loads the forward rules of some operators.
             warnings.simplefilter("ignore", DeprecationWarning)
-            pairs = zip(self.tensors(point), tangents, strict=True)
-            duals = [forward_ad.make_dual(x, into(v, x)) for x, v in pairs]  # type: ignore[no-untyped-call]
-            outputs = [tensor for _, tensor in self.run(duals)]
-            unpacked = [forward_ad.unpack_dual(y) for y in outputs]  # type: ignore[no-untyped-call]
-        if all(tangent is None for _, tangent in unpacked):  # a custom operator drops it silently
-            raise Unsupported("forward mode is not supported: no tangent reaches an output")
-        return tuple(
-            np.zeros_like(BRIDGE.out(primal)) if tangent is None else BRIDGE.out(tangent)
-            for primal, tangent in unpacked
-        )
+            leaves = self.tensors(point)
+            vs = [into(v, x) for v, x in zip(tangents, leaves, strict=True)]
+            duals = [forward_ad.make_dual(x, v) for x, v in zip(leaves, vs, strict=True)]  # type: ignore[no-untyped-call]
+            outputs = [tensor for _, tensor in self.run(duals, shared=shared)]
+            return vs, [forward_ad.unpack_dual(y) for y in outputs]  # type: ignore[no-untyped-call]
 
     @torch.inference_mode(False)
     def second(self, point: Arrays, cotangents: Arrays, w: Arrays) -> tuple[Arrays, Arrays]:

@@ -324,3 +324,27 @@ def test_a_jax_tangent_rule_that_cannot_be_transposed_is_explained() -> None:
     result = gradcheck.check(f, jnp.arange(1.0, 4.0))
 
     assert "not be linear in its tangents" in result.findings[0].message
+
+
+@pytest.mark.parametrize("writes", [True, False])
+def test_a_torch_rule_that_writes_into_its_tangent_fails(writes: bool) -> None:
+    class Sine(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Any) -> Any:
+            ctx.save_for_backward(x)
+            ctx.save_for_forward(x)
+            return x.sin()
+
+        @staticmethod
+        def backward(ctx: Any, u: Any) -> Any:
+            return u * ctx.saved_tensors[0].cos()
+
+        @staticmethod
+        def jvp(ctx: Any, v: Any) -> Any:
+            slope = ctx.saved_tensors[0].cos()
+            return v.mul_(slope) if writes else v * slope
+
+    result = gradcheck.check(Sine, torch.ones(3, dtype=torch.float64), checks="contract")
+
+    failed = [f.leaf for f in result.findings if f.verdict is Verdict.FAIL]
+    assert failed == (["tangent of input[0]"] if writes else [])
