@@ -11,6 +11,7 @@ import numpy as np
 
 from gradcheck import trees
 from gradcheck.adapters.bridge import Bridge
+from gradcheck.adapters.holdings import has_kept, inventory
 from gradcheck.adapters.rule import Rule, problem_of_rule
 from gradcheck.errors import InputError
 from gradcheck.problem import Array, Excepted, Problem, owner
@@ -46,6 +47,7 @@ def problem_of(
     Raises:
         InputError: no framework or two of them; nothing to differentiate; not callable.
     """
+    before = inventory(target)
     problem = _posed(
         target,
         inputs,
@@ -56,7 +58,11 @@ def problem_of(
         every=every,
         excepted=excepted,
     )
-    return replace(problem, notes=(*problem.notes, *_given_twice(inputs, problem)))
+    return replace(
+        problem,
+        notes=(*problem.notes, *_given_twice(inputs, problem)),
+        has_kept=lambda: has_kept(before, inventory(target)),
+    )
 
 
 def _given_twice(inputs: Sequence[Any], problem: Problem) -> list[str]:

@@ -8,7 +8,6 @@ the value.
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from enum import Enum, auto
-from itertools import pairwise
 
 import numpy as np
 
@@ -154,7 +153,7 @@ def _alone(
     if 0 in leaf.shape:
         return question.answer(Verdict.PASS, "the leaf is empty"), None
     if not all(np.all(np.isfinite(gradient)) for gradient in own):
-        return _not_finite(question, answers, own), None
+        return _not_finite(question, answers, problem, settings, rng), None
     probes: list[Probe] = []
     # At a kink every second direction says nothing of a gradient that is none of its subgradients.
     while len(probes) < settings.probes * (1 + any(probe.truth.kink > 0 for probe in probes)):
@@ -218,14 +217,21 @@ def _within(
     return replace(finding, message=message)
 
 
-def _not_finite(question: Question, answers: Answers, gradients: Sequence[Array]) -> Finding:
+def _not_finite(
+    question: Question,
+    answers: Answers,
+    problem: Problem,
+    settings: Settings,
+    rng: np.random.Generator,
+) -> Finding:
+    gradients = [answers.gradients(k)[question.index] for k in range(settings.probes)]
     unknown = np.full_like(gradients[0], np.nan)
     found = entries_of(
         ~np.all(np.isfinite(gradients), axis=0), gradients[0], unknown, np.real(unknown)
     )
     if all(_is_steep(entry, question.index, answers) for entry in found):
-        message = "the slope is infinite at this point, and so is the gradient: move the point"
-        return question.answer(Verdict.INCONCLUSIVE, message)
+        finite = np.all(np.isfinite(gradients), axis=0)
+        return _beside_steep(question, answers, problem, settings, rng, finite)
     read = [_read(entry, question.index, answers) for entry in found[:READ]]
     found = (*read, *found[READ:])
     finding = question.answer(
@@ -237,8 +243,32 @@ def _not_finite(question: Question, answers: Answers, gradients: Sequence[Array]
 READ, SURE = 3, 1e-3  # entries that are not finite of which is said what they should be; how sure
 
 
-# Where a root begins, the quotients grow at every step that is this much shorter, at least twofold.
-SHORTER, STEEPER = (2.0**-10, 2.0**-20, 2.0**-30), 2.0
+def _beside_steep(
+    question: Question,
+    answers: Answers,
+    problem: Problem,
+    settings: Settings,
+    rng: np.random.Generator,
+    finite: Array,
+) -> Finding:
+    """The finding of the entries of a leaf whose gradient is `finite`, beside infinite slopes."""
+    message = "the slope is infinite at this point, and so is the gradient: move the point"
+    steep = question.answer(Verdict.INCONCLUSIVE, message)
+    if not np.any(finite):
+        return steep
+    held = answers.to(answers.cotangents)
+    for k in range(settings.probes):
+        held.found[k] = tuple(np.where(np.isfinite(g), g, 0) for g in answers.gradients(k))
+    found, _ = _alone(question, held, problem, settings, rng, finite)
+    if found.verdict is Verdict.FAIL:
+        return replace(found, message=f"beside entries of infinite slope: {found.message}")
+    right = "; the gradient of the others is right" if found.verdict is Verdict.PASS else ""
+    return replace(steep, message=message + right)
+
+
+# Where a root or a logarithm begins, the quotients grow by as much, or more, at every step that is
+# this much shorter; elsewhere by ever less.
+SHORTER, AS_MUCH = (2.0**-10, 2.0**-20, 2.0**-30), 0.8
 
 
 def _is_steep(entry: Entry, index: int, answers: Answers) -> bool:
@@ -249,7 +279,8 @@ def _is_steep(entry: Entry, index: int, answers: Answers) -> bool:
     for side in (1.0, -1.0):
         rises = [line.change(side * h * line.unit) / (side * h) for h in SHORTER]
         towards = [rise * np.sign(entry.got) for rise in rises]
-        if towards[0] > 0 and all(b > STEEPER * a for a, b in pairwise(towards)):
+        growth = np.diff(towards)
+        if towards[-1] > 0 and growth[0] > 0 and growth[1] > AS_MUCH * growth[0]:
             return True
     return False
 

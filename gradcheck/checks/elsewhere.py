@@ -6,11 +6,12 @@ slope of the value does not. So the rise to another point must be what the gradi
 say; in doubt, what stays is compared with differences there. A rule that is right on its domain
 alone, for targets that sum to one or a matrix that is orthogonal, is another matter: it follows.
 
-What is made of both, of the first call and of this one, follows too, and is wrong. There the same
-numbers are asked about in another order, at which a domain is as a rule not left.
+What is made of both, of the first call and of this one, follows too, and is wrong. Of a target
+whose code holds arrays that it did not hold before, the gradient is held to differences at other
+points.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -38,7 +39,7 @@ def kept_elsewhere(
     answers: Answers, settings: Settings, rng: np.random.Generator
 ) -> Iterator[Finding]:
     """Failures of leaves whose gradient is right at the point and does not follow to another."""
-    answers = answers.in_float64 or answers
+    own, answers = answers.problem, answers.in_float64 or answers
     problem = answers.problem
     if problem.epsilon > EPSILON["float32"]:  # differences of half precision say little
         return
@@ -48,12 +49,12 @@ def kept_elsewhere(
     strays, found = False, []
     with maybe_out_of_domain():
         strays = _strays(answers, steps)
-        if strays and _is_wrong_here(answers, steps):
+        if strays and _is_wrong_here(answers, steps, settings):
             return
     if strays:
         found = list(_kept_to_the_last_bit(answers, steps, settings, rng))
-    if not found and problem.has_rules_of_its_own():  # autograd keeps nothing
-        found = list(_wrong_in_another_order(answers, steps, settings, rng))
+    if not found and own.has_kept():
+        found = list(_wrong_elsewhere(answers, steps, settings, rng))
     yield from found
 
 
@@ -86,47 +87,45 @@ def _kept_to_the_last_bit(
                 yield replace(finding, check="state", message=message)
 
 
-FIRST = (
-    "at the same numbers in another order the gradient is wrong: it keeps what it made of its "
-    "first call"
-)
+FIRST = "at another point the gradient is wrong: it keeps what it made of its first call"
 
 
-def _wrong_in_another_order(
+def _wrong_elsewhere(
     answers: Answers, steps: Mapping[int, Array], settings: Settings, rng: np.random.Generator
 ) -> Iterator[Finding]:
-    """Failures at both of two other points, of leaves whose gradient is right at the point.
+    """Failures at another point of leaves whose gradient is right at the point.
 
-    The reverse order keeps what sums to one, is orthogonal or symmetric; its mirror image, what is
-    sorted. A rule for one of these is right at one of both.
+    The same numbers in reverse order sum to one or are orthogonal if they were so; their mirror
+    image is sorted; others are of the same signs, and have another sum. The first of them counts
+    at which anything is wrong; a target may refuse any.
     """
     problem = answers.problem
-    wrong: list[Mapping[str, Finding]] = []
-    for turn in (np.flip, _mirrored):
+    for turn in (np.flip, _mirrored, _varied(rng)):
         turned = enumerate(problem.point)
-        point = tuple(turn(x).copy() if k in steps else x for k, x in turned)
-        if all(map(np.array_equal, point, problem.point)):
-            return
+        point = tuple(np.array(turn(x), dtype=x.dtype) if k in steps else x for k, x in turned)
         there = answers.of(replace(problem, point=point))
-        failures: tuple[Finding, ...] = ()
+        wrong: tuple[Finding, ...] = ()
         with maybe_out_of_domain():
             if is_finite(there) and _contradicted(there, _short(problem, steps)):
-                failures = _failures(there, settings, rng)
-        if not failures:
+                wrong = _failures(there, settings, rng)
+        if wrong:
+            here = _wrong_here(answers, settings, rng)
+            for finding in wrong:
+                if finding.leaf not in here:
+                    yield replace(finding, check="state", message=f"{FIRST}; {finding.message}")
             return
-        wrong.append({finding.leaf: finding for finding in failures})
-    first, second = wrong
-    here = _wrong_here(answers, settings, rng)
-    for path, finding in first.items():
-        if path in second and path not in here:
-            yield replace(finding, check="state", message=f"{FIRST}; {finding.message}")
+
+
+def _varied(rng: np.random.Generator) -> Callable[[Array], Array]:
+    return lambda x: x * (1 + rng.uniform(-VARIED, VARIED, x.shape))
+
+
+VARIED = 0.25  # of each number
 
 
 def _mirrored(x: Array) -> Array:
     """The numbers between the same ends, in the same order of size if they were sorted."""
-    if np.iscomplexobj(x):
-        return -np.flip(x)
-    return np.asarray(np.max(x) + np.min(x) - np.flip(x), dtype=x.dtype)
+    return -np.flip(x) if np.iscomplexobj(x) else np.max(x) + np.min(x) - np.flip(x)
 
 
 def _short(problem: Problem, steps: Mapping[int, Array]) -> Mapping[int, Array]:
@@ -175,12 +174,14 @@ def _strays(answers: Answers, steps: Mapping[int, Array]) -> bool:
         return abs(mean.rise(value, mean.centre) - mean.slope) > STRAY * mean.size
 
 
-def _is_wrong_here(answers: Answers, steps: Mapping[int, Array]) -> bool:
+def _is_wrong_here(answers: Answers, steps: Mapping[int, Array], settings: Settings) -> bool:
     """Whether the gradient contradicts differences at the point itself, on the way to another."""
     line = line_of(answers, 0, steps, 1 / FARTHER)
     truth, index = ladder.estimate(line, enough=0.0), next(iter(steps))
     epsilon = epsilon_of(answers, index)
-    return Probe(index=index, epsilon=epsilon, line=line, truth=truth).is_significant
+    probe = Probe(index=index, epsilon=epsilon, line=line, truth=truth)
+    tolerance = settings.tolerance(answers.problem.leaves[index].digits)
+    return probe.is_significant and probe.mismatch > tolerance
 
 
 def _kept(answers: Answers, there: Answers) -> list[int]:

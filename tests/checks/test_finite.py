@@ -149,3 +149,23 @@ def test_what_is_not_finite_is_held_beside_what_it_should_be() -> None:
     assert np.isnan(entry.got)
     assert abs(entry.wanted) > 0.1
     assert entry.error_bar < 1e-9
+
+
+def test_beside_an_infinite_slope_the_others_are_held_to_theirs() -> None:
+    def root(factor: float) -> Any:
+        rule = Rule(np.cbrt, lambda xs, u: u * factor / np.cbrt(xs[0]) ** 2)
+        return gradcheck.check(rule, np.array([0.0, 1.0, 8.0]), checks="vjp").findings[0]
+
+    assert root(1.0).verdict == "fail"
+    assert [entry.index for entry in root(1.0).entries] == [(1,), (2,)]
+    assert root(1 / 3).verdict == "inconclusive"
+    assert "the gradient of the others is right" in root(1 / 3).message
+
+
+def test_a_logarithmic_slope_is_infinite_too() -> None:
+    x = torch.tensor([0.0, 0.5], dtype=torch.float64)
+
+    (finding,) = gradcheck.check(torch.special.entr, x, checks="vjp").findings
+
+    assert finding.verdict == "inconclusive"
+    assert "slope is infinite" in finding.message

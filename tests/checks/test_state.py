@@ -568,13 +568,14 @@ def test_what_is_made_of_the_first_call_and_of_this_one_is_caught(keeping: Any, 
     )
 
 
-@pytest.mark.parametrize("domain", ["sorted", "symmetric", "orthogonal", "simplex"])
+@pytest.mark.parametrize("domain", ["sorted", "triangular", "padded", "orthogonal", "simplex"])
 def test_a_rule_for_its_domain_is_not_taken_for_one_that_keeps(domain: str) -> None:
     """Right where the leaf is what it is for, and wrong where it is not."""
     x = np.random.default_rng(0).standard_normal((3, 3))
     of: dict[str, tuple[Any, Callable[[Any], bool]]] = {
         "sorted": (np.sort(x.ravel()), lambda x: bool(np.all(np.diff(x) >= 0))),
-        "symmetric": (x + x.T, lambda x: np.allclose(x, x.T)),
+        "triangular": (np.tril(x), lambda x: not np.any(np.triu(x, 1))),
+        "padded": (x * [1, 1, 0], lambda x: not np.any(x[:, 2])),
         "orthogonal": (np.linalg.qr(x)[0], lambda x: np.allclose(x @ x.T, np.eye(len(x)))),
         "simplex": (abs(x) / abs(x).sum(-1, keepdims=True), lambda x: np.allclose(x.sum(-1), 1)),
     }
@@ -582,3 +583,50 @@ def test_a_rule_for_its_domain_is_not_taken_for_one_that_keeps(domain: str) -> N
     rule = Rule(np.sin, lambda xs, u: u * np.cos(xs[0]) * (1 if is_within(xs[0]) else 0.5))
 
     assert gradcheck.check(rule, point, checks="state").passed
+
+
+@pytest.mark.parametrize("made", ["sum", "std", "max"])
+def test_a_statistic_of_the_first_call_is_caught(made: str) -> None:
+    """No other order of the same numbers has another."""
+
+    def vjp(kept: Kept) -> Callable[[Any, Any], Any]:
+        return lambda xs, u: u * kept.setdefault("s", getattr(xs[0], made)())
+
+    def forward(x: Any) -> Any:
+        return x * getattr(x, made)()
+
+    def whole(kept: Kept) -> Callable[[Any, Any], Any]:
+        def back(xs: Any, u: Any) -> Any:
+            (x,) = xs
+            of = {
+                "sum": lambda: np.ones_like(x),
+                "std": lambda: (x - x.mean()) / x.size / x.std(),
+                "max": lambda: 1.0 * (x == x.max()),
+            }
+            return vjp(kept)(xs, u) + np.sum(u * x) * of[made]()
+
+        return back
+
+    x = array(5) + 1.0
+
+    assert gradcheck.check(Rule(forward, whole(Forgetful())), x).passed
+    assert (
+        "keeps what it made of its first"
+        in failures(gradcheck.check(Rule(forward, whole({})), x))[0]
+    )
+
+
+def test_what_a_target_keeps_is_caught_where_it_refuses_most_points() -> None:
+    def posed(kept: Kept) -> CheckResult:
+        def forward(p: Any) -> Any:
+            if abs(p.sum() - 1) > 1e-4:
+                raise ValueError("probabilities must sum to one")
+            return -np.sum(p * np.log(p))
+
+        def vjp(inputs: Any, u: Any) -> Any:
+            return -u * (kept.setdefault("log", np.log(inputs[0])) + 1)
+
+        return gradcheck.check(Rule(forward, vjp), np.array([0.1, 0.2, 0.3, 0.4]))
+
+    assert posed(Forgetful()).passed
+    assert not posed({}).passed
