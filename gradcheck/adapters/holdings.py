@@ -1,86 +1,80 @@
-"""What a target keeps between calls: arrays that its code can reach, and were not there before.
+"""The arrays that a target's code can reach: those that it keeps between calls are among them.
 
 Reached are the cells of closures, the globals that its code names, the attributes of its classes
 and of what it is a method of, and containers among those.
 """
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from functools import partial
+from itertools import islice
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
-__all__ = ["Inventory", "has_kept", "inventory"]
+__all__ = ["holdings"]
 
-MOST = 400  # objects: enough for a module of layers and the helpers that they call
+MOST = 400  # objects that are looked into: a module of layers and the helpers that they call
+LONG = 1000  # elements of a container
 
 FOREIGN = frozenset({"jax", "jaxlib", "numpy", "torch"})  # what they hold is none of the target's
 
-# The identity of a holder -> it, and what it held.
-Inventory = Mapping[int, tuple[Any, tuple[Any, ...]]]
 
-
-def inventory(target: Any) -> Inventory:
-    """Return what every object holds that the code of `target` can reach."""
-    found: dict[int, tuple[Any, tuple[Any, ...]]] = {}
+def holdings(target: Any) -> Mapping[int, Any]:
+    """Return the arrays and floating numbers in reach of the code of `target`, by identity."""
+    found: dict[int, Any] = {}
+    seen: dict[int, Any] = {}
     ahead = deque([target])
-    while ahead and len(found) < MOST:
+    while ahead and len(seen) < MOST:
         value = ahead.popleft()
-        if id(value) in found or _is_plain(value):
+        if id(value) in seen:
             continue
-        held = _held(value)
-        found[id(value)] = value, held
-        ahead.extend(held)
+        if _is_array(value):
+            found[id(value)] = value
+        elif not _is_plain(value):
+            seen[id(value)] = value
+            ahead.extend(_held(value))
     return found
 
 
-def has_kept(before: Inventory, after: Inventory) -> bool:
-    """Whether a holder of both inventories holds numbers, or containers, that it did not before."""
-    for key, (_, held) in after.items():
-        if key in before:
-            known = {id(value) for value in before[key][1]}
-            if any(id(value) not in known and _may_be_made(value) for value in held):
-                return True
-    return False
-
-
-def _may_be_made(value: Any) -> bool:
-    """Whether a call may have made it of its arguments; a counter says nothing of them."""
-    is_array = hasattr(value, "shape") and hasattr(value, "dtype")
-    return is_array or isinstance(value, float | complex | dict | list | tuple | set)
+def _is_array(value: Any) -> bool:
+    is_array = hasattr(value, "shape") and hasattr(value, "dtype") and not isinstance(value, type)
+    return is_array or type(value) in (float, complex)
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether there is nothing to find in it: a number, an array, a module, a framework's own."""
-    if value is None or isinstance(value, int | float | complex | str | bytes | ModuleType):
+    """Whether there is nothing to find in it: a counter, a module, a framework's own."""
+    if value is None or isinstance(value, int | str | bytes | ModuleType):
         return True
     own = value if isinstance(value, type) else type(value)
     is_foreign = own.__module__.split(".")[0] in FOREIGN
     return is_foreign and not (callable(value) and hasattr(value, "__wrapped__"))
 
 
-def _held(value: Any) -> tuple[Any, ...]:
+def _held(value: Any) -> Iterator[Any]:
     if isinstance(value, FunctionType):
-        cells = [cell.cell_contents for cell in value.__closure__ or () if _is_filled(cell)]
-        names = _names(value.__code__)
-        own = [value.__globals__[name] for name in sorted(names & value.__globals__.keys())]
-        defaults = [*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()]
-        return (*cells, *own, *defaults, *vars(value).values())
-    if isinstance(value, MethodType):
-        return value.__func__, value.__self__
-    if isinstance(value, staticmethod | classmethod):
-        return (value.__func__,)
-    if isinstance(value, partial):
-        return (value.func, *value.args, *value.keywords.values())
-    if isinstance(value, dict):
-        return tuple(value.values())
-    if isinstance(value, list | tuple | set | frozenset | deque):
-        return tuple(value)
-    if is_dataclass(value) and not isinstance(value, type):
-        return tuple(getattr(value, field.name, None) for field in fields(value))
-    of_class = () if isinstance(value, type) else (type(value),)
-    return (*of_class, *getattr(value, "__dict__", {}).values())
+        yield from (cell.cell_contents for cell in value.__closure__ or () if _is_filled(cell))
+        names = _names(value.__code__) & value.__globals__.keys()
+        yield from (value.__globals__[name] for name in sorted(names))
+        yield from (value.__defaults__ or ())
+        yield from (value.__kwdefaults__ or {}).values()
+        yield from vars(value).values()
+    elif isinstance(value, MethodType):
+        yield from (value.__func__, value.__self__)
+    elif isinstance(value, staticmethod | classmethod):
+        yield value.__func__
+    elif isinstance(value, partial):
+        yield from (value.func, *value.args, *value.keywords.values())
+    elif isinstance(value, dict):
+        yield from islice(list(value.values()), LONG)
+    elif isinstance(value, list | tuple | set | frozenset | deque):
+        yield from islice(list(value), LONG)
+    elif is_dataclass(value) and not isinstance(value, type):
+        yield from (getattr(value, field.name, None) for field in fields(value))
+    else:
+        if not isinstance(value, type):
+            yield type(value)
+        yield from list(getattr(value, "__dict__", {}).values())
 
 
 def _is_filled(cell: Any) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 
 from gradcheck import trees
 from gradcheck.adapters.bridge import Bridge
-from gradcheck.adapters.holdings import has_kept, inventory
+from gradcheck.adapters.holdings import holdings
 from gradcheck.adapters.rule import Rule, problem_of_rule
 from gradcheck.errors import InputError
 from gradcheck.problem import Array, Excepted, Problem, owner
@@ -47,7 +47,7 @@ def problem_of(
     Raises:
         InputError: no framework or two of them; nothing to differentiate; not callable.
     """
-    before = inventory(target)
+    before = holdings(target)
     problem = _posed(
         target,
         inputs,
@@ -61,7 +61,7 @@ def problem_of(
     return replace(
         problem,
         notes=(*problem.notes, *_given_twice(inputs, problem)),
-        has_kept=lambda: has_kept(before, inventory(target)),
+        held=lambda: {k: a for k, a in holdings(target).items() if k not in before},
     )
 
 

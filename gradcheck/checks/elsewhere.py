@@ -7,8 +7,8 @@ say; in doubt, what stays is compared with differences there. A rule that is rig
 alone, for targets that sum to one or a matrix that is orthogonal, is another matter: it follows.
 
 What is made of both, of the first call and of this one, follows too, and is wrong. Of a target
-whose code holds arrays that it did not hold before, the gradient is held to differences at other
-points.
+whose code holds on to arrays that it did not hold before, the gradient is held to differences at
+other points.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -46,14 +46,15 @@ def kept_elsewhere(
     steps = _steps(problem, settings, rng)
     if not steps:
         return
-    strays, found = False, []
+    strays, found, first = False, [], own.held()
     with maybe_out_of_domain():
         strays = _strays(answers, steps)
         if strays and _is_wrong_here(answers, steps, settings):
             return
     if strays:
         found = list(_kept_to_the_last_bit(answers, steps, settings, rng))
-    if not found and own.has_kept():
+    # What is there after a call at another point, too, was not made anew by it.
+    if not found and first.keys() & own.held().keys():
         found = list(_wrong_elsewhere(answers, steps, settings, rng))
     yield from found
 
