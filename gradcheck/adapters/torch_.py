@@ -272,7 +272,7 @@ def _problem(posed: Posed, outputs: Sequence[Leaf], name: str | None) -> Problem
         analytic=replace(posed, wide=True).value,
         is_random=posed.is_random,
         release=posed.release,
-        is_native=posed.is_native,
+        is_native=lambda: posed.is_native,
     )
 
 

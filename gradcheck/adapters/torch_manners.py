@@ -147,7 +147,7 @@ def audit(posed: Posed, point: Arrays, cotangents: Arrays) -> Audit:
         if "saved tensor hooks" not in str(error):  # of which torch.func wants none
             raise
         seen = _audited(posed, point, cotangents, lambda pack, unpack: nullcontext())
-    if posed.is_native():
+    if posed.is_native:
         return seen
     return replace(seen, deeds=(*seen.deeds, *_tangled(posed, point)))
 

@@ -442,6 +442,7 @@ class Posed:
                 is_grads_batched=is_grads_batched,
             )
 
+    @cached_property
     def is_native(self) -> bool:
         """Whether every node of the graph is one of PyTorch's own."""
         with torch.inference_mode(False), self.whole() as posed:
