@@ -9,9 +9,8 @@ from gradcheck.answers import Answers
 from gradcheck.checks.entrywise import narrowest
 from gradcheck.evidence import Probe
 from gradcheck.oracles import ladder
-from gradcheck.oracles.rungs import FIRST, OFF_GRID
 from gradcheck.oracles.stairs import is_staircase
-from gradcheck.probes import Line, Sample, relative, scale
+from gradcheck.probes import Line, relative, scale
 from gradcheck.problem import EPSILON, Array, norm
 from gradcheck.settings import SIGNIFICANCE
 
@@ -112,22 +111,10 @@ def _finer(probe: Probe) -> Probe:
     smallest = float(np.min(sizes, initial=line.unit, where=sizes > 0))
     if smallest >= NARROW * line.unit:
         return probe
-    unit = scale(np.asarray(smallest))
-    if _agrees(probe, line.sample(OFF_GRID * 2.0**-FIRST * unit)):
-        return probe
-    other = _in_units(probe, unit)
+    other = _in_units(probe, scale(np.asarray(smallest)))
     apart = abs(other.truth.slope - probe.truth.slope)
     contradicts = apart > SIGNIFICANCE * (other.truth.error_bar + probe.truth.error_bar)
     return other if contradicts and not other.is_significant else probe
-
-
-def _agrees(probe: Probe, near: Sample) -> bool:
-    """Whether one small step says what the larger ones do, as far as that makes up a mismatch."""
-    apart, bar = abs(near.central - probe.truth.slope), near.rounding + probe.line.ulp / near.h
-    return apart + SIGNIFICANCE * bar <= SAME * probe.excess
-
-
-SAME = 0.1  # of a mismatch, by which a small step may rise otherwise
 
 
 def _in_units(probe: Probe, unit: float, *, careful: bool = False) -> Probe:
