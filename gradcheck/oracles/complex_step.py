@@ -35,9 +35,8 @@ def sharpened(line: Line, truth: Estimate) -> Estimate | None:
     arrays = (*problem.leaves, *problem.outputs)
     if problem.analytic is None or any(array.dtype != "float64" for array in arrays):
         return None
-    if (
-        line.floor
-    ):  # no function of the point; and a state that it keeps would be complex from now on
+    # A state that it keeps would be complex from now on.
+    if not all(map(np.array_equal, problem.value(problem.point), line.centre)):
         return None
     h = STEP * line.unit
     point = tuple(
