@@ -6,7 +6,6 @@ from functools import cache, cached_property
 
 import numpy as np
 
-from gradcheck.errors import GradcheckError
 from gradcheck.probes import cotangent
 from gradcheck.problem import Arrays, Problem, is_same, posed_in_float64
 
@@ -59,8 +58,6 @@ class Answers:
         answers = self.of(wide)
         try:
             answers.value, answers.gradients(0)
-        except GradcheckError:
-            raise
         except Exception:  # whatever it raises, an attribute that stayed narrow for one
             return None
         return answers

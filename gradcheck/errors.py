@@ -48,8 +48,11 @@ class Unsupported(GradcheckError):
     """
 
 
-class OutOfTime(GradcheckError):
-    """The time a check was given is up. It leaves the engine only as what was not checked."""
+class OutOfTime(BaseException):
+    """The time a check was given is up. It leaves the engine only as what was not checked.
+
+    It is no `Exception`, so that no check takes it for something that the target raised.
+    """
 
 
 class MissingFrameworkError(GradcheckError, ImportError):

@@ -114,9 +114,11 @@ class _Search:
 
         def is_everywhere() -> bool:
             places = _sampled(self.gradient, rng)
-            if _is_dense(sum(map(self._shows, places))):  # at a glance, which costs a few steps
-                seen = self._location(places, complete=False)
-                everywhere.extend([seen] if _is_dense(len(seen.entries)) else [])
+            if not _is_dense(sum(map(self._shows, places))):  # at a glance, which costs a few steps
+                return False
+            seen = self._location(places, complete=False)
+            if _is_dense(len(seen.entries)):
+                everywhere.append(seen)
             return bool(everywhere)
 
         found: list[Entry] = []

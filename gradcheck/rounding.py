@@ -70,9 +70,9 @@ def rounded(
         if in_doubt and not (problem.rounds_back and problem.rounds_back()):
             scatter, of_factor = _scatter(problem, wide, index, u, rng)
             bar, spread = np.maximum(bar, scatter), max(spread, of_factor)
-            ones = _of_ones(problem, index, u)
+            ones = np.full(truth.shape, _of_ones(problem, index, u))
             bar = np.maximum(bar, 4 * ones)
-            spread = max(spread, _spread_of_factor(np.full(truth.shape, ones), truth))
+            spread = max(spread, _spread_of_factor(ones, truth))
             wrong &= off > SIGNIFICANCE * bar
         if is_coarse and (np.any(wrong) or _is_off(factor, tolerance, spread)):
             epsilon = _epsilon(problem, index)
@@ -134,13 +134,12 @@ def _scatter(
         for side in (1, -1):
             bend, varies = _bend(problem, wide, index, u, tuple(side * v for v in step))
             entries, of_factor = np.maximum(entries, bend), max(of_factor, varies)
-    x, epsilon = problem.point[index], _epsilon(problem, index)
+    x = problem.point[index]
     pairs = zip(problem.value(problem.point), wide.value(wide.point), strict=True)
     with np.errstate(invalid="ignore"):
-        lost = natural(u, tuple(a - b for a, b in pairs), x)
+        lost = natural(u, tuple(a - b for a, b in pairs), x) / max(x.size, 1) ** 0.5
     # What cancelled inside may have been numbers like one.
-    ones = natural(u, tuple(np.ones_like(u_) for u_ in u), x)
-    share = max(lost, epsilon * ones) / max(x.size, 1) ** 0.5
+    share = max(lost, _of_ones(problem, index, u) / scale(x))
     return entries + np.median(entries) + 4 * share, of_factor
 
 

@@ -20,6 +20,7 @@ from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 from gradcheck.adapters import Rule
+from gradcheck.adapters.reach import codes, enclosed
 from gradcheck.errors import InputError
 
 __all__ = [
@@ -442,21 +443,16 @@ def _classes(value: Any) -> Iterator[type]:
 
 def _named(function: FunctionType) -> Iterator[Any]:
     """Return the values of the names that a function's code mentions."""
-    enclosed = []
-    for cell in function.__closure__ or ():
-        with contextlib.suppress(ValueError):  # not assigned yet
-            enclosed.append(cell.cell_contents)
-    yield from enclosed
-    codes = [function.__code__]
-    for code in codes:  # it grows
-        codes += [constant for constant in code.co_consts if isinstance(constant, type(code))]
+    around = list(enclosed(function).values())
+    yield from around
+    for code in codes(function.__code__):
         values = [function.__globals__.get(name) for name in code.co_names]
         yield from values
         if "ops" in code.co_names:  # torch.ops.namespace.name
             for name, operator in _operators().items():
                 if set(name.split("::")) <= set(code.co_names):
                     yield operator
-        modules = _modules([*enclosed, *values, *_imports(code)])
+        modules = _modules([*around, *values, *_imports(code)])
         for module in modules:  # it grows
             members = [vars(module).get(name) for name in code.co_names]
             modules += [inner for inner in _modules(members) if inner not in modules]

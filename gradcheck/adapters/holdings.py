@@ -8,9 +8,11 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from functools import partial
-from itertools import islice
-from types import CodeType, FunctionType, MethodType, ModuleType
+from itertools import chain, islice
+from types import FunctionType, MethodType, ModuleType
 from typing import Any
+
+from gradcheck.adapters.reach import codes, enclosed
 
 __all__ = ["holdings"]
 
@@ -47,15 +49,17 @@ def _is_plain(value: Any) -> bool:
     if value is None or isinstance(value, int | str | bytes | ModuleType):
         return True
     own = value if isinstance(value, type) else type(value)
-    is_foreign = own.__module__.split(".")[0] in FOREIGN
-    return is_foreign and not (callable(value) and hasattr(value, "__wrapped__"))
+    root = own.__module__.split(".")[0]
+    if root == "builtins":
+        return own is value
+    return root in FOREIGN and not (callable(value) and hasattr(value, "__wrapped__"))
 
 
 def _held(value: Any) -> Iterator[Any]:
     if isinstance(value, FunctionType):
-        yield from (cell.cell_contents for cell in value.__closure__ or () if _is_filled(cell))
-        names = _names(value.__code__) & value.__globals__.keys()
-        yield from (value.__globals__[name] for name in sorted(names))
+        yield from enclosed(value).values()
+        names = chain.from_iterable(code.co_names for code in codes(value.__code__))
+        yield from (value.__globals__.get(name) for name in dict.fromkeys(names))
         yield from (value.__defaults__ or ())
         yield from (value.__kwdefaults__ or {}).values()
         yield from vars(value).values()
@@ -75,17 +79,3 @@ def _held(value: Any) -> Iterator[Any]:
         if not isinstance(value, type):
             yield type(value)
         yield from list(getattr(value, "__dict__", {}).values())
-
-
-def _is_filled(cell: Any) -> bool:
-    try:
-        cell.cell_contents  # noqa: B018
-    except ValueError:
-        return False
-    return True
-
-
-def _names(code: CodeType) -> set[str]:
-    """The names in code, and in that of the functions which it defines."""
-    inner = (_names(part) for part in code.co_consts if isinstance(part, CodeType))
-    return set(code.co_names).union(*inner)

@@ -2,12 +2,14 @@
 
 import inspect
 from collections.abc import Iterable
-from types import FunctionType
+from contextlib import suppress
+from itertools import chain
+from types import CodeType, FunctionType
 from typing import Any
 
 from gradcheck.problem import owner
 
-__all__ = ["unchecked", "within_reach"]
+__all__ = ["codes", "enclosed", "unchecked", "within_reach"]
 
 
 def within_reach(target: Any) -> dict[str, Any]:
@@ -15,10 +17,23 @@ def within_reach(target: Any) -> dict[str, Any]:
     function = inspect.unwrap(owner(target))
     if not isinstance(function, FunctionType):
         return {}
-    code = function.__code__
-    cells = zip(code.co_freevars, function.__closure__ or (), strict=True)
-    found = {name: function.__globals__.get(name) for name in code.co_names}
-    return found | {name: cell.cell_contents for name, cell in cells if _is_filled(cell)}
+    found = {name: function.__globals__.get(name) for name in function.__code__.co_names}
+    return found | enclosed(function)
+
+
+def enclosed(function: FunctionType) -> dict[str, Any]:
+    """Return the variables around a function by name, but for those that are not assigned yet."""
+    found = {}
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        with suppress(ValueError):
+            found[name] = cell.cell_contents
+    return found
+
+
+def codes(code: CodeType) -> list[CodeType]:
+    """Return a function's code, and that of the functions which it defines."""
+    inner = (codes(part) for part in code.co_consts if isinstance(part, CodeType))
+    return [code, *chain.from_iterable(inner)]
 
 
 def unchecked(names: Iterable[str]) -> list[str]:
@@ -28,10 +43,3 @@ def unchecked(names: Iterable[str]) -> list[str]:
         "them as inputs"
         for name in names
     ]
-
-
-def _is_filled(cell: Any) -> bool:
-    try:
-        return cell.cell_contents is not None
-    except ValueError:  # assigned to later
-        return False

@@ -104,9 +104,8 @@ def _pushed(posed: Posed, point: Arrays, seen: dict[str, Any]) -> list[Deed]:
     seen.clear()
     tangents = tuple(np.ones_like(x) for x in point)
     posed.jvp(point, tangents)
-    own = [path for path in seen if path in posed.named]
-    inputs = {path: seen[path] for path in own}
-    others = {path: array for path, array in seen.items() if path not in inputs}
+    inputs = {path: array for path, array in seen.items() if path in posed.named}
+    others = {path: array for path, array in seen.items() if path not in posed.named}
     before = dict(zip(posed.named, point, strict=True))
     asked = dict(zip(others, tangents, strict=True))
     deeds = _written(posed, "jvp writes into its input", before, inputs)

@@ -7,6 +7,7 @@ side: a step function does not move, a smooth one moves the other way on the oth
 """
 
 from collections.abc import Iterable, Sequence
+from functools import cache
 
 import numpy as np
 
@@ -71,9 +72,13 @@ def _severed(problem: Problem, seen: Audit, rng: np.random.Generator) -> list[De
     moving = _moving(problem, range(len(leaves)), rng) if seen.detached else set()
     if moving is None:
         deeds += [Deed(path=outputs[k].path, what=UNSEEN, is_wrong=False) for k in seen.detached]
+
+    @cache
+    def moved_by(leaf: int) -> set[int]:
+        return _moving(problem, [leaf], rng) or set()
+
     for k in (moving or set()).intersection(seen.detached):
-        alone = [_moving(problem, [j], rng) or set() for j in range(len(leaves))]
-        causes = [leaf.path for leaf, found in zip(leaves, alone, strict=True) if k in found]
+        causes = [leaf.path for j, leaf in enumerate(leaves) if k in moved_by(j)]
         path = outputs[k].path
         what = f"wrongly detached: it has no graph, but depends on {listed(causes)}"
         what += f"; if it is meant, say declared={{{path!r}: why}}"

@@ -225,12 +225,9 @@ def _not_finite(
     rng: np.random.Generator,
 ) -> Finding:
     gradients = [answers.gradients(k)[question.index] for k in range(settings.probes)]
-    unknown = np.full_like(gradients[0], np.nan)
-    found = entries_of(
-        ~np.all(np.isfinite(gradients), axis=0), gradients[0], unknown, np.real(unknown)
-    )
+    finite, unknown = np.all(np.isfinite(gradients), axis=0), np.full_like(gradients[0], np.nan)
+    found = entries_of(~finite, gradients[0], unknown, np.real(unknown))
     if all(_is_steep(entry, question.index, answers) for entry in found):
-        finite = np.all(np.isfinite(gradients), axis=0)
         return _beside_steep(question, answers, problem, settings, rng, finite)
     read = [_read(entry, question.index, answers) for entry in found[:READ]]
     found = (*read, *found[READ:])

@@ -26,7 +26,7 @@ from gradcheck.checks.parity import (
     first_question,
     is_random,
 )
-from gradcheck.errors import OutOfTime, first_line
+from gradcheck.errors import first_line
 from gradcheck.problem import Arrays, Leaf, Manner, Problem, listed
 from gradcheck.results import Finding, Verdict
 from gradcheck.settings import Settings
@@ -81,8 +81,6 @@ def _cotangents(problem: Problem, question: Question) -> Iterator[Reply | Findin
         assert own.answer  # what it raises is not about the layout
         try:
             yield asked(own, manner, name, COMPLAINT, with_value=False, base=question.answer)
-        except OutOfTime:
-            raise
         except Exception as error:  # autograd hands out such cotangents
             yield failing("layout", problem, name, error)
 
@@ -96,8 +94,6 @@ def _inputs(problem: Problem, question: Question) -> tuple[list[Reply], dict[str
         manner = Manner(layouts={leaf.path: layout for leaf in leaves})
         try:
             replies.append(asked(question, manner, name, COMPLAINT))
-        except OutOfTime:
-            raise
         except Exception as error:  # a `view` of what must be contiguous: the author's right
             remarks |= {leaf.path: f"refuses {name}: {first_line(error)}" for leaf in leaves}
     return replies, remarks

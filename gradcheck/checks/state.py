@@ -26,7 +26,7 @@ from gradcheck.checks.parity import (
     first_question,
     replied,
 )
-from gradcheck.errors import OutOfTime, Unsupported, first_line, maybe_out_of_domain
+from gradcheck.errors import Unsupported, first_line, maybe_out_of_domain
 from gradcheck.probes import cotangent, direction
 from gradcheck.problem import Arrays, Manner
 from gradcheck.results import Finding
@@ -128,16 +128,12 @@ def _interleaved(
         except Unsupported as refusal:  # of what is kept for it
             remarks[problem.leaves[0].path] = str(refusal)
             return
-        except OutOfTime:
-            raise
         except Exception as error:
             yield failing("state", problem, name, error)
             return
         try:
             again = one.pull(question.u)()
             yield _again(question, "backward twice", TWICE, again, count)
-        except OutOfTime:
-            raise
         except Exception as error:  # what is freed cannot be used again, and says so
             remarks[problem.leaves[0].path] = f"refuses a second backward: {first_line(error)}"
         if not _is_same(call(question.point).value, question.answer):
@@ -161,8 +157,6 @@ def _reversed(question: Question, other: Question) -> Iterator[Reply | Finding]:
             yield _again(question, name, STALE, one.pull(question.u)(), count)
         except Unsupported:  # said already
             return
-        except OutOfTime:
-            raise
         except Exception as error:
             yield failing("state", problem, name, error)
 
@@ -186,8 +180,6 @@ def _parts(question: Question) -> Iterator[Reply | Finding]:
             yield asked(question, Manner(leaves=some), "some leaves only", FROZEN)
     except Unsupported:  # a rule that gives all of its gradients or none
         return
-    except OutOfTime:
-        raise
     except Exception as error:
         yield failing("state", problem, "outputs one by one, some leaves only", error)
 
