@@ -170,8 +170,9 @@ class Problem:
     rounds_back: Callable[[], bool] | None = None
     # Whether all rules in the derivative are the framework's own: one at a kink is a convention.
     is_native: Callable[[], bool] | None = None
-    # The arrays in reach of its code that were not there before it was first called, by identity.
-    held: Callable[[], Mapping[int, Any]] = dict
+    # The arrays in reach of its code, each as it is; those before its first call.
+    held: Callable[[], Mapping[tuple[int, int], Any]] = dict
+    held_before: Mapping[tuple[int, int], Any] = field(default_factory=dict)
     is_compiled: bool = False  # whether value and VJP are compiled where a session's calls are not
     is_random: bool = False  # whether it was seen to draw numbers
     release: Callable[[], None] = lambda: None  # gives back what running it holds of the framework

@@ -11,20 +11,27 @@ from functools import partial
 from itertools import chain, islice
 from types import FunctionType, MethodType, ModuleType
 from typing import Any
+from zlib import crc32
+
+import numpy as np
 
 from gradcheck.adapters.reach import codes, enclosed
 
-__all__ = ["holdings"]
+__all__ = ["Held", "holdings"]
 
 MOST = 400  # objects that are looked into: a module of layers and the helpers that they call
 LONG = 1000  # elements of a container
+SMALL = 2**20  # numbers of an array that is read to see whether it was written into
 
 FOREIGN = frozenset({"jax", "jaxlib", "numpy", "torch"})  # what they hold is none of the target's
 
 
-def holdings(target: Any) -> Mapping[int, Any]:
-    """Return the arrays and floating numbers in reach of the code of `target`, by identity."""
-    found: dict[int, Any] = {}
+Held = tuple[int, int]  # an array's identity, and what was written into it
+
+
+def holdings(target: Any) -> Mapping[Held, Any]:
+    """Return the arrays and floating numbers in reach of the code of `target`."""
+    found: dict[Held, Any] = {}
     seen: dict[int, Any] = {}
     ahead = deque([target])
     while ahead and len(seen) < MOST:
@@ -32,7 +39,7 @@ def holdings(target: Any) -> Mapping[int, Any]:
         if id(value) in seen:
             continue
         if _is_array(value):
-            found[id(value)] = value
+            found[id(value), _written(value)] = value
         elif not _is_plain(value):
             seen[id(value)] = value
             ahead.extend(_held(value))
@@ -40,8 +47,19 @@ def holdings(target: Any) -> Mapping[int, Any]:
 
 
 def _is_array(value: Any) -> bool:
-    is_array = hasattr(value, "shape") and hasattr(value, "dtype") and not isinstance(value, type)
-    return is_array or type(value) in (float, complex)
+    if isinstance(value, type | ModuleType):  # NumPy itself has a shape and a dtype
+        return False
+    return (hasattr(value, "shape") and hasattr(value, "dtype")) or type(value) in (float, complex)
+
+
+def _written(array: Any) -> int:
+    """A number that is another once something was written into the array, if that can be told."""
+    if isinstance(array, np.ndarray):
+        return crc32(array.tobytes()) if array.size <= SMALL else 0
+    try:
+        return int(getattr(array, "_version", 0))  # what PyTorch counts
+    except RuntimeError:  # made in inference mode
+        return 0
 
 
 def _is_plain(value: Any) -> bool:

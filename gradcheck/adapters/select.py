@@ -61,7 +61,8 @@ def problem_of(
     return replace(
         problem,
         notes=(*problem.notes, *_given_twice(inputs, problem)),
-        held=lambda: {k: a for k, a in holdings(target).items() if k not in before},
+        held=lambda: holdings(target),
+        held_before=before,
     )
 
 

@@ -38,7 +38,10 @@ FARTHER = 2.0**-6
 def kept_elsewhere(
     answers: Answers, settings: Settings, rng: np.random.Generator
 ) -> Iterator[Finding]:
-    """Failures of leaves whose gradient is right at the point and does not follow to another."""
+    """Leaves whose gradient is right at the point and does not follow to another: failures.
+
+    Or no more than doubts, if the target holds on to nothing that is in reach.
+    """
     own, answers = answers.problem, answers.in_float64 or answers
     problem = answers.problem
     if problem.epsilon > EPSILON["float32"]:  # differences of half precision say little
@@ -46,23 +49,38 @@ def kept_elsewhere(
     steps = _steps(problem, settings, rng)
     if not steps:
         return
-    strays, found, first = False, [], own.held()
+    strays, found, first = False, [], own.held().keys() - own.held_before.keys()
     with maybe_out_of_domain():
         strays = _strays(answers, steps)
         if strays and _is_wrong_here(answers, steps, settings):
             return
+    held = own.held().keys()
     if strays:
-        found = list(_kept_to_the_last_bit(answers, steps, settings, rng))
+        found = list(_kept_to_the_last_bit(answers, steps, settings, rng, is_holding=bool(held)))
     # What is there after a call at another point, too, was not made anew by it.
-    if not found and first.keys() & own.held().keys():
+    if not found and first & held:
         found = list(_wrong_elsewhere(answers, steps, settings, rng))
     yield from found
 
 
+# Said of a leaf, where another moves.
+FIRST = (
+    "where {} moves it stays what it was, and the slope of the value does not: it keeps what it "
+    "made of its first arguments"
+)
+MATCHED = "does not follow {}: made of what is to match it, or kept out of sight"
+
+
 def _kept_to_the_last_bit(
-    answers: Answers, steps: Mapping[int, Array], settings: Settings, rng: np.random.Generator
+    answers: Answers,
+    steps: Mapping[int, Array],
+    settings: Settings,
+    rng: np.random.Generator,
+    *,
+    is_holding: bool,
 ) -> Iterator[Finding]:
     problem = answers.problem
+    verdict = Verdict.FAIL if is_holding else Verdict.INCONCLUSIVE
     here: set[str] | None = None
     for k, step in steps.items():
         way = _way(answers, {k: step})
@@ -80,15 +98,12 @@ def _kept_to_the_last_bit(
             here = _wrong_here(answers, settings, rng)
         for finding in wrong:
             if here is not None and finding.leaf not in here:
-                message = (
-                    f"where {problem.leaves[k].path} moves it stays what it was, and the slope of "
-                    f"the value does not: it keeps what it made of its first arguments; "
-                    f"{finding.message}"
-                )
-                yield replace(finding, check="state", message=message)
+                said = (FIRST if is_holding else MATCHED).format(problem.leaves[k].path)
+                message = f"{said}; {finding.message}"
+                yield replace(finding, check="state", verdict=verdict, message=message)
 
 
-FIRST = "at another point the gradient is wrong: it keeps what it made of its first call"
+LATER = "at another point the gradient is wrong: it keeps what it made of its first call"
 
 
 def _wrong_elsewhere(
@@ -113,7 +128,7 @@ def _wrong_elsewhere(
             here = _wrong_here(answers, settings, rng)
             for finding in wrong:
                 if finding.leaf not in here:
-                    yield replace(finding, check="state", message=f"{FIRST}; {finding.message}")
+                    yield replace(finding, check="state", message=f"{LATER}; {finding.message}")
             return
 
 

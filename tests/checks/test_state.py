@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import gradcheck
-from gradcheck import CheckResult, Rule
+from gradcheck import CheckResult, Rule, Verdict
 from tests.checks.clean import JAX, RULE, TORCH, array, tensor
 
 
@@ -583,6 +583,76 @@ def test_a_rule_for_its_domain_is_not_taken_for_one_that_keeps(domain: str) -> N
     rule = Rule(np.sin, lambda xs, u: u * np.cos(xs[0]) * (1 if is_within(xs[0]) else 0.5))
 
     assert gradcheck.check(rule, point, checks="state").passed
+
+
+def test_what_is_made_of_an_argument_that_matches_another_is_told_from_what_is_kept() -> None:
+    """A factor of a matrix that is given beside it; moved alone, neither fits the other."""
+
+    def posed(kept: Kept | None) -> CheckResult:
+        def vjp(inputs: Any, u: Any) -> Any:
+            a, factor = inputs
+            inverse = np.linalg.inv(factor @ factor.T)
+            return u * (inverse if kept is None else kept.setdefault("inverse", inverse)), 0 * a
+
+        root = array(3, 3) + 3 * np.eye(3)
+        a = root @ root.T
+        rule = Rule(lambda a, factor: np.linalg.slogdet(a)[1], vjp)
+        return gradcheck.check(rule, a, np.linalg.cholesky(a), checks="state")
+
+    right = posed(None)
+
+    assert right.verdict is not Verdict.FAIL
+    assert "made of what is to match it" in str(right)
+    assert posed({}).verdict is Verdict.FAIL
+
+
+class Written(nn.Module):
+    """x Σ x²; its rule has the sum of the first call, from its buffer, or that of this one."""
+
+    s: Tensor
+
+    def __init__(self, *, right: bool) -> None:
+        super().__init__()
+        self.right = right
+        self.register_buffer("s", torch.zeros((), dtype=torch.float64))
+
+    def forward(self, x: Tensor) -> Any:
+        module = self
+
+        class Scaled(torch.autograd.Function):
+            @staticmethod
+            def forward(ctx: Any, x: Tensor) -> Tensor:
+                ctx.save_for_backward(x)
+                return x * (x * x).sum()
+
+            @staticmethod
+            def backward(ctx: Any, u: Tensor) -> Any:
+                (x,) = ctx.saved_tensors
+                s = (x * x).sum()
+                if not module.right:
+                    if not module.s:
+                        module.s.copy_(s)
+                    s = module.s
+                return u * s + 2 * x * (u * x).sum()
+
+        return Scaled.apply(x)  # type: ignore[no-untyped-call]
+
+
+def test_what_is_written_once_into_a_buffer_is_caught() -> None:
+    assert gradcheck.check(Written(right=True), tensor(4)).passed
+    assert not gradcheck.check(Written(right=False), tensor(4)).passed
+
+
+def test_what_is_written_once_into_an_array_is_caught() -> None:
+    room = np.zeros(())
+
+    def vjp(inputs: Any, u: Any) -> Any:
+        (x,) = inputs
+        if not room:
+            room[...] = (x * x).sum()
+        return u * room + 2 * x * (u * x).sum()
+
+    assert not gradcheck.check(Rule(lambda x: x * (x * x).sum(), vjp), array(4)).passed
 
 
 @pytest.mark.parametrize("made", ["sum", "std", "max"])
