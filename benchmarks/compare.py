@@ -2,7 +2,8 @@
 
 Every case is put to every checker that knows its framework. A wrong gradient is caught, or not; a
 right one is accused, or not; what raises for another reason counts as an error of the checker. The
-time of a check is told in units of one gradient of the same target, measured in the same run.
+time of a check is told in units of one gradient of the same target, measured in the same run; of a
+toy that is mostly the checker's own Python, and how often the target is run is told beside it.
 """
 
 import argparse
@@ -13,10 +14,11 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
 from typing import Any
+from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -33,6 +35,35 @@ from benchmarks.corpus import CASES, SLICES, Case
 LIMIT_S = 20  # for one check of one case
 
 
+@dataclass
+class Runs:
+    """How often a check ran its target."""
+
+    forward: int = 0
+    vjp: int = 0
+
+    def of(self, f: Callable[..., Any]) -> Callable[..., Any]:
+        """`f`, counted."""
+
+        def counted(*arrays: Any) -> Any:
+            self.forward += 1
+            return f(*arrays)
+
+        return counted
+
+    @contextmanager
+    def of_backward(self) -> Iterator[None]:
+        """What PyTorch pulls back within, counted."""
+        pull = torch.autograd._engine_run_backward
+
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            self.vjp += 1
+            return pull(*args, **kwargs)
+
+        with mock.patch.object(torch.autograd, "_engine_run_backward", counted):
+            yield
+
+
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
     """What one checker said of one case."""
@@ -44,19 +75,21 @@ class Outcome:
     seconds: float
     gradients: float  # the same, in gradients of the target
     message: str = ""
+    runs: Runs = field(default_factory=Runs)
 
 
-def ours(case: Case, target: Any, inputs: Any) -> tuple[str, str]:
-    # As peers are asked for second derivatives by another call, so are we.
-    second = case.slice == "second order"
-    result = gradcheck.check(target, *inputs, checks="all" if second else "default")
-    return str(result.verdict), str(result)
+Tool = Callable[[Case, Any, Any, Runs], tuple[str, str]]
 
 
-def _gradients_alone(case: Case, target: Any, inputs: Any) -> tuple[str, str]:
-    """The question that the peers ask, without the other checks."""
-    result = gradcheck.check(target, *inputs, checks="vjp")
-    return str(result.verdict), str(result)
+def _ours(checks: str) -> Tool:
+    def ask(case: Case, target: Any, inputs: Any, runs: Runs) -> tuple[str, str]:
+        # As peers are asked for second derivatives by another call, so are we.
+        asked = "all" if case.slice == "second order" and checks == "default" else checks
+        result = gradcheck.check(target, *inputs, checks=asked)
+        runs.forward, runs.vjp = result.evaluations.forward, result.evaluations.vjp
+        return str(result.verdict), str(result)
+
+    return ask
 
 
 def _functional(target: Any, inputs: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
@@ -73,17 +106,18 @@ def _functional(target: Any, inputs: Any) -> tuple[Callable[..., Any], tuple[Any
     return f, (*inputs, *(p.detach().clone() for p in target.parameters()))
 
 
-def _torch_peer(fast: bool) -> Callable[..., tuple[str, str]]:
-    def ask(case: Case, target: Any, inputs: Any) -> tuple[str, str]:
+def _torch_peer(fast: bool) -> Tool:
+    def ask(case: Case, target: Any, inputs: Any, runs: Runs) -> tuple[str, str]:
         f, arrays = _functional(target, inputs)
         leaves = tuple(
             x.detach().clone().requires_grad_() if x.is_floating_point() or x.is_complex() else x
             for x in arrays
         )
         try:
-            torch_gradcheck(f, leaves, fast_mode=fast)
-            if case.slice == "second order":
-                torch_gradgradcheck(f, leaves, fast_mode=fast)
+            with runs.of_backward():
+                torch_gradcheck(runs.of(f), leaves, fast_mode=fast)
+                if case.slice == "second order":
+                    torch_gradgradcheck(runs.of(f), leaves, fast_mode=fast)
         except GradcheckError as error:
             return "fail", str(error)
         return "pass", ""
@@ -91,21 +125,21 @@ def _torch_peer(fast: bool) -> Callable[..., tuple[str, str]]:
     return ask
 
 
-def _jax_peer(case: Case, target: Any, inputs: Any) -> tuple[str, str]:
+def _jax_peer(case: Case, target: Any, inputs: Any, runs: Runs) -> tuple[str, str]:
     wide = any(x.dtype.name == "float64" for x in inputs)
+    order = 2 if case.slice == "second order" else 1
+    runs.vjp = order  # pulled back once for each; the forward passes before that are counted
     with jax.enable_x64(wide):
         try:
-            check_grads(
-                target, inputs, order=2 if case.slice == "second order" else 1, modes=("rev",)
-            )
+            check_grads(runs.of(target), inputs, order=order, modes=("rev",))
         except AssertionError as error:
             return "fail", str(error)
     return "pass", ""
 
 
-TOOLS: dict[str, tuple[str, Callable[..., tuple[str, str]]]] = {
-    "gradcheck (ours)": ("torch jax", ours),
-    "ours, vjp alone": ("torch jax", _gradients_alone),
+TOOLS: dict[str, tuple[str, Tool]] = {
+    "gradcheck (ours)": ("torch jax", _ours("default")),
+    "ours, vjp alone": ("torch jax", _ours("vjp")),  # the question that the peers ask
     "torch slow": ("torch", _torch_peer(False)),
     "torch fast": ("torch", _torch_peer(True)),
     "jax check_grads": ("jax", _jax_peer),
@@ -146,11 +180,12 @@ def one_gradient(case: Case, dtype: str) -> float:
 
 def ask(tool: str, case: Case, dtype: str, unit: float) -> Outcome:
     target, inputs = case.make(dtype)
+    runs = Runs()
     started = perf_counter()
     try:
         with _within(LIMIT_S), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            said, message = TOOLS[tool][1](case, target, inputs)
+            said, message = TOOLS[tool][1](case, target, inputs, runs)
     except TookTooLong:
         said, message = "error", f"not finished after {LIMIT_S} s"
     except Exception as error:  # the checker could not cope: that is its answer
@@ -164,6 +199,7 @@ def ask(tool: str, case: Case, dtype: str, unit: float) -> Outcome:
         seconds=seconds,
         gradients=seconds / unit if unit else float("nan"),
         message=message,
+        runs=runs,
     )
 
 
@@ -196,17 +232,21 @@ def told(outcomes: list[Outcome], tools: list[str]) -> str:
             if row:
                 cells = [_cell([o for o in row if o.tool == tool]) for tool in tools]
                 lines.append(f"{name:18}" + "".join(f"{cell:>28}" for cell in cells))
-    lines += ["", "cost of a check that passes, in gradients of the target: median"]
-    for tool in tools:
-        for framework in TOOLS[tool][0].split():
-            passed = [
-                o.gradients
+    lines += ["", "cost of a check that passes: medians of its time in gradients of the target and"]
+    lines += ["(forward passes + cotangents pulled back), of how many checks"]
+    for framework in dict.fromkeys(outcome.case.framework for outcome in outcomes):
+        lines += ["", f"{framework:18}" + "".join(f"{tool:>28}" for tool in tools)]
+        for name in (*SLICES, "clean", "all"):
+            row = [
+                o
                 for o in outcomes
-                if (o.tool, o.case.framework, o.said) == (tool, framework, "pass")
+                if o.said == "pass"
+                and o.case.framework == framework
+                and name in (o.case.slice, "all")
             ]
-            if passed:
-                median = f"{statistics.median(passed):8.1f}   ({len(passed)} checks)"
-                lines.append(f"  {tool:20} {framework:6} {median}")
+            if row:
+                costs = [_cost([o for o in row if o.tool == tool]) for tool in tools]
+                lines.append(f"{name:18}" + "".join(f"{cost:>28}" for cost in costs))
     return "\n".join(lines)
 
 
@@ -220,6 +260,14 @@ def _cell(outcomes: list[Outcome]) -> str:
         f"{wrong.count('fail')}/{len(wrong)}, {right.count('fail')}/{len(right)} "
         f"({unsure}, {errors})"
     )
+
+
+def _cost(outcomes: list[Outcome]) -> str:
+    if not outcomes:
+        return "-"
+    each = [(o.gradients, o.runs.forward, o.runs.vjp) for o in outcomes]
+    time, forward, vjp = (statistics.median(numbers) for numbers in zip(*each, strict=True))
+    return f"{time:.1f} ({forward:.0f} + {vjp:.0f}), {len(outcomes)}"
 
 
 def misjudged(outcomes: list[Outcome]) -> list[Outcome]:
@@ -260,6 +308,8 @@ def main() -> None:
                 "said": o.said,
                 "seconds": o.seconds,
                 "gradients": o.gradients,
+                "forward": o.runs.forward,
+                "vjp": o.runs.vjp,
             }
             for o in outcomes
         ]
