@@ -13,6 +13,7 @@ __all__ = [
     "GradientMismatch",
     "InputError",
     "LayerSuite",
+    "Reason",
     "Rule",
     "Verdict",
     "__version__",
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from gradcheck.errors import GradientMismatch, InputError
     from gradcheck.layers import LayerSuite, layer_suite
     from gradcheck.recurrent import check_fixed_point, check_sequence
-    from gradcheck.results import CheckResult, Finding, Verdict
+    from gradcheck.results import CheckResult, Finding, Reason, Verdict
 
     __version__: str
 else:
@@ -48,6 +49,7 @@ else:
         "GradientMismatch": "gradcheck.errors",
         "InputError": "gradcheck.errors",
         "LayerSuite": "gradcheck.layers",
+        "Reason": "gradcheck.results",
         "Rule": "gradcheck.api",
         "Verdict": "gradcheck.results",
         "against_reference": "gradcheck.against",

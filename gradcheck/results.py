@@ -15,6 +15,7 @@ __all__ = [
     "Evaluations",
     "Finding",
     "Power",
+    "Reason",
     "Report",
     "Step",
     "SuiteRecord",
@@ -32,6 +33,15 @@ class Verdict(StrEnum):
     INCONCLUSIVE = "inconclusive"  # the oracle could not resolve the tolerance
     FAIL = "fail"
     ERROR = "error"  # the target raised
+
+
+class Reason(StrEnum):
+    """Why a finding is not a plain yes or no; `message` says it in a sentence."""
+
+    VACUOUS = "vacuous"  # nothing but rounding depends on the leaf at this point
+    KINK = "kink"  # the point lies on a kink, or right beside one
+    JUMP = "jump"  # the value or the gradient jumps
+    CONTRADICTING = "contradicting"  # slopes along different directions do not add up
 
 
 def worst(verdicts: Iterable[Verdict]) -> Verdict:
@@ -102,6 +112,7 @@ class Finding:
     message: str
     entries: tuple[Entry, ...] = ()
     diagnosis: str | None = None
+    reason: Reason | None = None
     steps: tuple[Step, ...] = ()
     power: tuple[Power, ...] = ()  # of a pass: proved by putting faults into the gradient
 

@@ -19,7 +19,7 @@ from gradcheck.evidence import entries_of
 from gradcheck.oracles import ladder
 from gradcheck.probes import Line, cotangent, disturbed, nudged, scale
 from gradcheck.problem import EPSILON, Array, Arrays, Leaf, Problem, inner, norm
-from gradcheck.results import Finding, Verdict
+from gradcheck.results import Finding, Reason, Verdict
 from gradcheck.rounding import natural, restless, rounded
 from gradcheck.settings import SIGNIFICANCE, Settings
 
@@ -82,7 +82,7 @@ def triangulate(
         return _also_narrow(formula, problems, settings, rng) if _passes(formula) else formula
     u = cotangent(rng, first.outputs)
     found = _at(problems, first.point, u, settings, rng, arbitrate)
-    if any("kink" in finding.message for finding in found.findings):
+    if any(finding.reason is Reason.KINK for finding in found.findings):
         beside = nudged(rng, first.leaves, first.point)
         there = _at(problems, beside, u, settings, rng, arbitrate)
         found = there if _passes(found) and not _passes(there) else found
@@ -280,12 +280,12 @@ def _finding(
     size = max(norm(np.where(np.isfinite(array), array, 0)) for array in arrays.values())
     resolution = SIGNIFICANCE * norm(bar) / size if size else 0.0
     is_half = label.epsilon >= EPSILON["float16"]
-    verdict, message = Verdict.FAIL if np.any(wrong) else Verdict.PASS, ""
+    verdict, message, reason = Verdict.FAIL if np.any(wrong) else Verdict.PASS, "", None
     if is_half and resolution > tolerance and verdict is Verdict.PASS:
         verdict = Verdict.INCONCLUSIVE
         message = f"rounding hides errors below {resolution:.0e}: compare in float32 or float64"
     elif not is_half and size > 0 and norm(bar) > np.sqrt(label.epsilon) * size:
-        message = "the point lies on a kink; compared beside it too"
+        message, reason = "the point lies on a kink; compared beside it too", Reason.KINK
     differences = [difference.relative for difference in _differences(arrays, bar, label.path)]
     return Finding(
         check="agreement",
@@ -296,6 +296,7 @@ def _finding(
         tolerance=tolerance,
         oracle=", ".join(arrays),
         message=message,
+        reason=reason,
     )
 
 

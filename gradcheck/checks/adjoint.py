@@ -18,7 +18,7 @@ from gradcheck.checks.tangents import not_linear
 from gradcheck.errors import GradcheckError, Unsupported, first_line, maybe_out_of_domain
 from gradcheck.probes import direction, nudged, scale
 from gradcheck.problem import Array, Arrays, Problem, extent, inner, norm
-from gradcheck.results import Entry, Finding, Verdict
+from gradcheck.results import Entry, Finding, Reason, Verdict
 from gradcheck.settings import SIGNIFICANCE, Settings
 
 __all__ = ["check_adjoint"]
@@ -225,7 +225,7 @@ def _unless_at_a_kink(
             message = (
                 "at the point, a kink, the modes choose other subgradients; they agree beside it"
             )
-            return replace(found, message=message)
+            return replace(found, message=message, reason=Reason.KINK)
     return failed
 
 
@@ -262,7 +262,7 @@ def _alone(
         if resolution >= 1:  # and a difference of as much is rounding, too
             if seen.size <= coarsest.epsilon**0.5 * pair.weight:
                 message = "vacuous: the derivative is zero here, but for rounding"
-                return replace(linear, message=message)
+                return replace(linear, message=message, reason=Reason.VACUOUS)
             break
         if seen.is_doubtful(bar):
             epsilon = coarsest.epsilon * (bar / least if least else 1.0)

@@ -26,14 +26,14 @@ from gradcheck.checks.edges import movable
 from gradcheck.checks.entrywise import narrowest
 from gradcheck.checks.hidden import hidden, is_suspect, through_what_moves
 from gradcheck.checks.iterations import unless_another_jumps
-from gradcheck.checks.judgement import CONTRADICTING, judge
+from gradcheck.checks.judgement import judge
 from gradcheck.checks.question import Question
 from gradcheck.diagnose import ADVICE
 from gradcheck.evidence import Probe, entries_of
 from gradcheck.oracles import ladder
 from gradcheck.probes import Line, among, direction, scale, side_by_side
 from gradcheck.problem import Array, Problem
-from gradcheck.results import Entry, Finding, Verdict
+from gradcheck.results import Entry, Finding, Reason, Verdict
 from gradcheck.settings import RIPPLE, Settings
 
 __all__ = ["Kink", "Kinks", "examined"]
@@ -189,7 +189,7 @@ def _alone(
         outside = any(probe.is_outside(question.tolerance) for probe in probes)
         kink = Kink.OUTSIDE if outside else Kink.INSIDE
     finding = judge(question, probes, rng)
-    if finding.message == CONTRADICTING:
+    if finding.reason is Reason.CONTRADICTING:
         kink = Kink.OUTSIDE
     return finding, kink
 

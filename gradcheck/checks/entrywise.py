@@ -15,13 +15,12 @@ import numpy as np
 from gradcheck.evidence import entries_of
 from gradcheck.probes import direction
 from gradcheck.problem import Array, Arrays, Leaf, blocks, norm
-from gradcheck.results import Entry, Finding, Verdict
+from gradcheck.results import Entry, Finding, Reason, Verdict
 from gradcheck.settings import SIGNIFICANCE, Settings
 
 __all__ = [
     "LINEAR",
     "ROUNDINGS",
-    "VACUOUS",
     "compared",
     "floor",
     "moved",
@@ -31,8 +30,6 @@ __all__ = [
 ]
 
 ROUNDINGS = 4
-
-VACUOUS = "vacuous: rounding may be as large as this gradient"
 
 # How far, relative to itself, an entry is moved in which the result is linear: enough to round
 # otherwise in any dtype. The bend of an error that is not linear is at most its square, and ten of
@@ -140,7 +137,9 @@ def rounded_away(finding: Finding) -> Finding:
     """A pass, where what is left open is a gradient of which there is nothing but rounding."""
     if finding.verdict is not Verdict.INCONCLUSIVE or finding.resolution < 1:
         return finding
-    return replace(finding, verdict=Verdict.PASS, message=VACUOUS, mismatch=0.0, resolution=0.0)
+    message = "vacuous: rounding may be as large as this gradient"
+    passed = replace(finding, verdict=Verdict.PASS, message=message, reason=Reason.VACUOUS)
+    return replace(passed, mismatch=0.0, resolution=0.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,10 +24,10 @@ from gradcheck.oracles.rungs import FIRST, OFF_GRID
 from gradcheck.oracles.stairs import is_staircase
 from gradcheck.probes import Line, direction
 from gradcheck.problem import WIDER, Array, Arrays
-from gradcheck.results import Entry, Finding, Verdict
+from gradcheck.results import Entry, Finding, Reason, Verdict
 from gradcheck.settings import SIGNIFICANCE
 
-__all__ = ["CONTRADICTING", "judge"]
+__all__ = ["judge"]
 
 # Other directions along which a mismatch that no entry explains must show once more. One that is
 # wrong as a whole, as when both of two tied maxima get the cotangent, shows in half of them.
@@ -60,7 +60,7 @@ def judge(question: Question, probes: Sequence[Probe], rng: np.random.Generator)
             "the value jumps at this point, so it has no derivative here: "
             "move the point, or declare the leaf with the reason"
         )
-        return question.answer(Verdict.INCONCLUSIVE, message, probes)
+        return question.answer(Verdict.INCONCLUSIVE, message, probes, reason=Reason.JUMP)
     # What is claimed of nothing but rounding may be off by many bars of a tiny one.
     most = telling([p for p in probes if not p.is_vacuous] or probes)
     assert most is not None
@@ -76,7 +76,7 @@ def judge(question: Question, probes: Sequence[Probe], rng: np.random.Generator)
         return unless_it_jumps(located, most, rng)
     if any(probe.is_outside(question.tolerance) for probe in probes):
         message = "the point lies on a kink, and the gradient is none of its subgradients: move it"
-        return question.answer(Verdict.INCONCLUSIVE, message, probes)
+        return question.answer(Verdict.INCONCLUSIVE, message, probes, reason=Reason.KINK)
     if best is None:
         return _vacuous(question, probes, rng)
     if open_:
@@ -88,9 +88,8 @@ def judge(question: Question, probes: Sequence[Probe], rng: np.random.Generator)
             or question.answer(Verdict.INCONCLUSIVE, _remedy(best), probes)
         )
     if any(probe.truth.kink > 0 for probe in probes):
-        return question.passed(
-            "the point lies on a kink; the gradient is one of its subgradients", probes
-        )
+        message = "the point lies on a kink; the gradient is one of its subgradients"
+        return replace(question.passed(message, probes), reason=Reason.KINK)
     return question.passed("", probes)
 
 
@@ -102,14 +101,15 @@ def _vacuous(question: Question, probes: Sequence[Probe], rng: np.random.Generat
         if together is not None:
             return together
         message = "vacuous: no more than the rounding of the value depends on this leaf here"
-    return question.answer(Verdict.PASS, message, probes)
+    return question.answer(Verdict.PASS, message, probes, reason=Reason.VACUOUS)
 
 
 def _of_rounding(question: Question, probes: Sequence[Probe]) -> Finding | None:
     """A pass, where of the value, and of its gradient, nothing but rounding is left."""
     if not all(probe.is_rounding for probe in probes):
         return None
-    return question.answer(Verdict.PASS, "vacuous: the value is zero here, but for rounding")
+    message = "vacuous: the value is zero here, but for rounding"
+    return question.answer(Verdict.PASS, message, reason=Reason.VACUOUS)
 
 
 def _stairs(question: Question, probes: Sequence[Probe]) -> Finding | None:
@@ -235,7 +235,7 @@ def _located(
         most = folded(most)
         if most.truth.kink and not most.is_significant:
             message = "the point lies on a kink; no entry was found outside its subgradients"
-            return question.answer(Verdict.PASS, message, probes)
+            return question.answer(Verdict.PASS, message, probes, reason=Reason.KINK)
         # Kinks of several numbers inside may cancel in every output along one line.
         is_composite |= any(probe.truth.kink > 0 for probe in (most, *probes))
     if is_composite:
@@ -243,7 +243,7 @@ def _located(
             "the point lies on a kink inside, where what autodiff returns is a convention; the "
             "gradient is none of its subgradients: move the point, or compare implementations"
         )
-        return question.answer(Verdict.INCONCLUSIVE, message, probes)
+        return question.answer(Verdict.INCONCLUSIVE, message, probes, reason=Reason.KINK)
     if not location.entries and most.mismatch <= question.tolerance:
         message = (
             f"off by {most.mismatch:.1e} of the leaf, which is real, but no entry was found "
@@ -256,7 +256,9 @@ def _located(
         else not _repeats(most, question.tolerance, rng)
     )
     if contradicts:
-        return question.answer(Verdict.INCONCLUSIVE, CONTRADICTING, probes)
+        return question.answer(
+            Verdict.INCONCLUSIVE, CONTRADICTING, probes, reason=Reason.CONTRADICTING
+        )
     evidence = [_evidence(probe) for probe in probes]
     ways = passage(most)
     pattern = (

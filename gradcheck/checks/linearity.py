@@ -37,7 +37,7 @@ from gradcheck.problem import (
     norm,
     widened,
 )
-from gradcheck.results import Finding, Verdict
+from gradcheck.results import Finding, Reason, Verdict
 from gradcheck.rounding import natural
 from gradcheck.settings import Settings
 
@@ -115,7 +115,8 @@ JUMPS = (
 
 
 def _jumping(finding: Finding) -> Finding:
-    return replace(finding, verdict=Verdict.INCONCLUSIVE, message=JUMPS, entries=())
+    verdict = Verdict.INCONCLUSIVE
+    return replace(finding, verdict=verdict, message=JUMPS, entries=(), reason=Reason.JUMP)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -257,7 +258,7 @@ def check_linearity(
         if refused and finding.verdict is Verdict.PASS:
             finding = replace(finding, message=refused)
         findings[k] = finding
-    if any(finding.message == JUMPS for finding in findings.values()):  # of one leaf, of all
+    if any(finding.reason is Reason.JUMP for finding in findings.values()):  # of one leaf, of all
         for k, finding in findings.items():
             if finding.verdict is Verdict.FAIL and finding.mismatch <= SMALL:
                 findings[k] = _jumping(finding)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from gradcheck.evidence import Probe, finest, telling
 from gradcheck.power import prove
 from gradcheck.problem import Leaf
-from gradcheck.results import Entry, Finding, Verdict
+from gradcheck.results import Entry, Finding, Reason, Verdict
 
 __all__ = ["Question"]
 
@@ -28,6 +28,7 @@ class Question:
         *,
         entries: tuple[Entry, ...] = (),
         diagnosis: str | None = None,
+        reason: Reason | None = None,
     ) -> Finding:
         most = telling(probes)
         shown = most if verdict is Verdict.FAIL else finest(probes)
@@ -42,6 +43,7 @@ class Question:
             message=message,
             entries=entries,
             diagnosis=diagnosis,
+            reason=reason,
             steps=most.truth.steps if most else (),
         )
 

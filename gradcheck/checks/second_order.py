@@ -17,7 +17,7 @@ from gradcheck.checks.vjp import check_vjp
 from gradcheck.errors import Unsupported, maybe_out_of_domain
 from gradcheck.probes import direction, nudged, scale
 from gradcheck.problem import Arrays, Problem, norm
-from gradcheck.results import Finding, Verdict
+from gradcheck.results import Finding, Reason, Verdict
 from gradcheck.settings import Settings
 
 __all__ = ["check_second_order"]
@@ -124,8 +124,9 @@ def _jumps(posed: Problem, rng: np.random.Generator) -> bool:
 
 
 def _renamed(finding: Finding, remark: str) -> Finding:
-    message = "" if finding.message.startswith("vacuous") else finding.message
-    said = "; ".join(part for part in (message, remark) if part)
+    if finding.reason is Reason.VACUOUS:  # a second derivative that is zero is nothing to remark on
+        finding = replace(finding, message="", reason=None)
+    said = "; ".join(part for part in (finding.message, remark) if part)
     return replace(finding, check="second_order", message=said)
 
 

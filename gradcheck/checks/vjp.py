@@ -23,7 +23,7 @@ from gradcheck.errors import maybe_out_of_domain
 from gradcheck.finite import finite_part, is_finite
 from gradcheck.probes import among, direction, nudged
 from gradcheck.problem import Array, Problem, is_same_entrywise
-from gradcheck.results import Finding, Verdict, worst
+from gradcheck.results import Finding, Reason, Verdict, worst
 from gradcheck.rounding import rounded
 from gradcheck.settings import Settings
 
@@ -287,13 +287,14 @@ def _joined(here: Finding, beside: Finding, kink: Kink | None, problem: Problem)
     if here.verdict is Verdict.INCONCLUSIVE and beside.verdict is Verdict.PASS:
         if kink is Kink.INSIDE and here.mismatch <= here.resolution:
             message = "the point lies on a kink or next to one; checked beside it"
-            return replace(beside, message=message, mismatch=max(here.mismatch, beside.mismatch))
+            most = max(here.mismatch, beside.mismatch)
+            return replace(beside, message=message, mismatch=most, reason=Reason.KINK)
         if kink is Kink.OUTSIDE and not problem.has_rules_of_its_own():
             message = (
                 "the point lies on a kink inside, where the framework chooses what is no "
                 "subgradient of the whole; right beside it"
             )
-            return replace(beside, message=message)
+            return replace(beside, message=message, reason=Reason.KINK)
     verdict = worst((here.verdict, beside.verdict))
     if here.verdict is verdict:
         return replace(here, resolution=min(here.resolution, beside.resolution))

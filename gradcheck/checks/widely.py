@@ -11,9 +11,8 @@ from dataclasses import replace
 import numpy as np
 
 from gradcheck.answers import Answers
-from gradcheck.checks.entrywise import VACUOUS
 from gradcheck.problem import EPSILON, Problem
-from gradcheck.results import Finding, Verdict
+from gradcheck.results import Finding, Reason, Verdict
 from gradcheck.settings import Settings
 
 __all__ = ["widely"]
@@ -63,9 +62,13 @@ def _joined(
     for here in found:
         if there := failed.pop(here.leaf, None):
             yield replace(there, message=said + there.message)
-        elif (here.verdict is not Verdict.PASS or here.message == VACUOUS) and here.leaf in passed:
+        elif here.leaf in passed and not _says_enough(here):
             there = passed[here.leaf]
             yield replace(there, message=there.message or "seen in float64 only")
         else:
             yield here
     yield from (replace(there, message=said + there.message) for there in failed.values())
+
+
+def _says_enough(finding: Finding) -> bool:
+    return finding.verdict is Verdict.PASS and finding.reason is not Reason.VACUOUS

@@ -14,7 +14,8 @@ import torch
 import gradcheck
 from gradcheck import Rule
 from gradcheck.problem import norm
-from gradcheck.results import CheckResult, Verdict
+from gradcheck.records import decode
+from gradcheck.results import CheckResult, Reason, Verdict
 
 check = partial(gradcheck.check, checks="vjp")
 Array = Any
@@ -407,6 +408,24 @@ def test_a_leaf_that_no_output_depends_on_passes_as_vacuous() -> None:
 
     assert finding.verdict is Verdict.PASS
     assert "vacuous" in finding.message
+    assert finding.reason is Reason.VACUOUS
+
+
+@pytest.mark.parametrize(
+    ("f", "slope", "reason"),
+    [
+        (np.sin, np.cos, None),
+        (np.abs, np.sign, Reason.KINK),
+        (lambda x: x + np.sign(x), np.ones_like, Reason.JUMP),
+    ],
+)
+def test_a_reason_tells_a_program_what_is_special_at_the_point(
+    f: Any, slope: Any, reason: Reason | None
+) -> None:
+    result = check(Rule(f, lambda inputs, u: u * slope(inputs[0])), np.array([0.0, 0.5]))
+
+    assert result.findings[0].reason is reason
+    assert decode(result.to_json(), CheckResult) == result
 
 
 def test_one_direction_of_all_leaves_settles_a_float64_layer() -> None:
