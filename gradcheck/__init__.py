@@ -13,7 +13,6 @@ __all__ = [
     "GradientMismatch",
     "InputError",
     "LayerSuite",
-    "Reason",
     "Rule",
     "Verdict",
     "__version__",
@@ -38,7 +37,7 @@ if TYPE_CHECKING:
     from gradcheck.errors import GradientMismatch, InputError
     from gradcheck.layers import LayerSuite, layer_suite
     from gradcheck.recurrent import check_fixed_point, check_sequence
-    from gradcheck.results import CheckResult, Finding, Reason, Verdict
+    from gradcheck.results import CheckResult, Finding, Verdict
 
     __version__: str
 else:
@@ -49,7 +48,6 @@ else:
         "GradientMismatch": "gradcheck.errors",
         "InputError": "gradcheck.errors",
         "LayerSuite": "gradcheck.layers",
-        "Reason": "gradcheck.results",
         "Rule": "gradcheck.api",
         "Verdict": "gradcheck.results",
         "against_reference": "gradcheck.against",

@@ -1,6 +1,6 @@
 """How the engine's arrays cross into a framework and back."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,7 @@ class Bridge:
     into: Callable[[Array, Any], Any]
     wide: Callable[[Array, Any], Any]
     native: Callable[[Array, str, Any], Any] = _numpy
+    generators: Sequence[Any] = ()  # of random numbers, that the framework draws from by default
 
     def is_differentiable(self, value: Any) -> bool:
         return self.is_array(value) and self.dtype_of(value) in EPSILON

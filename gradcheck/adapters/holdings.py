@@ -1,11 +1,11 @@
-"""The arrays that a target's code can reach: those that it keeps between calls are among them.
+"""What a target's code can reach: arrays that it keeps between calls, generators that it has.
 
 Reached are the cells of closures, the globals that its code names, the attributes of its classes
 and of what it is a method of, and containers among those.
 """
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from functools import partial
 from itertools import chain, islice
@@ -15,11 +15,12 @@ from zlib import crc32
 
 import numpy as np
 
+from gradcheck.adapters.randomness import is_generator
 from gradcheck.adapters.reach import codes, enclosed
 
-__all__ = ["Held", "holdings"]
+__all__ = ["Held", "generators_of", "holdings"]
 
-MOST = 400  # objects that are looked into: a module of layers and the helpers that they call
+MOST = 1000  # objects that are looked into: a module of layers and the helpers that they call
 LONG = 1000  # elements of a container
 SMALL = 2**20  # numbers of an array that is read to see whether it was written into
 
@@ -31,19 +32,28 @@ Held = tuple[int, int]  # an array's identity, and what was written into it
 
 def holdings(target: Any) -> Mapping[Held, Any]:
     """Return the arrays and floating numbers in reach of the code of `target`."""
-    found: dict[Held, Any] = {}
+    return {(id(value), _written(value)): value for value in _reached(target, _is_array)}
+
+
+def generators_of(target: Any) -> list[Any]:
+    """Return the random generators that the code of `target` has of its own."""
+    return list(_reached(target, is_generator))
+
+
+def _reached(target: Any, is_wanted: Callable[[Any], bool]) -> Iterator[Any]:
+    """What is wanted, each once, the nearest first."""
     seen: dict[int, Any] = {}
     ahead = deque([target])
     while ahead and len(seen) < MOST:
         value = ahead.popleft()
         if id(value) in seen:
             continue
-        if _is_array(value):
-            found[id(value), _written(value)] = value
+        if is_wanted(value):
+            seen[id(value)] = value
+            yield value
         elif not _is_plain(value):
             seen[id(value)] = value
             ahead.extend(_held(value))
-    return found
 
 
 def _is_array(value: Any) -> bool:
@@ -66,11 +76,16 @@ def _is_plain(value: Any) -> bool:
     """Whether there is nothing to find in it: a counter, a module, a framework's own."""
     if value is None or isinstance(value, int | str | bytes | ModuleType):
         return True
-    own = value if isinstance(value, type) else type(value)
-    root = own.__module__.split(".")[0]
+    root = _root(value)
     if root == "builtins":
-        return own is value
-    return root in FOREIGN and not (callable(value) and hasattr(value, "__wrapped__"))
+        return isinstance(value, type)
+    return root in FOREIGN and not (hasattr(value, "__wrapped__") or hasattr(value, "_modules"))
+
+
+def _root(value: Any) -> str:
+    """The package that a class, or the class of a value, is from."""
+    own = value if isinstance(value, type) else type(value)
+    return own.__module__.split(".")[0]
 
 
 def _held(value: Any) -> Iterator[Any]:
@@ -91,6 +106,8 @@ def _held(value: Any) -> Iterator[Any]:
         yield from islice(list(value.values()), LONG)
     elif isinstance(value, list | tuple | set | frozenset | deque):
         yield from islice(list(value), LONG)
+    elif hasattr(value, "_modules") and _root(value) in FOREIGN:  # a container of others
+        yield from value._modules.values()
     elif is_dataclass(value) and not isinstance(value, type):
         yield from (getattr(value, field.name, None) for field in fields(value))
     else:

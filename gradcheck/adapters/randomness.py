@@ -1,15 +1,18 @@
-"""Common random numbers: whatever a PyTorch target draws, it draws the same at every evaluation."""
+"""Common random numbers: whatever a target draws, it draws the same at every evaluation."""
 
 import random
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-import torch
 
-__all__ = ["same_randomness"]
+__all__ = ["EVERYBODYS", "OTHER", "is_generator", "same_randomness", "seeded"]
 
+OTHER = 2  # what is added to a seed for other random numbers; a backward pass has the next seed
+
+EVERYBODYS = (np.random, random)  # the global generators, of NumPy and of Python
 
 # A target that seeds a generator of its own, with zero as likely as not, must not happen to draw
 # what it is given.
@@ -17,18 +20,12 @@ APART = 0x5EED_0000
 
 
 @contextmanager
-def same_randomness(
-    seed: int, devices: Sequence[torch.device], own: Sequence[Any] = ()
-) -> Iterator[Callable[[], bool]]:
-    """Seed PyTorch's generators, NumPy's and Python's global ones, and those of a target's own.
+def same_randomness(seed: int, generators: Sequence[Any]) -> Iterator[Callable[[], bool]]:
+    """Seed generators, which are restored in the end.
 
-    They are restored in the end. Yields a function that tells whether any number was drawn since.
-
-    The generators are set one by one: `torch.manual_seed` also visits every device type that
-    this build knows, which takes longer than a small layer.
+    Yields a function that tells whether any number was drawn since. They are set one by one:
+    `torch.manual_seed` also visits every device type that this build knows.
     """
-    beside = map(_default_of, devices)
-    generators = [torch.default_generator, *beside, np.random, random, *own]
     before = [_state(generator) for generator in generators]
 
     def reseed() -> None:
@@ -49,22 +46,40 @@ def same_randomness(
         _restore(generators, before)
 
 
-def _default_of(device: torch.device) -> Any:
-    if device.type == "mps":
-        return torch.mps._get_default_mps_generator()
-    return torch.cuda.default_generators[device.index or 0]
+@contextmanager
+def seeded(
+    part: str, seed: int, generators: Sequence[Any], draws: dict[str, bool]
+) -> Iterator[None]:
+    """Make a `part` of a run draw the same numbers every time.
+
+    One that was seen to draw none, noted in `draws`, is left alone: to seed it costs more than a
+    small layer.
+    """
+    if draws.get(part, True):
+        with same_randomness(seed, generators) as drawn:
+            yield
+            if part not in draws:
+                draws[part] = drawn()
+    else:
+        yield
+
+
+def is_generator(value: Any) -> bool:
+    """Whether `value` is a random generator of NumPy, Python or PyTorch that can be seeded."""
+    torch = sys.modules.get("torch")
+    kinds = (np.random.Generator, np.random.RandomState, random.Random)
+    is_one = isinstance(value, kinds) or (torch and isinstance(value, torch.Generator))
+    return bool(is_one) and not isinstance(value, random.SystemRandom)
 
 
 def _seed(generator: Any, seed: int) -> None:
-    if isinstance(generator, torch.Generator):
+    if hasattr(generator, "manual_seed"):  # PyTorch's
         generator.manual_seed(seed)
     elif isinstance(generator, np.random.Generator):
         bits = generator.bit_generator
         bits.state = type(bits)(seed).state
-    elif _is_python(generator):
-        generator.seed(seed)
     else:
-        generator.seed(seed % 2**32)
+        generator.seed(seed if _is_python(generator) else seed % 2**32)
 
 
 def _state(generator: Any) -> Any:
@@ -89,12 +104,10 @@ def _is_python(generator: Any) -> bool:
 
 def _are_equal(one: Any, other: Any) -> bool:
     """Whether two states are the same: tensors, or tuples and dicts of numbers and arrays."""
-    if isinstance(one, torch.Tensor):
-        return torch.equal(one, other)
-    if isinstance(one, np.ndarray):
-        return bool(np.array_equal(one, other))
+    if hasattr(one, "dtype"):
+        return bool((one == other).all())
     if isinstance(one, dict):
         return all(_are_equal(one[key], other[key]) for key in one)
-    if isinstance(one, tuple) and one and isinstance(one[1], np.ndarray):
+    if isinstance(one, tuple) and one and hasattr(one[1], "dtype"):
         return all(map(_are_equal, one, other))
     return bool(one == other)

@@ -1,8 +1,8 @@
 """Hand-written derivatives: a C++ extension, a Numba kernel, a scratch implementation."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -10,6 +10,8 @@ import numpy as np
 
 from gradcheck import trees
 from gradcheck.adapters.bridge import Bridge, received
+from gradcheck.adapters.holdings import generators_of
+from gradcheck.adapters.randomness import EVERYBODYS, seeded
 from gradcheck.errors import InputError, ShapeMismatch
 from gradcheck.problem import WIDER, Arrays, Leaf, Problem, label
 
@@ -39,7 +41,7 @@ class Rule:
 
 
 def problem_of_rule(
-    rule: Rule, inputs: tuple[Any, ...], bridge: Bridge, *, name: str | None
+    rule: Rule, inputs: tuple[Any, ...], bridge: Bridge, *, name: str | None, seed: int
 ) -> Problem:
     """Return the problem of `rule` at `inputs`; leaves are the floating and complex inputs.
 
@@ -52,7 +54,7 @@ def problem_of_rule(
             f"expected at least one floating or complex array among the inputs; got "
             f"{received(inputs)}"
         )
-    posed = Posed(rule=rule, inputs=inputs, named=named, bridge=bridge)
+    posed = Posed(rule=rule, inputs=inputs, named=named, bridge=bridge, seed=seed)
     outputs = posed.described()
     if not outputs:
         raise InputError(
@@ -91,6 +93,7 @@ def _problem(posed: "Posed", outputs: tuple[Leaf, ...], name: str | None) -> Pro
         audit=partial(rule_manners.audit, posed),
         in_float64=in_float64 if widens else None,
         analytic=replace(posed, wide=True).value if bridge.framework != "jax" else None,
+        is_random=any(posed.draws.values()),
     )
 
 
@@ -105,9 +108,11 @@ class Posed:
     inputs: tuple[Any, ...]
     named: Mapping[str, Any]
     bridge: Bridge
+    seed: int  # of the random numbers that the rule draws
     wide: bool = False
     # What the rule is given in place of an input or a cotangent.
     given: Callable[[str, Any], Any] = lambda path, array: array
+    draws: dict[str, bool] = field(default_factory=dict)  # part of a run -> whether it draws any
 
     @cached_property
     def point(self) -> Arrays:
@@ -128,12 +133,22 @@ class Posed:
             lambda p, leaf: self.given(p, cross(moved[p], leaf)) if p in moved else _own(leaf),
             "input",
         )
-        with np.errstate(all="ignore"):  # what is not finite is said by the result
+        # What is not finite is said by the result.
+        with np.errstate(all="ignore"), self.seeded("forward", self.seed):
             outputs = self.rule.forward(*arguments)
         if self.rule.cached:
             outputs, cache = _pair(outputs)
             return arguments, _array(outputs), cache
         return arguments, _array(outputs), arguments
+
+    def seeded(self, part: str, seed: int) -> AbstractContextManager[None]:
+        """What makes a part of a run draw the same random numbers every time."""
+        return seeded(part, seed, self.generators, self.draws)
+
+    @cached_property
+    def generators(self) -> list[Any]:
+        """Those of everybody and of the framework, and the rule's own."""
+        return [*self.bridge.generators, *EVERYBODYS, *generators_of(self.rule)]
 
     def described(self) -> tuple[Leaf, ...]:
         found = _floating(self.run(self.point)[1], self.bridge)
@@ -160,7 +175,7 @@ class Posed:
             lambda p, leaf: self.given(p, into(given[p], leaf)) if p in given else None,
             "output",
         )
-        with self.noting(ran):
+        with self.noting(ran), self.seeded("backward", self.seed + 1):
             return self.rule.vjp(known, u)
 
     def gradients(self, ran: "Ran", returned: Any) -> Arrays:
@@ -190,7 +205,8 @@ class Posed:
             ),
             "input",
         )
-        pushed = dict(_floating(self.rule.jvp(arguments, v), self.bridge))
+        with self.seeded("tangents", self.seed + 1):
+            pushed = dict(_floating(self.rule.jvp(arguments, v), self.bridge))
         arrays = []
         for path, leaf in _floating(outputs, self.bridge):
             arrays.append(_checked(path, pushed.get(path), leaf, self.bridge))

@@ -11,6 +11,7 @@ import numpy as np
 from gradcheck import trees
 from gradcheck.adapters.layouts import EXPANDED, placement
 from gradcheck.adapters.manners import narrowed, same
+from gradcheck.adapters.randomness import OTHER
 from gradcheck.adapters.rule import Posed
 from gradcheck.errors import Unsupported
 from gradcheck.problem import Arrays, Audit, Call, Caller, Deed, Manner
@@ -34,10 +35,13 @@ def session(posed: Posed, manner: Manner) -> Iterator[Caller]:
     """
     if manner.is_compiled or manner.leaves is not None or manner.outputs is not None:
         raise Unsupported("a hand-written rule gives all of its gradients, and is not compiled")
-    yield partial(_call, replace(posed, given=partial(_laid, manner.layouts)))
+    seed = posed.seed + OTHER * manner.is_reseeded
+    yield partial(_call, replace(posed, seed=seed, given=partial(_laid, manner.layouts)))
 
 
 def _call(posed: Posed, point: Arrays, *, another: bool = False) -> Call:
+    if another:
+        posed = replace(posed, seed=posed.seed + OTHER)
     ran = posed.run(point)
 
     def pull(cotangents: Arrays) -> Callable[[], Arrays]:

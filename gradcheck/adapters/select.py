@@ -100,7 +100,7 @@ def _posed(
         )
     if isinstance(target, Rule):
         bridge = _bridge(framework_of(None, inputs) or "numpy")
-        return problem_of_rule(target, tuple(inputs), bridge, name=name)
+        return problem_of_rule(target, tuple(inputs), bridge, name=name, seed=seed)
     if isinstance(target, Layer) and not isinstance(target, type):
         from gradcheck.adapters.reference_ import problem_of_layer
 

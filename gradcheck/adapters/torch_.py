@@ -13,11 +13,11 @@ from torch.autograd.function import FunctionCtx
 from gradcheck import trees
 from gradcheck.adapters import torch_manners
 from gradcheck.adapters.bridge import declared, received
+from gradcheck.adapters.holdings import generators_of
 from gradcheck.adapters.reach import unchecked
 from gradcheck.adapters.torch_bridge import BRIDGE
 from gradcheck.adapters.torch_graphs import graph_of
 from gradcheck.adapters.torch_modules import (
-    generators_of,
     module_of,
     out_of_reach,
     rooms_of,

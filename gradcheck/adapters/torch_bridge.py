@@ -11,7 +11,7 @@ from gradcheck.adapters.bridge import Bridge
 from gradcheck.adapters.torch_packed import values_of
 from gradcheck.problem import Array, Arrays
 
-__all__ = ["BRIDGE", "are_equal", "crossed", "floating", "gradients_of", "into"]
+__all__ = ["BRIDGE", "are_equal", "crossed", "floating", "generator_of", "gradients_of", "into"]
 
 
 def _out(tensor: torch.Tensor) -> Array:
@@ -56,7 +56,15 @@ BRIDGE = Bridge(
     into=into,
     wide=_wide,
     native=lambda array, dtype, beside: crossed(array, beside, getattr(torch, dtype)),
+    generators=(torch.default_generator,),
 )
+
+
+def generator_of(device: torch.device) -> Any:
+    """Return the generator that a device other than the CPU draws from by default."""
+    if device.type == "mps":
+        return torch.mps._get_default_mps_generator()
+    return torch.cuda.default_generators[device.index or 0]
 
 
 def gradients_of(gradients: Sequence[torch.Tensor | None], like: Arrays) -> Arrays:

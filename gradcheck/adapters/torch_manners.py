@@ -18,6 +18,7 @@ import torch
 from gradcheck import trees
 from gradcheck.adapters.layouts import CONJUGATED, EXPANDED, placement
 from gradcheck.adapters.manners import narrowed, same
+from gradcheck.adapters.randomness import OTHER
 from gradcheck.adapters.torch_bridge import BRIDGE, gradients_of, into
 from gradcheck.adapters.torch_digits import eagerly
 from gradcheck.adapters.torch_graphs import graph_of
@@ -64,9 +65,6 @@ def _mannered(posed: Posed, manner: Manner) -> Posed:
 
     seed = posed.seed + OTHER * manner.is_reseeded
     return replace(posed, seed=seed, keeps_attributes=False, given=given)
-
-
-OTHER = 2  # what is added to a seed for other random numbers; a backward pass has the next seed
 
 
 @torch.inference_mode(False)

@@ -1,6 +1,5 @@
 """Modules run at other parameters and buffers than their own, and given back as they were."""
 
-import random
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ from torch.utils.hooks import RemovableHandle
 from gradcheck.adapters.reach import within_reach
 from gradcheck.problem import owner
 
-__all__ = ["Rooms", "generators_of", "held", "module_of", "out_of_reach", "rooms_of"]
+__all__ = ["Rooms", "held", "module_of", "out_of_reach", "rooms_of"]
 
 
 def module_of(target: Any) -> torch.nn.Module | None:
@@ -129,19 +128,6 @@ def rooms_of(module: torch.nn.Module) -> Rooms:
         attributes=attributes,
         tables=[*attributes, *(table for table in holders if isinstance(table, dict))],
     )
-
-
-def generators_of(target: Any) -> list[Any]:
-    """Return the random generators that a target has of its own: PyTorch's, NumPy's, Python's."""
-    module = module_of(target)
-    parts = [] if module is None else list(module.modules())
-    found = [value for part in parts for value in vars(part).values()]
-    found += within_reach(target).values()
-    own = [v for v in found if isinstance(v, GENERATORS) and not isinstance(v, random.SystemRandom)]
-    return list({id(value): value for value in own}.values())
-
-
-GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
 
 
 def out_of_reach(target: Any) -> list[str]:

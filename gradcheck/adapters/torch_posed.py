@@ -7,7 +7,7 @@ come back as they were, and dropout draws the same mask at every step of a diffe
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -17,12 +17,13 @@ import torch
 from torch.autograd import forward_ad
 
 from gradcheck import trees
-from gradcheck.adapters.randomness import same_randomness
+from gradcheck.adapters.randomness import EVERYBODYS, seeded
 from gradcheck.adapters.torch_bridge import (
     BRIDGE,
     are_equal,
     crossed,
     floating,
+    generator_of,
     gradients_of,
     into,
 )
@@ -103,10 +104,11 @@ class Posed:
             forget()
 
     @cached_property
-    def devices(self) -> list[torch.device]:
-        """Those beside the CPU that have random numbers of their own."""
-        found = {t.device for t in self.named.values() if t.device.type in ("cuda", "mps")}
-        return sorted(found, key=str)
+    def all_generators(self) -> list[Any]:
+        """Those of everybody and of the devices in use, and the target's own."""
+        devices = {t.device for t in self.named.values() if t.device.type in ("cuda", "mps")}
+        beside = map(generator_of, sorted(devices, key=str))
+        return [*BRIDGE.generators, *beside, *EVERYBODYS, *self.generators]
 
     def tensors(self, point: Arrays, *, shared: bool = False) -> list[torch.Tensor]:
         """The leaves at `point`, in the target's dtype or, if `wide`, in that of the arrays.
@@ -208,19 +210,9 @@ class Posed:
                 stack.enter_context(holding(self.paddings))
             yield
 
-    @contextmanager
-    def seeded(self, part: str, seed: int) -> Iterator[None]:
-        """Make the "forward" or "backward" part of a run draw the same numbers every time.
-
-        A part that was seen to draw none is left alone: that costs more than a small layer.
-        """
-        if self.draws.get(part, True):
-            with same_randomness(seed, self.devices, self.generators) as drawn:
-                yield
-                if part not in self.draws:
-                    self.draws[part] = drawn()
-        else:
-            yield
+    def seeded(self, part: str, seed: int) -> AbstractContextManager[None]:
+        """What makes the "forward" or "backward" part of a run draw the same numbers every time."""
+        return seeded(part, seed, self.all_generators, self.draws)
 
     # The caller may be in inference mode, in which no gradient is recorded.
     @torch.inference_mode(False)

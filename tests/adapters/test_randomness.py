@@ -1,6 +1,7 @@
 """Whatever a target draws it draws alike at every evaluation, and nobody else's numbers change."""
 
 import random
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,10 @@ import pytest
 import torch
 
 import gradcheck
-from gradcheck.adapters.randomness import same_randomness
+from gradcheck import Rule
+from gradcheck.adapters.randomness import EVERYBODYS, same_randomness
+
+ALL = [torch.default_generator, *EVERYBODYS]
 
 
 def _of_torch() -> float:
@@ -30,7 +34,7 @@ SOURCES = [_of_torch, _of_numpy, _of_python]
 def test_the_same_seed_draws_the_same(draw: Any) -> None:
     drawn = []
     for _ in range(2):
-        with same_randomness(3, []):
+        with same_randomness(3, ALL):
             drawn.append((draw(), draw()))
 
     assert drawn[0] == drawn[1]
@@ -39,9 +43,9 @@ def test_the_same_seed_draws_the_same(draw: Any) -> None:
 
 @pytest.mark.parametrize("draw", SOURCES)
 def test_another_seed_draws_otherwise(draw: Any) -> None:
-    with same_randomness(3, []):
+    with same_randomness(3, ALL):
         one = draw()
-    with same_randomness(4, []):
+    with same_randomness(4, ALL):
         other = draw()
 
     assert one != other
@@ -50,11 +54,11 @@ def test_another_seed_draws_otherwise(draw: Any) -> None:
 @pytest.mark.parametrize("seed", [0, 2**32 + 5])
 @pytest.mark.parametrize("draw", SOURCES)
 def test_the_callers_numbers_go_on_as_if_nothing_had_been(draw: Any, seed: int) -> None:
-    with same_randomness(11, []):
+    with same_randomness(11, ALL):
         undisturbed = [draw(), draw()]
-    with same_randomness(11, []):
+    with same_randomness(11, ALL):
         first = draw()
-        with same_randomness(seed, []):
+        with same_randomness(seed, ALL):
             draw()
         second = draw()
 
@@ -63,38 +67,38 @@ def test_the_callers_numbers_go_on_as_if_nothing_had_been(draw: Any, seed: int) 
 
 @pytest.mark.parametrize("draw", SOURCES)
 def test_the_callers_numbers_come_back_after_an_exception(draw: Any) -> None:
-    with same_randomness(11, []):
+    with same_randomness(11, ALL):
         expected = draw()
 
-    with same_randomness(11, []):
-        with pytest.raises(ZeroDivisionError), same_randomness(5, []):
+    with same_randomness(11, ALL):
+        with pytest.raises(ZeroDivisionError), same_randomness(5, ALL):
             _ = draw() / 0
         assert draw() == expected
 
 
 @pytest.mark.parametrize("draw", SOURCES)
 def test_what_was_drawn_is_told(draw: Any) -> None:
-    with same_randomness(3, []) as drawn:
+    with same_randomness(3, ALL) as drawn:
         assert not drawn()
         draw()
         assert drawn()
 
 
 def test_to_ask_what_was_drawn_draws_nothing() -> None:
-    with same_randomness(3, []) as drawn:
+    with same_randomness(3, ALL) as drawn:
         first = _of_torch()
         drawn()
         second = _of_torch()
-    with same_randomness(3, []):
+    with same_randomness(3, ALL):
         assert [first, second] == [_of_torch(), _of_torch()]
 
 
 def test_one_gaussian_that_numpy_keeps_back_is_told_and_restored() -> None:
     """NumPy draws normal numbers in pairs: the second one is part of its state."""
-    with same_randomness(11, []):
+    with same_randomness(11, ALL):
         np.random.randn()  # noqa: NPY002
         before: Any = np.random.get_state()  # noqa: NPY002
-        with same_randomness(3, []) as drawn:
+        with same_randomness(3, ALL) as drawn:
             np.random.randn()  # noqa: NPY002
             assert drawn()
         after: Any = np.random.get_state()  # noqa: NPY002
@@ -107,10 +111,10 @@ def test_one_gaussian_that_numpy_keeps_back_is_told_and_restored() -> None:
 def test_a_target_that_draws_is_checked_with_the_same_draws(draw: Any) -> None:
     x = torch.linspace(0.1, 0.9, 5, dtype=torch.float64)
 
-    with same_randomness(11, []):
+    with same_randomness(11, ALL):
         result = gradcheck.check(lambda x: x.sin() * draw(), x, checks="vjp")
         after = draw()
-    with same_randomness(11, []):
+    with same_randomness(11, ALL):
         expected = draw()
 
     assert result.passed, str(result)
@@ -203,3 +207,68 @@ def test_a_rule_that_draws_by_a_seed_of_its_own_is_wrong_at_every_seed(seed: int
     x = torch.ones(4, 5, dtype=torch.float64)
 
     assert gradcheck.check(Noisy, x, checks="vjp", seed=seed).verdict == "fail"
+
+
+class OfItsOwn:
+    """Dropout of arrays with a generator of its own, or with that of a function around it."""
+
+    def __init__(self, generator: Any) -> None:
+        self.generator = generator
+
+    def forward(self, x: Any) -> Any:
+        mask = self.generator.random(x.shape) < 0.5
+        return x * mask, mask
+
+    def vjp(self, mask: Any, u: Any) -> Any:
+        return u * mask
+
+    def rule(self) -> Rule:
+        return Rule(self.forward, self.vjp, cached=True)
+
+
+def _enclosed(generator: Any) -> Rule:
+    def forward(x: Any) -> Any:
+        mask = generator.random(x.shape) < 0.5
+        return x * mask, mask
+
+    return Rule(forward, lambda mask, u: u * mask, cached=True)
+
+
+RULES: dict[str, Callable[[], Rule]] = {
+    "global": lambda: _enclosed(np.random),
+    "of an object": lambda: OfItsOwn(np.random.default_rng(5)).rule(),
+    "of a closure": lambda: _enclosed(np.random.default_rng(5)),
+    "old": lambda: _enclosed(np.random.RandomState(5)),
+}
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("name", RULES)
+def test_a_rule_that_draws_is_checked_with_the_same_draws(name: str, seed: int) -> None:
+    x = np.random.default_rng(seed).standard_normal((3, 4))
+    before = np.random.get_state(legacy=False)["state"]["key"]  # noqa: NPY002
+
+    result = gradcheck.check(RULES[name](), x, seed=seed)
+
+    assert result.passed, result
+    now = np.random.get_state(legacy=False)["state"]["key"]  # noqa: NPY002
+    assert np.array_equal(now, before)
+
+
+def test_a_rule_that_draws_again_in_its_backward_fails() -> None:
+    def again(x: Any) -> Any:
+        return x * (np.random.random(x.shape) < 0.5)  # noqa: NPY002
+
+    rule = Rule(again, lambda inputs, u: again(u))
+
+    assert gradcheck.check(rule, np.linspace(1.0, 2.0, 12)).verdict == "fail"
+
+
+def test_a_rule_of_tensors_that_draws_is_checked_with_the_same_draws() -> None:
+    def forward(x: Any) -> Any:
+        mask = torch.rand(x.shape) < 0.5
+        return x * mask, mask
+
+    x = torch.linspace(1.0, 2.0, 12, dtype=torch.float64)
+
+    assert gradcheck.check(Rule(forward, lambda mask, u: u * mask, cached=True), x).passed
