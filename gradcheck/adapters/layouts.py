@@ -6,19 +6,28 @@ that room with NaN: a kernel that reads where the strides do not lead gets nothi
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 from math import prod
 from operator import mul
 
-__all__ = ["CONJUGATED", "EXPANDED", "Placement", "differs", "placement"]
+__all__ = ["CONJUGATED", "EXPANSIONS", "SWAPPED", "Placement", "differs", "placement"]
 
 ROOM = 8  # elements on either side
 
+SWAPPED = tuple(f"axes {axis} and {axis + 1} swapped" for axis in range(4))
+
 CONJUGATED = "conjugated lazily"  # a flag on the conjugate's memory; of complex arrays
 
-EXPANDED = "expanded (stride 0)"  # as `sum().backward()` hands out; all entries are one
-
 Shape = tuple[int, ...]
+
+# A layout -> the axes of stride 0, along which all entries must be one: of the cotangents that a
+# sum hands out, over everything, over examples or over features.
+EXPANSIONS: Mapping[str, Callable[[int], Shape]] = {
+    "expanded (stride 0)": lambda ndim: tuple(range(ndim)),
+    "expanded along the first axis": lambda ndim: (0,),
+    "expanded along the last axis": lambda ndim: (ndim - 1,),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +37,11 @@ class Placement:
     strides: Shape
     offset: int
     length: int
+
+    @property
+    def once(self) -> tuple[slice, ...]:
+        """The entries that have memory of their own: along a stride of 0, the first."""
+        return tuple(slice(None) if stride else slice(1) for stride in self.strides)
 
 
 def differs(layout: str, shape: Shape, dtype: str) -> bool:
@@ -41,7 +55,7 @@ def placement(layout: str, shape: Shape) -> Placement | None:
     """Return where an array of `shape` lies; None if that is where it would lie anyway."""
     if prod(shape) <= 1:
         return None
-    strides = STRIDES[layout](shape)
+    strides = _expanded(layout, shape) if layout in EXPANSIONS else STRIDES[layout](shape)
     if strides is None:
         return None
     reach = [stride * (length - 1) for stride, length in zip(strides, shape, strict=True)]
@@ -57,6 +71,31 @@ def _contiguous(shape: Shape) -> Shape:
 def _sliced(shape: Shape) -> Shape:
     """Every second entry of rows that are one entry longer."""
     return tuple(2 * stride for stride in _contiguous(tuple(length + 1 for length in shape)))
+
+
+def _rows(shape: Shape) -> Shape | None:
+    """Rows of a wider buffer, as `chunk` along the last axis leaves them."""
+    if len(shape) < 2 or prod(shape[:-1]) == 1:
+        return None
+    return _contiguous((*shape[:-1], shape[-1] + ROOM))
+
+
+def _swapped(axis: int, shape: Shape) -> Shape | None:
+    """Heads before steps, steps before examples; of a matrix this is the transpose."""
+    if len(shape) < max(3, axis + 2) or 1 in shape[axis : axis + 2]:
+        return None
+    strides = list(_contiguous((*shape[:axis], *shape[axis : axis + 2][::-1], *shape[axis + 2 :])))
+    strides[axis : axis + 2] = strides[axis : axis + 2][::-1]
+    return tuple(strides)
+
+
+def _expanded(layout: str, shape: Shape) -> Shape | None:
+    axes = EXPANSIONS[layout](len(shape))
+    rest = [1 if axis in axes else length for axis, length in enumerate(shape)]
+    if prod(rest) == prod(shape) or (prod(rest) == 1 and len(axes) < len(shape)):
+        return None
+    strides = _contiguous(tuple(rest))
+    return tuple(0 if axis in axes else stride for axis, stride in enumerate(strides))
 
 
 def _transposed(shape: Shape) -> Shape | None:
@@ -77,8 +116,9 @@ def _reversed(shape: Shape) -> Shape:
 
 STRIDES: Mapping[str, Callable[[Shape], Shape | None]] = {
     "sliced from a larger buffer": _sliced,
+    "rows of a wider buffer": _rows,
     "transposed": _transposed,
+    **{name: partial(_swapped, axis) for axis, name in enumerate(SWAPPED)},
     "channels last": _channels_last,
     "reversed (negative strides)": _reversed,
-    EXPANDED: lambda shape: (0,) * len(shape),
 }

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from gradcheck import trees
-from gradcheck.adapters.layouts import EXPANDED, placement
+from gradcheck.adapters.layouts import EXPANSIONS, SWAPPED, placement
 from gradcheck.adapters.manners import narrowed, same
 from gradcheck.adapters.randomness import OTHER
 from gradcheck.adapters.rule import Posed
@@ -20,9 +20,11 @@ __all__ = ["LAYOUTS", "audit", "session"]
 
 LAYOUTS = (
     "sliced from a larger buffer",
+    "rows of a wider buffer",
     "transposed",
+    *SWAPPED,
     "reversed (negative strides)",
-    EXPANDED,
+    *EXPANSIONS,
 )
 
 
@@ -56,13 +58,12 @@ def _laid(layouts: Mapping[str, str], path: str, array: Any) -> Any:
     place = placement(layouts[path], array.shape) if path in layouts else None
     if place is None:
         return array
-    if not any(place.strides):
-        return np.broadcast_to(array.reshape(-1)[0], array.shape)
     buffer = np.full(place.length, np.nan, array.dtype)
     size = array.itemsize
     strides = [stride * size for stride in place.strides]
     laid: Any = np.ndarray(array.shape, array.dtype, buffer.data, place.offset * size, strides)
-    laid[...] = array
+    laid[place.once] = array[place.once]
+    laid.flags.writeable = all(place.strides)  # what NumPy has expanded is not written into
     return laid
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from gradcheck import trees
-from gradcheck.adapters.layouts import CONJUGATED, EXPANDED, placement
+from gradcheck.adapters.layouts import CONJUGATED, EXPANSIONS, SWAPPED, placement
 from gradcheck.adapters.manners import narrowed, same
 from gradcheck.adapters.randomness import OTHER
 from gradcheck.adapters.torch_bridge import BRIDGE, gradients_of, into
@@ -31,10 +31,12 @@ __all__ = ["LAYOUTS", "audit", "session"]
 
 LAYOUTS = (
     "sliced from a larger buffer",
+    "rows of a wider buffer",
     "transposed",
+    *SWAPPED,
     "channels last",
     CONJUGATED,
-    EXPANDED,
+    *EXPANSIONS,
 )
 
 
@@ -130,11 +132,10 @@ def _laid(x: torch.Tensor, layout: str | None) -> torch.Tensor:
     if place is None:
         return x
     buffer = x.new_full((place.length,), float("nan"))
-    if not any(place.strides):
-        buffer[place.offset] = x.flatten()[0]
     # No view of the buffer, which autograd would not let a Function hand out for writing.
     laid = x.new_empty(0).set_(buffer.untyped_storage(), place.offset, x.shape, place.strides)
-    return laid.copy_(x) if any(place.strides) else laid
+    laid[place.once].copy_(x[place.once])
+    return laid
 
 
 def audit(posed: Posed, point: Arrays, cotangents: Arrays) -> Audit:

@@ -1,6 +1,7 @@
 """Rules that take an array for contiguous are caught; right ones pass in every layout."""
 
 import ctypes
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,8 @@ from torch import Tensor
 import gradcheck
 from gradcheck import CheckResult, Rule
 from gradcheck.adapters import problem_of
-from gradcheck.adapters.layouts import CONJUGATED, EXPANDED, STRIDES, differs, placement
-from gradcheck.checks.layout import sweep
+from gradcheck.adapters.layouts import CONJUGATED, EXPANSIONS, STRIDES, differs, placement
+from gradcheck.checks.layout import groups
 from tests.checks.clean import JAX, RULE, TORCH, array, tensor
 
 SLICED = "sliced from a larger buffer"
@@ -30,7 +31,7 @@ def failed(result: CheckResult) -> dict[str, str]:
 # geometry
 
 
-@pytest.mark.parametrize("name", STRIDES)
+@pytest.mark.parametrize("name", [*STRIDES, *EXPANSIONS])
 @pytest.mark.parametrize("shape", [(4,), (3, 1), (2, 3), (2, 3, 2, 2)])
 def test_every_layout_holds_every_entry_and_keeps_inside(name: str, shape: tuple[int, ...]) -> None:
     place = placement(name, shape)
@@ -42,7 +43,8 @@ def test_every_layout_holds_every_entry_and_keeps_inside(name: str, shape: tuple
 
     assert at.min() >= 8
     assert at.max() < place.length - 8
-    assert len(np.unique(at)) == (1 if name == EXPANDED else at.size)
+    assert len(np.unique(at)) == at[place.once].size
+    assert (at[place.once].size < at.size) == (name in EXPANSIONS)
 
 
 def test_what_cannot_lie_otherwise_is_not_asked() -> None:
@@ -145,6 +147,49 @@ def test_reading_memory_as_contiguous_is_caught(rule: Any) -> None:
     assert not layout(rule, x).passed
 
 
+Case = tuple[Callable[[Tensor], bool], tuple[int, ...]]
+
+# A cotangent or an input that a rule mistakes, told by its strides, and the shape of it.
+MISTAKEN: dict[str, Case] = {
+    "y.sum(0)": (lambda t: t.stride() == (0, 1), (4, 5)),
+    "y.sum(1)": (lambda t: t.stride() == (1, 0), (4, 5)),
+    "y.sum(0) of three axes": (lambda t: t.stride(0) == 0 and t.stride(2) == 1, (2, 4, 5)),
+    "torch.cat along rows": (lambda t: t.stride(1) == 1 and t.stride(0) > 5, (4, 5)),
+    "y.transpose(0, 1)": (lambda t: t.stride() == (5, 10, 1), (2, 4, 5)),
+    "y.mT": (lambda t: t.stride() == (20, 1, 4), (2, 4, 5)),
+    "heads before steps": (lambda t: t.stride() == (60, 5, 15, 1), (2, 3, 4, 5)),
+}
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("of", ["cotangent", "input"])
+@pytest.mark.parametrize("name", MISTAKEN)
+def test_strides_that_a_rule_mistakes_are_caught(name: str, of: str, seed: int) -> None:
+    mistakes, shape = MISTAKEN[name]
+
+    def posed(factor: float) -> Any:
+        class Sine(torch.autograd.Function):
+            @staticmethod
+            def forward(ctx: Any, x: Tensor) -> Tensor:
+                ctx.save_for_backward(x)
+                return x.sin()
+
+            @staticmethod
+            def backward(ctx: Any, u: Tensor) -> Any:
+                (x,) = ctx.saved_tensors
+                is_mistaken = mistakes(u if of == "cotangent" else x)
+                return u * x.cos() * (factor if is_mistaken else 1.0)
+
+        return Sine
+
+    def asked(factor: float) -> CheckResult:
+        return gradcheck.check(posed(factor), tensor(*shape), checks="layout", seed=seed)
+
+    assert asked(1.0).passed
+    if of == "cotangent" or not name.startswith("y.sum"):  # inputs are not expanded
+        assert not asked(1.1).passed
+
+
 def test_conjugate_bit_that_is_ignored_is_caught() -> None:
     result = layout(Conjugating, tensor(2, 3, dtype=torch.complex128))
 
@@ -243,13 +288,9 @@ def test_few_leaves_are_laid_out_one_by_one_and_many_in_groups() -> None:
     few = problem_of(torch.matmul, (tensor(4, 3), tensor(3, 2)))
     many = problem_of(lambda *xs: sum(xs), tuple(tensor(3) for _ in range(13)))
 
-    asked = [(name, [leaf.path for leaf in leaves]) for name, leaves in sweep(few)]
-    assert asked == [
-        (SLICED, ["input[0]"]),
-        (SLICED, ["input[1]"]),
-        ("transposed", ["input[0]", "input[1]"]),
-    ]
-    assert [len(leaves) for _, leaves in sweep(many)] == [3, 2, 2, 2, 2, 2]
+    asked = [[leaf.path for leaf in leaves] for leaves in groups(few.leaves)]
+    assert asked == [["input[0]"], ["input[1]"]]
+    assert [len(leaves) for leaves in groups(many.leaves)] == [3, 2, 2, 2, 2, 2]
 
 
 def test_inputs_that_agree_are_one_finding_each() -> None:
