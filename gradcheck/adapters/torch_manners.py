@@ -214,6 +214,9 @@ def _audited(posed: Posed, point: Arrays, cotangents: Arrays, hooks: Any) -> Aud
     if silent and not overwritten:
         path = next(iter(posed.named))
         deeds.append(Deed(path=path, what=INTO_SAVED, is_wrong=False))
+    # Asked for gradients, autograd adds to no `grad`.
+    added = [p for p, x in zip(posed.named, leaves, strict=True) if x.grad is not None]
+    deeds += [Deed(path=p, what=INTO_GRAD, is_wrong=p in reached) for p in added]
     deeds += [*_unseen(outputs), *rules]
     deeds += _shared(posed, gradients, held)
     return Audit(
@@ -224,6 +227,7 @@ def _audited(posed: Posed, point: Arrays, cotangents: Arrays, hooks: Any) -> Aud
 
 
 INTO_COTANGENT = "backward writes into its cotangent, which belongs to whoever asked"
+INTO_GRAD = "backward adds to its `grad` itself; what it returns besides is added to that once more"
 INTO_SAVED = "backward writes into a tensor saved for it"
 
 

@@ -8,7 +8,7 @@ target uses inside, but vanishes for a rule that is smoothly wrong.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from math import isfinite, sqrt
+from math import inf, isfinite, sqrt
 
 import numpy as np
 
@@ -124,7 +124,10 @@ def compared(
     )
     if apart.wrong:
         message = f"{complaint}: {apart.wrong} of {wanted.size} entries"
-        return replace(finding, verdict=Verdict.FAIL, message=message, entries=apart.entries)
+        failed = replace(finding, verdict=Verdict.FAIL, message=message, entries=apart.entries)
+        if not all(isfinite(entry.got) for entry in apart.entries):
+            return replace(failed, mismatch=inf)
+        return failed
     if apart.off <= apart.tolerance * apart.whole:  # rounding may hide an error: there is none
         return replace(finding, resolution=min(finding.resolution, apart.tolerance))
     if finding.resolution <= apart.tolerance:

@@ -151,6 +151,42 @@ def test_function_inside_a_module_is_watched_and_restored() -> None:
     assert dict(vars(Tripling)) == before
 
 
+class Adding(nn.Module):
+    """x w, whose rule adds to the gradient of w by itself, and returns it as well or does not."""
+
+    def __init__(self, *, by_itself: bool) -> None:
+        super().__init__()
+        self.w = nn.Parameter(tensor(4))
+        self.by_itself = by_itself
+
+    def forward(self, x: Tensor) -> Any:
+        module = self
+
+        class Product(torch.autograd.Function):
+            @staticmethod
+            def forward(ctx: Any, x: Tensor, w: Tensor) -> Tensor:
+                ctx.save_for_backward(x, w)
+                return x * w
+
+            @staticmethod
+            def backward(ctx: Any, u: Tensor) -> Any:
+                x, w = ctx.saved_tensors
+                g = (u * x).sum(0)
+                if module.by_itself:
+                    module.w.grad = g if module.w.grad is None else module.w.grad + g
+                return u * w, g
+
+        return Product.apply(x, self.w)  # type: ignore[no-untyped-call]
+
+
+def test_a_rule_that_adds_to_a_gradient_by_itself_is_caught() -> None:
+    wrong, right = (Adding(by_itself=by_itself) for by_itself in (True, False))
+
+    assert "adds to its `grad`" in failures(contract(wrong, tensor(3, 4)))["params.w"]
+    assert not failures(contract(right, tensor(3, 4)))
+    assert wrong.w.grad is None
+
+
 def test_gradient_in_the_memory_of_an_input_is_caught() -> None:
     class Aliased(torch.autograd.Function):
         @staticmethod
