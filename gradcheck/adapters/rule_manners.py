@@ -35,7 +35,12 @@ def session(posed: Posed, manner: Manner) -> Iterator[Caller]:
     Raises:
         Unsupported: a rule has no compiled form, and gives all of its gradients or none.
     """
-    if manner.is_compiled or manner.leaves is not None or manner.outputs is not None:
+    if (
+        manner.is_compiled
+        or manner.is_recorded
+        or manner.leaves is not None
+        or manner.outputs is not None
+    ):
         raise Unsupported("a hand-written rule gives all of its gradients, and is not compiled")
     seed = posed.seed + OTHER * manner.is_reseeded
     yield partial(_call, replace(posed, seed=seed, given=partial(_laid, manner.layouts)))

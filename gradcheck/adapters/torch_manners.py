@@ -102,7 +102,14 @@ def _call(posed: Posed, manner: Manner, point: Arrays, *, another: bool = False)
         if len(chosen) < count and posed.reenters(outputs):
             raise Unsupported("a reentrant checkpoint wants an input that requires a gradient")
         with refusals("a second backward"):
-            gradients = posed.pulled_back(outputs, chosen, us, own, retain_graph=manner.is_retained)
+            gradients = posed.pulled_back(
+                outputs,
+                chosen,
+                us,
+                own,
+                retain_graph=manner.is_retained or manner.is_recorded,
+                create_graph=manner.is_recorded,
+            )
         placed = dict(zip(asked, gradients, strict=True))
         return lambda: gradients_of([placed.get(k) for k in range(count)], point)
 
@@ -216,6 +223,7 @@ def _audited(posed: Posed, point: Arrays, cotangents: Arrays, hooks: Any) -> Aud
         deeds.append(Deed(path=path, what=INTO_SAVED, is_wrong=False))
     # Asked for gradients, autograd adds to no `grad`.
     added = [p for p, x in zip(posed.named, leaves, strict=True) if x.grad is not None]
+    added = [] if posed.reenters(outputs) else added
     deeds += [Deed(path=p, what=INTO_GRAD, is_wrong=p in reached) for p in added]
     deeds += [*_unseen(outputs), *rules]
     deeds += _shared(posed, gradients, held)

@@ -3,7 +3,8 @@
 Random numbers are common to all calls, so dropout is the same function every time. Atomic additions
 on a GPU are not, by a rounding or two: how far two gradients lie apart is measured and said, and no
 failure. What differs by more has a hidden state, or randomness that no seed governs, and then no
-difference quotient of it means anything. What can be compiled must say the same when it is.
+difference quotient of it means anything. What can be compiled must say the same when it is, and so
+must a backward pass that is recorded.
 """
 
 from contextlib import suppress
@@ -30,6 +31,8 @@ OTHER = (
     "a rule (`fwd`, the primal output of a `jvp`) does not return what the function returns"
 )
 
+RECORDED = "with create_graph=True, as for a gradient penalty, the gradient is another"
+
 
 def check_determinism(
     answers: Answers, settings: Settings, rng: np.random.Generator
@@ -43,6 +46,9 @@ def check_determinism(
         name, complaint = "compiled", "compiled, the target gives another answer"
         with suppress(Unsupported):  # it cannot be, or it is already
             replies.append(asked(question, Manner(is_compiled=True), name, complaint))
+        with suppress(Exception):  # what has no second derivative says so where that is asked for
+            manner = Manner(is_recorded=True)
+            replies.append(asked(question, manner, "recorded", RECORDED, with_value=False))
     return findings(
         "determinism",
         problem,

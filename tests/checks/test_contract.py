@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 import gradcheck
 from gradcheck import CheckResult, Rule
@@ -185,6 +186,13 @@ def test_a_rule_that_adds_to_a_gradient_by_itself_is_caught() -> None:
     assert "adds to its `grad`" in failures(contract(wrong, tensor(3, 4)))["params.w"]
     assert not failures(contract(right, tensor(3, 4)))
     assert wrong.w.grad is None
+
+
+def test_a_checkpoint_that_accumulates_gradients_is_no_breach() -> None:
+    def block(x: Tensor) -> Any:
+        return checkpoint(lambda x: x.sin() * x, x, use_reentrant=True)
+
+    assert contract(block, tensor(3)).passed
 
 
 def test_gradient_in_the_memory_of_an_input_is_caught() -> None:

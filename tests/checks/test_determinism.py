@@ -82,6 +82,25 @@ def test_counter_in_a_jax_function_is_caught() -> None:
 # right
 
 
+@pytest.mark.parametrize("factor", [1.0, 1.01])
+def test_a_backward_pass_that_is_another_when_it_is_recorded_is_caught(factor: float) -> None:
+    class Sine(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            ctx.save_for_backward(x)
+            return x.sin()
+
+        @staticmethod
+        def backward(ctx: Any, u: Tensor) -> Any:
+            (x,) = ctx.saved_tensors
+            return u * x.cos() * (factor if torch.is_grad_enabled() else 1.0)
+
+    result = determinism(Sine, tensor(5))
+
+    assert result.passed == (factor == 1.0)
+    assert all("create_graph" in f.message for f in result.findings if f.verdict == "fail")
+
+
 @pytest.mark.parametrize("name", TORCH)
 def test_right_torch_targets_pass(name: str) -> None:
     assert determinism(*TORCH[name]()).passed
