@@ -98,6 +98,7 @@ class Manner:
     is_compiled: bool = False
     is_reseeded: bool = False  # with other random numbers
     is_retained: bool = False  # whether one call may be pulled back more than once
+    is_in_place: bool = False  # whether another point is written into the arrays of the first
     is_recorded: bool = False  # whether the backward pass is recorded, as for a second derivative
 
 

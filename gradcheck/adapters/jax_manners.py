@@ -29,6 +29,8 @@ def session(posed: Posed, manner: Manner) -> Iterator[Caller]:
     """
     if manner.is_reseeded:
         raise Unsupported("a function of JAX has no randomness but what it is given")
+    if manner.is_in_place:
+        raise Unsupported("nothing is written into an array of JAX")
     if manner.is_recorded:
         raise Unsupported("a function of JAX does not see whether it is differentiated once more")
     if manner.is_compiled and (posed.is_jitted or posed.compiles_at_once):

@@ -35,15 +35,24 @@ def session(posed: Posed, manner: Manner) -> Iterator[Caller]:
     Raises:
         Unsupported: a rule has no compiled form, and gives all of its gradients or none.
     """
-    if (
-        manner.is_compiled
-        or manner.is_recorded
-        or manner.leaves is not None
-        or manner.outputs is not None
-    ):
-        raise Unsupported("a hand-written rule gives all of its gradients, and is not compiled")
+    is_whole = manner.leaves is None and manner.outputs is None
+    if manner.is_compiled or manner.is_recorded or not is_whole:
+        raise Unsupported(
+            "a hand-written rule gives all of its gradients, and is neither compiled nor recorded"
+        )
+    given = partial(_laid, manner.layouts)
+    if manner.is_in_place:
+        if posed.bridge.framework == "jax":
+            raise Unsupported("nothing is written into an array of JAX")
+        given = partial(_placed, {})
     seed = posed.seed + OTHER * manner.is_reseeded
-    yield partial(_call, replace(posed, seed=seed, given=partial(_laid, manner.layouts)))
+    yield partial(_call, replace(posed, seed=seed, given=given))
+
+
+def _placed(kept: dict[str, Any], path: str, array: Any) -> Any:
+    """The array that was given at first, in which `array` is now."""
+    kept.setdefault(path, array)[...] = array
+    return kept[path]
 
 
 def _call(posed: Posed, point: Arrays, *, another: bool = False) -> Call:

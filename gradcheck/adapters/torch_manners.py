@@ -53,7 +53,7 @@ def session(posed: Posed, manner: Manner) -> Iterator[Caller]:
     if manner.is_compiled and not posed.is_compiled:
         raise Unsupported("compiling takes too long to be asked by the way")
     with _kept(posed), eagerly() if manner.is_compiled else nullcontext():
-        yield partial(_call, _mannered(posed, manner), manner)
+        yield partial(_call, _mannered(posed, manner), manner, [])
 
 
 def _kept(posed: Posed) -> Any:
@@ -70,7 +70,10 @@ def _mannered(posed: Posed, manner: Manner) -> Posed:
 
 
 @torch.inference_mode(False)
-def _call(posed: Posed, manner: Manner, point: Arrays, *, another: bool = False) -> Call:
+def _call(
+    posed: Posed, manner: Manner, first: list[torch.Tensor], point: Arrays, *, another: bool = False
+) -> Call:
+    """One call; the leaves of the `first` one in a session are kept there."""
     if posed.rooms is not None and posed.rooms.waits():
         raise Unsupported(
             "the handle of a hook that waits for the backward pass is kept on the module, where "
@@ -87,8 +90,10 @@ def _call(posed: Posed, manner: Manner, point: Arrays, *, another: bool = False)
         ]
         for k in range(count) if posed.records else asked:
             leaves[k].requires_grad_()
+        if manner.is_in_place:
+            leaves = _written(first, leaves)
         own = posed.own(leaves)
-        found = posed.run(leaves, own)
+        found = posed.run(leaves, own, shared=manner.is_in_place and not posed.writes)
 
     @torch.inference_mode(False)
     def pull(cotangents: Arrays) -> Callable[[], Arrays]:
@@ -114,6 +119,15 @@ def _call(posed: Posed, manner: Manner, point: Arrays, *, another: bool = False)
         return lambda: gradients_of([placed.get(k) for k in range(count)], point)
 
     return Call(value=tuple(BRIDGE.out(y) for _, y in found), pull=pull)
+
+
+def _written(first: list[torch.Tensor], leaves: list[torch.Tensor]) -> list[torch.Tensor]:
+    """The first leaves, with the numbers of `leaves` written into them."""
+    first.extend(leaves[len(first) :])
+    with torch.no_grad():
+        for own, leaf in zip(first, leaves, strict=True):
+            own.copy_(leaf)
+    return first
 
 
 class Laid(torch.autograd.Function):

@@ -39,6 +39,11 @@ TWICE = "a second backward pass over the same graph gives another gradient"
 UNDEFINED = "the gradients of single outputs, the others undefined, do not add up to that of all"
 FROZEN = "with other leaves frozen the gradient is another"
 
+STEPPED = (
+    "after another point was written into the same arrays, as an optimiser does, the answer is "
+    "another: something is kept for an array, and not for what is in it"
+)
+
 PARTS = 3  # how many outputs are pulled back alone
 
 
@@ -62,6 +67,7 @@ def check_state(
         # A second backward pass that runs, after that of the other call, has said as much.
         if not any(isinstance(reply, Reply) and reply.complaint == TWICE for reply in found):
             found += _reversed(question, other)
+        found += _stepped(question, other)
     found += kept_elsewhere(answers, settings, rng)
     replies = [reply for reply in found if isinstance(reply, Reply)]
     raised = [finding for finding in found if isinstance(finding, Finding)]
@@ -143,7 +149,7 @@ def _interleaved(
 
 def _is_same(values: Arrays, answer: Arrays) -> bool:
     pairs = zip(values, answer, strict=False)
-    return all(np.allclose(a, b, equal_nan=True) for a, b in pairs)
+    return bool(values) and all(np.allclose(a, b, equal_nan=True) for a, b in pairs)
 
 
 def _reversed(question: Question, other: Question) -> Iterator[Reply | Finding]:
@@ -159,6 +165,44 @@ def _reversed(question: Question, other: Question) -> Iterator[Reply | Finding]:
             return
         except Exception as error:
             yield failing("state", problem, name, error)
+
+
+def _stepped(question: Question, other: Question) -> Iterator[Reply | Finding]:
+    """The other call, with its numbers in the arrays of the first one.
+
+    In doubt it is asked in arrays of its own: where the answer is as it was then, the target keeps
+    a state, which is another matter.
+    """
+    problem, name = question.problem, "after a step in place"
+    if other.point is question.point:
+        return
+
+    def after(manner: Manner) -> Arrays:
+        assert problem.session is not None
+        with problem.session(manner) as call:
+            one = call(question.point)
+            one.pull(question.u)()
+            two = call(other.point)
+            arrays = (*two.value, *two.pull(other.u)())
+            del one  # what may be known by its address must live until here
+            return arrays
+
+    stepped: Arrays = ()
+    try:
+        stepped = after(Manner(is_in_place=True))
+        said: Reply | Finding = _again(other, name, STEPPED, stepped, 0)
+    except Unsupported:
+        return
+    except Exception as error:
+        said = failing("state", problem, name, error)
+    if not _is_same(stepped, other.answer):
+        try:
+            apart = after(PLAIN)
+        except Exception:  # said already
+            return
+        if stepped and _is_same(stepped, apart):
+            return
+    yield said
 
 
 def _parts(question: Question) -> Iterator[Reply | Finding]:

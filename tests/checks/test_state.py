@@ -700,3 +700,64 @@ def test_what_a_target_keeps_is_caught_where_it_refuses_most_points() -> None:
 
     assert posed(Forgetful()).passed
     assert not posed({}).passed
+
+
+class OfItsTranspose(torch.autograd.Function):
+    """x w, through a transpose of w that is handed in."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, w: Tensor, transposed: Tensor) -> Tensor:
+        ctx.save_for_backward(x, transposed)
+        return x @ w
+
+    @staticmethod
+    def backward(ctx: Any, u: Tensor) -> Any:
+        x, transposed = ctx.saved_tensors
+        return u @ transposed, x.mT @ u, None
+
+
+class Caching(nn.Module):
+    """It keeps transposes of its weight by a key, and so of what the weight was, or looks whether
+    the weight is the same."""
+
+    def __init__(self, key: Callable[[Tensor], Any] | None) -> None:
+        super().__init__()
+        self.w = nn.Parameter(tensor(4, 2))
+        self.key, self.kept = key, {}  # type: ignore[var-annotated]
+        self.last: tuple[Tensor | None, int] = None, -1
+
+    def forward(self, x: Tensor) -> Any:
+        if self.key is None:
+            if self.last[0] is not self.w or self.last[1] != self.w._version:
+                self.kept[0], self.last = self.w.detach().mT.clone(), (self.w, self.w._version)
+            transposed = self.kept[0]
+        else:
+            transposed = self.kept.setdefault(self.key(self.w), self.w.detach().mT.clone())
+        return OfItsTranspose.apply(x, self.w, transposed)  # type: ignore[no-untyped-call]
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("key", [id, Tensor.data_ptr, None])
+def test_what_is_kept_by_the_name_of_an_array_is_caught(key: Any, seed: int) -> None:
+    """As after a step of an optimiser, which writes into the same parameter."""
+    result = gradcheck.check(Caching(key), tensor(3, 4), checks=("vjp", "state"), seed=seed)
+
+    assert result.passed == (key is None), result
+
+
+@pytest.mark.parametrize("by_id", [True, False])
+def test_what_a_rule_keeps_for_an_array_is_caught(by_id: bool) -> None:
+    kept: dict[int, Any] = {}
+    alive: list[Any] = []
+
+    def vjp(inputs: Any, u: Any) -> Any:
+        x, w = inputs
+        alive.append(w)  # so that no other array is known by its number
+        transposed = kept.setdefault(id(w), w.T.copy()) if by_id else w.T
+        return u @ transposed, x.T @ u
+
+    result = gradcheck.check(Rule(lambda x, w: x @ w, vjp), array(3, 4), array(4, 2))
+
+    assert result.passed == (not by_id)
+    if by_id:
+        assert "kept for an array" in failures(result)[0]
