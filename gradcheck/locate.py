@@ -15,6 +15,7 @@ import numpy as np
 
 from gradcheck.evidence import SHOWN, entry_of
 from gradcheck.oracles import ladder
+from gradcheck.oracles.rungs import NARROW
 from gradcheck.probes import Line, scale
 from gradcheck.problem import Array, norm
 from gradcheck.results import Entry
@@ -174,12 +175,15 @@ class _Search:
         v[place] = phase
         alone = line.along({self.index: v})
         truth = ladder.estimate(alone, careful=self.careful)
-        own = scale(line.problem.point[self.index][place])
-        if not self.careful and own < line.unit and truth.error_bar > GOOD * abs(alone.slope):
-            closer = ladder.estimate(replace(alone, unit=own))
-            truth = min(truth, closer, key=lambda estimate: estimate.error_bar)
-        got = alone.slope
-        if abs(truth.excess(got)) > SIGNIFICANCE * truth.error_bar:
+        got, own = alone.slope, scale(line.problem.point[self.index][place])
+        is_off = own < NARROW * line.unit and _contradicts(truth, got)
+        is_coarse = own < line.unit and truth.error_bar > GOOD * abs(got)
+        if is_off or (is_coarse and not self.careful):
+            closer = ladder.estimate(replace(alone, unit=own), careful=self.careful)
+            confirms = closer.error_bar <= GOOD * abs(got) and not _contradicts(closer, got)
+            is_sharper = is_coarse and closer.error_bar < truth.error_bar
+            truth = closer if (is_off and confirms) or is_sharper else truth
+        if _contradicts(truth, got):
             truth = ladder.folded(alone, truth)
         # Where the slope jumps, the nearest value of its interval is what the entry is held to.
         wanted = got - truth.excess(got)
@@ -277,6 +281,10 @@ def _moves_its_own(line: Line, index: int, place: Index) -> bool:
     h = line.unit * 2.0**-10  # far enough for what depends on an entry to move
     one, rest, both = (line.along({index: w}).sample(h).moving for w in (only, others, v))
     return bool(one + rest == both)
+
+
+def _contradicts(truth: ladder.Estimate, claimed: float) -> bool:
+    return abs(truth.excess(claimed)) > SIGNIFICANCE * truth.error_bar
 
 
 def _bar(line: Line, truth: ladder.Estimate) -> float:

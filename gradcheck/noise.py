@@ -93,8 +93,8 @@ def _levels(readings: Sequence[Reading], unit: float, ulp: float) -> Levels:
         if level is not None and (not smooth or rounding or (steady and not reading.dominant)):
             believable = max(believable, level)
             rough = max(rough, 0.0 if smooth or rounding else level)
-        elif level is not None and steady and TEETH * level < steep * SPACINGS[k] * unit:
-            skipped.append(level)
+        elif level is not None and TEETH * level < steep * SPACINGS[k] * unit:
+            skipped += [level] if steady or reading.dominant else []
         if reading.climbs and not smooth:
             stairs = _stairs(readings[:k], reading.stride / SPACINGS[k])
             believable = max(believable, stairs)

@@ -34,6 +34,7 @@ __all__ = [
     "Line",
     "Sample",
     "among",
+    "by_size",
     "cotangent",
     "direction",
     "disturbed",
@@ -109,6 +110,25 @@ def relative(v: Array, x: Array) -> Array:
     return np.asarray(v * (np.maximum(sizes, smallest) / scale(x)))
 
 
+def by_size(x: Array) -> list[Array]:
+    """Return masks of the entries of each order of size, the largest first; zeros are of the last.
+
+    No step suits all of 1e8 and 1e-6.
+    """
+    if x.size < 2:
+        return [np.ones(x.shape, bool)]
+    sizes = np.abs(x)
+    orders = np.zeros(x.shape)
+    np.log2(np.max(sizes, initial=0.0) / sizes, out=orders, where=sizes > 0)
+    orders = np.floor(orders / ORDER)
+    orders[sizes == 0] = np.max(orders, initial=0.0)
+    return [orders == order for order in np.unique(orders)]
+
+
+# In factors of two. Numbers that are drawn at random are nearly all of one order.
+ORDER = 20
+
+
 def among(rng: np.random.Generator, leaf: Leaf, x: Array, few: Array) -> Array:
     """Return a direction of `few` entries of a leaf at `x`, each by a part of its own size."""
     return np.where(few, relative(direction(rng, leaf), x), 0)
@@ -135,11 +155,15 @@ def nudged(rng: np.random.Generator, leaves: Sequence[Leaf], point: Arrays) -> A
 
 
 def _off_ties(rng: np.random.Generator, leaf: Leaf, x: Array) -> Array:
-    step = 2.0**-8 * scale(x) * direction(rng, leaf) * rng.uniform(0.5, 1, x.shape)
+    sizes = np.where((x != 0) & (np.abs(x) < TINY * scale(x)), np.abs(x), scale(x))
+    step = 2.0**-8 * sizes * direction(rng, leaf) * rng.uniform(0.5, 1, x.shape)
     if np.iscomplexobj(step):
         return step
     may_cross = (x != 0) & (np.abs(x) <= np.abs(step))
     return np.where(may_cross, np.copysign(step, x), step)
+
+
+TINY = 2.0**-20  # of a leaf's size: what is smaller is moved by a part of its own
 
 
 def scale(x: Array) -> float:

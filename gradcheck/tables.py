@@ -61,7 +61,9 @@ def read(values: Sequence[float]) -> Reading:
         stride=float(np.median(np.abs(first)) if jumps else np.mean(np.abs(first))),
         wobble=_deviation(first) if _turns(first) > 1 else 0.0,
     )
-    if not moves or jumps or _is_lone(np.diff(first), 2):
+    # What goes up and down again is not a bend.
+    is_bent = _turns(first) <= 1 and _is_lone(np.diff(first), 2)
+    if not moves or jumps or is_bent:
         return plain
     gamma, levels, signs = 1.0, [], []
     for order in range(1, len(values)):

@@ -9,6 +9,7 @@ from gradcheck.answers import Answers
 from gradcheck.checks.entrywise import narrowest
 from gradcheck.evidence import Probe
 from gradcheck.oracles import ladder
+from gradcheck.oracles.rungs import NARROW
 from gradcheck.oracles.stairs import is_staircase
 from gradcheck.probes import Line, relative, scale
 from gradcheck.problem import EPSILON, Array, norm
@@ -80,15 +81,13 @@ def _contradicted(probe: Probe, slope: float, h: float) -> Probe:
     line, truth = probe.line, probe.truth
     reached = min(step.h for step in truth.steps)
     # What jumps somewhere is noise to a ladder that steps over it, and none to a small step.
-    level = truth.level if truth.level <= line.ulp or is_staircase(line) else line.ulp
+    is_noisy = truth.is_saw or truth.level <= line.ulp or is_staircase(line)
+    level = truth.level if is_noisy else line.ulp
     bar = truth.error_bar * max(reached / h, 1.0) + (level + line.ulp) / h
     if not abs(slope - truth.slope) > max(SIGNIFICANCE * bar, SEEN * line.size):
         return probe
     other = _in_units(probe, CLOSER * line.unit, careful=True)
     return other if other.is_significant and other.is_smooth else probe
-
-
-NARROW = 2.0**-10  # the part of a leaf's usual size below which an entry wants steps of its own
 
 
 def finer(probes: Sequence[Probe]) -> list[Probe]:

@@ -31,7 +31,7 @@ from gradcheck.checks.question import Question
 from gradcheck.diagnose import ADVICE
 from gradcheck.evidence import Probe, entries_of
 from gradcheck.oracles import ladder
-from gradcheck.probes import Line, among, direction, scale, side_by_side
+from gradcheck.probes import Line, among, by_size, direction, scale, side_by_side
 from gradcheck.problem import Array, Problem
 from gradcheck.results import Entry, Finding, Reason, Verdict
 from gradcheck.settings import RIPPLE, Settings
@@ -69,6 +69,8 @@ def examined(
         leaf = answers.problem.leaves[question.index]
         own = replace(question, oracle=f"finite differences, {leaf.dtype}")
         finding, kink = _settled(own, joint) or _alone(own, answers, problem, settings, rng)
+        if finding.verdict is Verdict.FAIL:
+            finding = _by_size(own, finding, answers, problem, settings, rng)
         if finding.verdict is Verdict.INCONCLUSIVE and not np.isfinite(finding.resolution):
             finding = _within(own, finding, answers, problem, settings, rng)
         if finding.verdict is Verdict.PASS and settings.probes > 1:  # one is a first look
@@ -192,6 +194,35 @@ def _alone(
     if finding.reason is Reason.CONTRADICTING:
         kink = Kink.OUTSIDE
     return finding, kink
+
+
+def _by_size(
+    question: Question,
+    finding: Finding,
+    answers: Answers,
+    problem: Problem,
+    settings: Settings,
+    rng: np.random.Generator,
+) -> Finding:
+    """The failure of a leaf whose entries differ so much in size that no step suits all of them.
+
+    Those of each order of size are moved without the others: if all are right, so is the leaf.
+    """
+    masks = by_size(answers.problem.point[question.index])
+    if len(masks) == 1 or not np.all(np.isfinite(answers.gradients(0)[question.index])):
+        return finding
+    found = []
+    for mask in masks:
+        seen = through_what_moves(question, answers, mask, rng)
+        found.append(_alone(question, seen, problem, settings, rng, mask)[0])
+        if found[-1].verdict is not Verdict.PASS or found[-1].reason is Reason.VACUOUS:
+            return finding
+    coarsest = max(found, key=lambda each: each.resolution)
+    power = tuple(power for power in coarsest.power if np.isfinite(power.smallest))
+    return replace(coarsest, message=BY_SIZE, power=power)
+
+
+BY_SIZE = "its entries differ so much in size that each order of it was moved without the others"
 
 
 def _within(

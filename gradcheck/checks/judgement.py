@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from gradcheck.checks.along import closer
 from gradcheck.checks.doubts import folded, measured
 from gradcheck.checks.halves import PEAK, by_many_paths
 from gradcheck.checks.iterations import unless_it_jumps
@@ -244,6 +245,10 @@ def _located(
             "gradient is none of its subgradients: move the point, or compare implementations"
         )
         return question.answer(Verdict.INCONCLUSIVE, message, probes, reason=Reason.KINK)
+    if not location.entries and _is_cleared(most, location):
+        return question.answer(
+            Verdict.INCONCLUSIVE, CONTRADICTING, probes, reason=Reason.CONTRADICTING
+        )
     if not location.entries and most.mismatch <= question.tolerance:
         message = (
             f"off by {most.mismatch:.1e} of the leaf, which is real, but no entry was found "
@@ -274,6 +279,24 @@ def _located(
     message += "; " + (ADVICE[pattern.split(":")[0]] if pattern else "no known pattern fits")
     shown = location.entries[:SHOWN]
     return question.answer(Verdict.FAIL, message, probes, entries=shown, diagnosis=pattern)
+
+
+def _is_cleared(probe: Probe, location: Location) -> bool:
+    """Whether every entry was read, and what they may be off by is not the mismatch."""
+    v, read = probe.line.v[probe.index], location.read
+    if len(read) < v.size:
+        return False
+    room = sum(abs(v[e.index]) * (e.off + SIGNIFICANCE * e.error_bar) for e in read)
+    return bool(room < probe.excess / 2) and not any(_hides(probe, e) for e in read)
+
+
+def _hides(probe: Probe, entry: Entry) -> bool:
+    """Whether the steps at which an entry was read lead over what is wrong with it."""
+    v = np.zeros_like(probe.line.v[probe.index])
+    v[entry.index] = 1.0
+    line = probe.line.along({probe.index: v})
+    alone = replace(probe, line=line, truth=ladder.estimate(line, careful=True))
+    return closer([alone])[0].is_significant
 
 
 def _evidence(probe: Probe) -> Evidence:

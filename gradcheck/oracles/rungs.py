@@ -1,6 +1,6 @@
 """Where the steps of differences lie, in units of the leaf's size."""
 
-__all__ = ["COARSER", "FINER", "FINEST", "FIRST", "OFF_GRID", "RUNGS", "STALLED", "STILL"]
+__all__ = ["COARSER", "FINER", "FINEST", "FIRST", "NARROW", "OFF_GRID", "RUNGS", "STALLED", "STILL"]
 
 RUNGS = 4  # at most: three extrapolations; a fourth gains nothing once rounding dominates
 
@@ -19,6 +19,9 @@ FINEST = 34
 # it is added to something larger, and a rounding that is always the same is one that nobody sees.
 # Nor may it halve with the step: the binary digits of two thirds, 0.101010..., alternate.
 OFF_GRID = 2 / 3
+
+# The part of a leaf's usual size below which an entry wants steps of its own.
+NARROW = 2.0**-10
 
 # A part of the outputs this large that moves at the first step and stands still at the last is
 # reason to suspect a staircase. The steps of a bfloat16 are 2⁻⁷, of the order of the first flight.

@@ -24,6 +24,7 @@ def _sinc(factor: float) -> Rule:
 
 
 POINTS = ([2e-4], [1e-3], [5e-3], [-0.02], [-6e-4, -4e-4, 2e-4, 7e-4, -1e-3])
+CLOSE = ([1e-5, 1e-4], [1e-6, 1e-3])  # where of a gradient of zero nothing could be said
 
 
 def _verdicts(point: list[float], factor: float) -> Counter[str]:
@@ -34,7 +35,7 @@ def _verdicts(point: list[float], factor: float) -> Counter[str]:
     return Counter(found)
 
 
-@pytest.mark.parametrize("point", POINTS, ids=str)
+@pytest.mark.parametrize("point", [*POINTS, *CLOSE], ids=str)
 def test_what_rounding_leaves_is_no_failure(point: list[float]) -> None:
     assert not _verdicts(point, 1.0)["fail"]
 
@@ -43,6 +44,23 @@ def test_what_rounding_leaves_is_no_failure(point: list[float]) -> None:
 @pytest.mark.parametrize("point", POINTS, ids=str)
 def test_it_excuses_no_factor(point: list[float], factor: float) -> None:
     assert not _verdicts(point, factor)["pass"]
+
+
+def _quotient(factor: float) -> Rule:
+    """(exp x - 1) / x near zero, where hardly a digit of it is left."""
+    return Rule(
+        lambda x: (np.exp(x) - 1) / x,
+        lambda xs, u: (factor * u * (0.5 + xs[0] / 3),),
+    )
+
+
+@pytest.mark.parametrize("least", [-8, -12])
+@pytest.mark.parametrize("factor", [1.0, 1.5])
+def test_where_hardly_a_digit_is_left_nothing_is_mistaken(factor: float, least: float) -> None:
+    for seed in range(8):
+        point = 10 ** np.random.default_rng(seed).uniform(least, least + 2, 3)
+        found = gradcheck.check(_quotient(factor), point, checks="vjp", seed=seed)
+        assert found.verdict != ("fail" if factor == 1.0 else "pass"), found
 
 
 @pytest.mark.parametrize("factor", [2.0, 0.0])

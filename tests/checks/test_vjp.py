@@ -1078,3 +1078,23 @@ def test_what_a_leaf_of_zeros_hides_is_looked_for_beside_it(
     assert all(
         "once input[3], of zeros, is moved" in f.message for f in findings if f.leaf in wrong
     )
+
+
+def _scales(x: Array) -> Array:
+    return np.array([x[0] ** 2, np.sin(1e6 * x[1])])
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("wrong", [(1.0, 1.0), (1.0, 1.01), (1.01, 1.0)])
+def test_entries_that_differ_in_size_by_any_factor_are_moved_apart(
+    wrong: tuple[float, float], seed: int
+) -> None:
+    """Of 1e8 and 1e-6: no step suits both."""
+
+    def vjp(inputs: Any, u: Array) -> Array:
+        (x,) = inputs
+        return u * np.array([2 * x[0], 1e6 * np.cos(1e6 * x[1])]) * wrong
+
+    result = check(Rule(_scales, vjp), np.array([1e8, 1.7e-6]), seed=seed)
+
+    assert result.passed == (wrong == (1.0, 1.0)), result
