@@ -21,7 +21,7 @@ from gradcheck.errors import maybe_out_of_domain
 from gradcheck.evidence import entries_of
 from gradcheck.probes import direction, disturbed, scale
 from gradcheck.problem import EPSILON, Array, Arrays, Problem, norm
-from gradcheck.results import Finding, Verdict
+from gradcheck.results import Finding, Reason, Verdict
 from gradcheck.settings import SIGNIFICANCE
 
 __all__ = ["beside", "natural", "restless", "rounded", "spread", "unrest_of"]
@@ -50,9 +50,8 @@ def rounded(
         truths: the same in float64.
     """
     tolerance = finding.tolerance
-    # Of float32's rounding far less is left than its tolerance; that of bfloat16 may hide more.
     is_coarse = _epsilon(problem, index) > EPSILON["float32"]
-    seen = Seen(of_all=inf, of_one=inf) if is_coarse else Seen(of_all=0.0, of_one=0.0)
+    seen = Seen(of_all=inf, of_one=inf)
     for u, claim, truth in zip(draws, claims, truths, strict=True):
         if not np.all(np.isfinite(claim)):
             return _accused(finding, claim, truth, ~np.isfinite(claim), np.zeros(claim.shape))
@@ -60,6 +59,8 @@ def rounded(
         largest = np.maximum(np.abs(claim), np.abs(truth))
         size, is_close = norm(truth), np.all(off <= tolerance * largest)
         if is_close and norm(off) <= 0.5 * tolerance * size and not (is_coarse and size):
+            # Of float32's rounding far less is left than its tolerance; bfloat16's may hide more.
+            seen = Seen(of_all=0.0, of_one=0.0)
             continue
         bar, usual = _bars(problem, index, u, claim, rng)
         wrong = (off > SIGNIFICANCE * bar) & (off > tolerance * largest)
@@ -240,6 +241,8 @@ def _least(hidden: float) -> float:
 
 def _blunted(finding: Finding, problem: Problem, index: int, seen: Seen) -> Finding:
     """A pass in a narrow dtype: nothing below ten roundings was seen, nor what they hide."""
+    if finding.reason is Reason.VACUOUS:  # of nothing nothing is hidden
+        return finding
     least = SIGNIFICANCE * _epsilon(problem, index) / 2
     of_all, of_one = max(least, seen.of_all), max(least, seen.of_one)
     message = finding.message
