@@ -130,7 +130,7 @@ def diagnose(
     if all(probe.is_flat for probe in evidence):
         return "nothing wanted"
     factor = _factor(evidence)
-    if factor is not None:
+    if factor is not None and (gradients[0].size > 1 or _is_whole(factor)):
         return _named(factor, shape=gradients[0].shape)
     if all(probe.turned is not None and probe.fits(probe.turned) for probe in evidence):
         return "conjugated"
@@ -154,6 +154,12 @@ def diagnose(
     if term is not None:
         return term
     return None
+
+
+def _is_whole(factor: complex) -> bool:
+    """Whether it is a number like -1, 2 or ⅓. Any error of a single entry is a factor in all."""
+    times = max(abs(factor), 1 / abs(factor))
+    return abs(times - round(times)) < SAME * times
 
 
 def _named(factor: complex, where: str = "", shape: tuple[int, ...] = ()) -> str:
@@ -221,8 +227,9 @@ def _term(scene: Scene) -> str | None:
                     return f"missing derivative: of {name}, {how}"
     # In another order the error is gone: an entry that is a little off keeps it.
     left = np.abs(np.sort(got) - np.sort(wanted))
+    most = SIGNIFICANCE * np.max(bars[wrong]) + SAME * np.max(np.abs(off))
     is_all = len(scene.read) == int(scene.complete) * got.size
-    if is_all and np.all(left <= SIGNIFICANCE * np.max(bars) + SAME * np.max(np.abs(off))):
+    if is_all and np.count_nonzero(wrong) > 1 and np.all(left <= most):
         return "permuted"
     return None
 

@@ -37,8 +37,8 @@ ADVICE = {
     "constant factor": "it is right up to that factor",
     "this leaf alone": "other leaves show that the adjoint is right; what is made of it for "
     "this leaf is not",
-    "not converged": "it is near the true one: the adjoint stopped before it settled; if that is "
-    "near enough, say rtol=",
+    "not converged": "it is near the true one: the adjoint stopped before it settled, or has W in "
+    "the place of Wᵀ; let it run longer, and say rtol= only if that brings it nearer",
 }
 
 
