@@ -323,12 +323,15 @@ def _pattern(
         if truncation is not None:
             return "not truncated", f"truncation={truncation} was declared, and more flows back"
         return "acausal", "a gradient flows where no value does: a mask, or a shift of time"
+    if (step := _of_one_step(right, wrong)) is not None:
+        return step
     for border in sorted({b.t for b in wrong}):
         across = [b for b in right if b.s < border <= b.t]
         if all(b.s < border <= b.t for b in wrong) and not across:
             before = max(b.s for b in wrong)  # of a long sequence not every step is looked at
+            word = "lost" if all(b.got == 0 for b in wrong) else "spoilt"
             return (
-                f"carry lost: between steps {before} and {border}",
+                f"carry {word}: between steps {before} and {border}",
                 f"whatever crosses from step {before} to {border} is wrong, and nothing else: "
                 "the state that is handed over there, at the border of a chunk or a block",
             )
@@ -376,6 +379,22 @@ def _pattern(
             "detached (the cell of an LSTM)",
         )
     return None, "no known pattern fits"
+
+
+def _of_one_step(right: Sequence[Block], wrong: Sequence[Block]) -> tuple[str, str] | None:
+    """What to say where all that is wrong flows back to one step, at lag 0 too, or from one."""
+    if len(wrong) < 2 or not any(b.lag == 0 for b in wrong):
+        return None
+    for of, way in (("s", "back to step {} of the input"), ("t", "from step {} of the output")):
+        steps = {getattr(b, of) for b in wrong}
+        if len(steps) == 1 and any(getattr(b, of) not in steps for b in right):
+            (step,) = steps
+            return (
+                f"one step: {step}",
+                f"what flows {way.format(step)} is wrong, and nothing else: the first or the last "
+                "step of a loop, or a mask",
+            )
+    return None
 
 
 def _blockwise(right: Sequence[Block], wrong: Sequence[Block]) -> int | None:

@@ -144,6 +144,34 @@ def test_a_state_that_is_detached_is_named_with_its_place(
     assert "wrong from lag 1 on" in lag.message
 
 
+def _part_detached(h: Tensor) -> Tensor:
+    return 0.5 * h + 0.5 * h.detach()
+
+
+def test_a_carry_that_is_spoilt_between_two_steps_is_not_called_lost() -> None:
+    spoilt = Elman(hand_over=lambda t, h: _part_detached(h) if t == 5 else h)
+
+    (lag,) = found(check_sequence(spoilt, X, H), "lag")
+
+    assert lag.diagnosis == "carry spoilt: between steps 4 and 5"
+
+
+@pytest.mark.parametrize("step", [0, 3])
+def test_one_step_of_the_input_that_is_wrong_is_no_carry(step: int) -> None:
+    class Detaching(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.elman = Elman()
+
+        def forward(self, x: Tensor, h: Tensor) -> Any:
+            steps = [_part_detached(now) if t == step else now for t, now in enumerate(x)]
+            return self.elman(torch.stack(steps), h)
+
+    (lag,) = found(check_sequence(Detaching(), X, H), "lag")
+
+    assert lag.diagnosis == f"one step: {step}"
+
+
 @pytest.mark.parametrize("r", [0.9, 0.1, 1e-3, 1e-6])
 def test_a_carry_that_is_lost_far_back_is_found_however_little_of_it_is_left(
     r: float, lost: Callable[[int | None], None]
