@@ -22,7 +22,7 @@ from gradcheck.checks.ties import unless_untied
 from gradcheck.errors import maybe_out_of_domain
 from gradcheck.finite import finite_part, is_finite
 from gradcheck.probes import among, direction, nudged
-from gradcheck.problem import Array, Problem, is_same_entrywise
+from gradcheck.problem import Array, Problem, is_same_entrywise, norm
 from gradcheck.results import Finding, Reason, Verdict, worst
 from gradcheck.rounding import rounded
 from gradcheck.settings import Settings
@@ -51,6 +51,7 @@ def check_vjp(
             )
         asked = _questions(answers, settings)
         findings = unless_untied(findings, asked, answers.formula or answers, kinked, rng)
+        findings = _of_one_side(findings, answers, settings, rng)
     elif all(finding.verdict is Verdict.PASS for finding in findings):
         findings = _off_zero(findings, answers, settings, rng)
     return tuple(_strong_enough(finding, settings.min_power) for finding in findings)
@@ -299,6 +300,40 @@ def _joined(here: Finding, beside: Finding, kink: Kink | None, problem: Problem)
     if here.verdict is verdict:
         return replace(here, resolution=min(here.resolution, beside.resolution))
     return replace(beside, message=f"beside a kink: {beside.message}")
+
+
+# How many sides of a kink are looked at: where three numbers are equal there are six. What is
+# linear on a side has the same gradient at the kink, but for rounding.
+SIDES, SAME = 24, 1e-9
+
+
+def _of_one_side(
+    findings: tuple[Finding, ...], answers: Answers, settings: Settings, rng: np.random.Generator
+) -> tuple[Finding, ...]:
+    """The findings; passes, where the gradient at a kink is that of one side, and is right there.
+
+    A limit of gradients is a subgradient (Clarke, Optimization and Nonsmooth Analysis, 1983,
+    theorem 2.5.1), and along a line through three equal numbers it may not look like one.
+    """
+    problem = answers.problem
+    found = {finding.leaf: finding for finding in findings}
+    for _ in range(SIDES):
+        left = {leaf for leaf, f in found.items() if f.verdict is Verdict.INCONCLUSIVE and f.reason}
+        if not left:
+            break
+        with maybe_out_of_domain():
+            moved = replace(problem, point=nudged(rng, problem.leaves, problem.point))
+            there = answers.of(moved)
+            pairs = zip(problem.leaves, answers.gradients(0), there.gradients(0), strict=True)
+            alike = {leaf.path for leaf, g, h in pairs if norm(g - h) <= SAME * norm(g)} & left
+            beside = at_point(there, settings, rng)[0] if alike else ()
+            message = "the point lies on a kink, and the gradient is that of one side"
+            found |= {
+                f.leaf: replace(f, message=message, reason=Reason.KINK)
+                for f in beside
+                if f.leaf in alike and f.verdict is Verdict.PASS
+            }
+    return tuple(found[finding.leaf] for finding in findings)
 
 
 def _strong_enough(finding: Finding, wanted: float | None) -> Finding:

@@ -92,3 +92,36 @@ def test_what_is_flat_up_to_a_kink_nearby_is_no_staircase(seed: int) -> None:
     result = gradcheck.check(torch.maximum, a, b, checks="vjp", seed=seed)
 
     assert result.passed, result
+
+
+EQUAL = np.array([1.0, 2.0, 2.0, 0.0, 3.0, 2.0, -1.0])
+
+
+def _places(x: Any) -> Any:
+    return np.argsort(np.argsort(x, kind="stable"), kind="stable")
+
+
+def _sorted(x: Any, u: Any) -> Any:
+    return u[_places(x)]
+
+
+def _median(x: Any, u: Any) -> Any:
+    g = np.zeros_like(x)
+    g[np.argsort(x, kind="stable")[3]] = u
+    return g
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(
+    ("f", "rule"), [(np.sort, _sorted), (lambda x: np.sort(x)[3], _median)], ids=["sort", "median"]
+)
+def test_of_three_equal_numbers_the_gradient_of_one_side_is_right(
+    f: Any, rule: Any, seed: int
+) -> None:
+    def verdict(spoilt: Any) -> str:
+        target = Rule(f, lambda inputs, u: spoilt(inputs[0], rule(inputs[0], u)))
+        return gradcheck.check(target, EQUAL, checks="vjp", seed=seed).verdict.value
+
+    assert verdict(lambda x, g: g) == "pass"
+    assert verdict(lambda x, g: 1.01 * g) == "fail"
+    assert verdict(lambda x, g: np.where(x == 2, 0, g)) != "pass"
