@@ -44,6 +44,12 @@ __all__ = ["Kink", "Kinks", "examined"]
 HIDING, COTANGENTS = 1e-3, 2
 
 
+TINIEST = (
+    "{} of {} entries of the gradient are below 1e-16 of the whole: they may be what rounding "
+    "leaves, and were not compared"
+)
+
+
 class Kink(Enum):
     """Where the gradient lies that is given at a kink: among the subgradients, or not."""
 
@@ -74,7 +80,10 @@ def examined(
         if finding.verdict is Verdict.INCONCLUSIVE and not np.isfinite(finding.resolution):
             finding = _within(own, finding, answers, problem, settings, rng)
         if finding.verdict is Verdict.PASS and settings.probes > 1:  # one is a first look
-            for few in hidden(answers.gradients(0)[question.index]):
+            levels, nothing = hidden(answers.gradients(0)[question.index])
+            if nothing and not finding.message:
+                finding = replace(finding, message=TINIEST.format(nothing, np.prod(leaf.shape)))
+            for few in levels:
                 seen = through_what_moves(own, answers, few, rng)
                 if is_suspect(own, seen, few, rng):
                     found, _ = _alone(own, seen, problem, settings, rng, few)

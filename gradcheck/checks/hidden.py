@@ -1,7 +1,5 @@
 """Entries whose gradient is so small that others hide what is wrong with it."""
 
-from collections.abc import Iterator
-
 import numpy as np
 
 from gradcheck.answers import Answers
@@ -23,26 +21,30 @@ LEVELS = 4  # from 1e8 to 1e-8 it is three
 NOTHING = 2.0**-54
 
 
-def hidden(gradient: Array) -> Iterator[Array]:
+def hidden(gradient: Array) -> tuple[list[Array], int]:
     """Which entries are so small that the others hide them, if it is not by chance; and of those.
 
-    So do, among them, the larger ones hide the smaller.
+    So do, among them, the larger ones hide the smaller. Counted are those that are so small that
+    they may be rounding.
     """
-    whole, count = norm(gradient), gradient.size
+    levels: list[Array] = []
+    whole, count, nothing = norm(gradient), gradient.size, 0
     least = NOTHING * whole
-    for _ in range(LEVELS):
+    for level in range(LEVELS):
         small = np.zeros(gradient.shape, bool)
         limit = SMALL * whole / max(count, 1) ** 0.5
         for found, part in blocks(small, gradient):
             sizes = np.abs(part)
             np.less(sizes, limit, out=found)
             if np.any(found):
+                nothing += int(np.count_nonzero((sizes > 0) & (sizes <= least))) if not level else 0
                 found &= sizes > least
         fewer = int(np.count_nonzero(small))
         if not fewer or fewer < MANY * gradient.size:
-            return
-        yield small
+            break
+        levels.append(small)
         whole, count = norm(gradient[small]), fewer
+    return levels, nothing
 
 
 def through_what_moves(

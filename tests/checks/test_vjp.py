@@ -1098,3 +1098,21 @@ def test_entries_that_differ_in_size_by_any_factor_are_moved_apart(
     result = check(Rule(_scales, vjp), np.array([1e8, 1.7e-6]), seed=seed)
 
     assert result.passed == (wrong == (1.0, 1.0)), result
+
+
+def test_entries_that_may_be_rounding_beside_others_are_said_not_to_be_compared() -> None:
+    scales = np.array([1e9, 1.0, 1e-9])
+
+    def posed(scales_of_the_rule: Array) -> str:
+        rule = Rule(lambda x: scales * x**2, lambda i, u: 2 * u * i[0] * scales_of_the_rule)
+        return check(rule, np.array([0.3, -1.2, 0.7])).findings[0].message
+
+    assert posed(scales).startswith("1 of 3 entries of the gradient")
+    assert posed(scales * [1, 1, 2]).startswith("1 of 3 entries of the gradient")
+    assert (
+        check(
+            Rule(lambda x: scales * x**2, lambda i, u: 2 * u * i[0] * scales * [1, 2, 1]),
+            np.array([0.3, -1.2, 0.7]),
+        ).verdict
+        is Verdict.FAIL
+    )
