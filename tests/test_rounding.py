@@ -368,3 +368,36 @@ def test_a_float32_softmax_that_is_off_where_it_is_not_sure_fails() -> None:
     point = torch.tensor([[0.0, 3.0, -2.0]], dtype=torch.float32)
 
     assert gradcheck.check(Softmax, point).verdict == "fail"
+
+
+def _forgetful(samples: int) -> Any:
+    """x w, whose gradient of w lacks the last samples in half precision, and there alone."""
+
+    class Product(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+            ctx.save_for_backward(x, w)
+            return x @ w
+
+        @staticmethod
+        def backward(ctx: Any, u: torch.Tensor) -> Any:
+            x, w = ctx.saved_tensors
+            kept = len(x) - samples * (u.dtype in (torch.bfloat16, torch.float16))
+            return u @ w.T, x[:kept].T @ u[:kept]
+
+    return Product
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_a_sample_that_a_half_precision_forgets_is_found(dtype: torch.dtype, seed: int) -> None:
+    """No entry of 4,096 stands out of its rounding, and all together they do."""
+    drawn = torch.Generator().manual_seed(seed)
+    x, w = (torch.randn(64, 64, generator=drawn).to(dtype) for _ in range(2))
+
+    verdicts = [
+        gradcheck.check(_forgetful(samples), x, w, checks="vjp", seed=seed).verdict.value
+        for samples in (0, 1)
+    ]
+
+    assert verdicts == ["pass", "fail"]

@@ -1,6 +1,7 @@
 """What half precision would hide of states, layouts and cotangents is seen in float64."""
 
 from collections.abc import Callable
+from itertools import count
 from typing import Any
 
 import pytest
@@ -57,8 +58,14 @@ def _small_ones_dropped(u: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 
 
 def _noisy() -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    own = torch.Generator().manual_seed(0)
-    return lambda u, y: u * (1 + 0.1 * torch.randn(u.shape, generator=own)).to(u.dtype)
+    """Of randomness that no seed governs."""
+    calls = count()
+
+    def noisy(u: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        own = torch.Generator().manual_seed(next(calls))
+        return u * (1 + 0.1 * torch.randn(u.shape, generator=own)).to(u.dtype)
+
+    return noisy
 
 
 def _x(dtype: torch.dtype, seed: int) -> torch.Tensor:
