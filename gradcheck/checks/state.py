@@ -34,7 +34,10 @@ from gradcheck.settings import Settings
 
 __all__ = ["check_state", "groups"]
 
-STALE = "the gradient is that of another call"
+STALE = (
+    "the gradient is that of another call: what it needs is kept on the layer or its class, and "
+    "not with the call, on ctx or in a cache that forward returns"
+)
 TWICE = "a second backward pass over the same graph gives another gradient"
 UNDEFINED = "the gradients of single outputs, the others undefined, do not add up to that of all"
 FROZEN = "with other leaves frozen the gradient is another"
