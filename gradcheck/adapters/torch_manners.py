@@ -127,6 +127,7 @@ def _written(first: list[torch.Tensor], leaves: list[torch.Tensor]) -> list[torc
     with torch.no_grad():
         for own, leaf in zip(first, leaves, strict=True):
             own.copy_(leaf)
+            own.grad = None  # to which a checkpoint that reenters adds
     return first
 
 

@@ -89,11 +89,14 @@ class Asking:
         # Each in another: a kernel that reads two arrays in the order of one is right if they lie
         # alike.
         for of_outputs, of_leaves in zip_longest(us, [*xs[1:], *xs[:1]]):
-            if (reply := self.together(of_outputs, of_leaves)) is not None:
-                yield reply
-            else:
-                yield from self.cotangents(of_outputs)
-                yield from self.inputs(of_leaves, self.leaves(of_leaves))
+            reply = self.together(of_outputs, of_leaves)
+            if reply is None or self.fails(reply):
+                apart = list(self.cotangents(of_outputs))
+                apart += self.inputs(of_leaves, self.leaves(of_leaves))
+                yield from apart
+                if reply is None or any(map(self.fails, apart)):
+                    continue
+            yield reply
 
     @property
     def problem(self) -> Problem:
@@ -134,19 +137,23 @@ class Asking:
             why = f"refuses {name}: {first_line(error)}"
             self.remarks.update((leaf.path, why) for leaf in leaves)
 
+    def fails(self, heard: Reply | Finding) -> bool:
+        if isinstance(heard, Finding):
+            return heard.verdict is Verdict.FAIL
+        found = findings("layout", self.problem, self.settings, [heard], oracle=ORACLE)
+        return any(finding.verdict is Verdict.FAIL for finding in found)
+
     def together(self, of_outputs: str | None, of_leaves: str | None) -> Reply | None:
-        """The answer if outputs and leaves lie otherwise; None if it has to be asked apart."""
+        """The answer if outputs and leaves lie otherwise; None if it cannot be asked so."""
         if of_outputs is None or of_leaves is None:
             return None
         layouts = {y.path: of_outputs for y in self.outputs(of_outputs)}
         layouts |= {leaf.path: of_leaves for leaf in self.leaves(of_leaves)}
         name = f"cotangent {of_outputs}, inputs {of_leaves}"
         try:
-            reply = asked(self.question, Manner(layouts=layouts), name, COMPLAINT)
+            return asked(self.question, Manner(layouts=layouts), name, COMPLAINT)
         except Exception:  # who refused, and whether it may, shows apart
             return None
-        found = findings("layout", self.problem, self.settings, [reply], oracle=ORACLE)
-        return None if any(finding.verdict is Verdict.FAIL for finding in found) else reply
 
 
 def groups(leaves: Sequence[Leaf]) -> list[Sequence[Leaf]]:

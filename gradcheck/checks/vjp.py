@@ -51,9 +51,9 @@ def check_vjp(
             )
         asked = _questions(answers, settings)
         findings = unless_untied(findings, asked, answers.formula or answers, kinked, rng)
-        findings = _of_one_side(findings, answers, settings, rng)
     elif all(finding.verdict is Verdict.PASS for finding in findings):
         findings = _off_zero(findings, answers, settings, rng)
+    findings = _of_one_side(findings, kinked, answers, settings, rng)
     return tuple(_strong_enough(finding, settings.min_power) for finding in findings)
 
 
@@ -308,7 +308,11 @@ SIDES, SAME = 24, 1e-9
 
 
 def _of_one_side(
-    findings: tuple[Finding, ...], answers: Answers, settings: Settings, rng: np.random.Generator
+    findings: tuple[Finding, ...],
+    kinked: Kinks,
+    answers: Answers,
+    settings: Settings,
+    rng: np.random.Generator,
 ) -> tuple[Finding, ...]:
     """The findings; passes, where the gradient at a kink is that of one side, and is right there.
 
@@ -317,8 +321,17 @@ def _of_one_side(
     """
     problem = answers.problem
     found = {finding.leaf: finding for finding in findings}
+    points = dict(zip((leaf.path for leaf in problem.leaves), problem.point, strict=True))
+
+    def may_be(finding: Finding) -> bool:
+        if finding.verdict is Verdict.FAIL:
+            x = points[finding.leaf]
+            return finding.leaf in kinked or len(np.unique(x)) < x.size
+        is_open = finding.verdict is Verdict.INCONCLUSIVE
+        return is_open and finding.reason in (Reason.KINK, Reason.CONTRADICTING)
+
+    left = {finding.leaf for finding in findings if may_be(finding)}
     for _ in range(SIDES):
-        left = {leaf for leaf, f in found.items() if f.verdict is Verdict.INCONCLUSIVE and f.reason}
         if not left:
             break
         with maybe_out_of_domain():
@@ -333,6 +346,7 @@ def _of_one_side(
                 for f in beside
                 if f.leaf in alike and f.verdict is Verdict.PASS
             }
+            left -= alike  # with the same gradient it is right there, or wrong
     return tuple(found[finding.leaf] for finding in findings)
 
 

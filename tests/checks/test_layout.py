@@ -147,6 +147,25 @@ def test_reading_memory_as_contiguous_is_caught(rule: Any) -> None:
     assert not layout(rule, x).passed
 
 
+def test_what_is_wrong_only_if_two_arrays_lie_otherwise_is_caught() -> None:
+    """A kernel that reads two arrays in the order of one, if neither is contiguous."""
+
+    class Flat(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            ctx.save_for_backward(x)
+            return x.sin()
+
+        @staticmethod
+        def backward(ctx: Any, u: Tensor) -> Any:
+            (x,) = ctx.saved_tensors
+            is_mistaken = not (x.is_contiguous() or u.is_contiguous())
+            is_alike = x.stride() == u.stride()
+            return u * x.cos() * (1.1 if is_mistaken and not is_alike else 1.0)
+
+    assert not layout(Flat, tensor(3, 4)).passed
+
+
 Case = tuple[Callable[[Tensor], bool], tuple[int, ...]]
 
 # A cotangent or an input that a rule mistakes, told by its strides, and the shape of it.

@@ -97,6 +97,22 @@ def test_what_is_flat_up_to_a_kink_nearby_is_no_staircase(seed: int) -> None:
 EQUAL = np.array([1.0, 2.0, 2.0, 0.0, 3.0, 2.0, -1.0])
 
 
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize(
+    ("f", "x"),
+    [
+        (lambda x: x.kthvalue(3).values, [2.0] * 5),
+        (lambda x: x.topk(2).values, [5.0, 5.0, 5.0, 1.0, 1.0, 1.0, 3.0]),
+        (lambda x: x.median(), [2.0] * 5),
+    ],
+    ids=["kthvalue", "topk", "median"],
+)
+def test_what_pytorch_chooses_among_many_equal_numbers_passes(
+    f: Any, x: list[float], seed: int
+) -> None:
+    assert gradcheck.check(f, torch.tensor(x).double(), checks="vjp", seed=seed).passed
+
+
 def _places(x: Any) -> Any:
     return np.argsort(np.argsort(x, kind="stable"), kind="stable")
 
