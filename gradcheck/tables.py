@@ -61,7 +61,7 @@ def read(values: Sequence[float]) -> Reading:
         stride=float(np.median(np.abs(first)) if jumps else np.mean(np.abs(first))),
         wobble=_deviation(first) if _turns(first) > 1 else 0.0,
     )
-    # What goes up and down again is not a bend; if it does so once, one value stands alone.
+    # What goes up and down again is not a bend; if it does so at the point, that stands alone.
     is_bent = _is_lone(np.diff(first), 2) if _turns(first) <= 1 else _is_spike(first)
     if not moves or jumps or is_bent:
         return plain
@@ -80,11 +80,11 @@ def read(values: Sequence[float]) -> Reading:
 
 
 def _is_spike(differences: Array) -> bool:
-    """Whether two neighbours of opposite sign, less the median, outweigh all others threefold."""
-    apart = differences - np.median(differences)
-    pairs = np.where(apart[1:] * apart[:-1] < 0, np.abs(apart[1:]) + np.abs(apart[:-1]), 0.0)
-    spike = float(np.max(pairs))
-    return spike > 3 * (float(np.sum(np.abs(apart))) - spike)
+    """Whether the changes to the middle value and from it outweigh all others threefold."""
+    sizes = np.abs(differences - np.median(differences))
+    middle = len(sizes) // 2
+    spike = float(sizes[middle - 1] + sizes[middle])
+    return spike > 3 * (float(np.sum(sizes)) - spike)
 
 
 def _turns(differences: Array) -> int:

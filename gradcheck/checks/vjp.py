@@ -326,27 +326,28 @@ def _of_one_side(
     def may_be(finding: Finding) -> bool:
         if finding.verdict is Verdict.FAIL:
             x = points[finding.leaf]
-            return finding.leaf in kinked or len(np.unique(x)) < x.size
+            is_tied = finding.leaf in kinked or len(np.unique(x)) < x.size
+            return is_tied and answers.formula is None  # else a dtype may be to blame
         is_open = finding.verdict is Verdict.INCONCLUSIVE
         return is_open and finding.reason in (Reason.KINK, Reason.CONTRADICTING)
 
     left = {finding.leaf for finding in findings if may_be(finding)}
-    for _ in range(SIDES):
-        if not left:
-            break
+    for _ in range(SIDES if left else 0):
         with maybe_out_of_domain():
             moved = replace(problem, point=nudged(rng, problem.leaves, problem.point))
             there = answers.of(moved)
             pairs = zip(problem.leaves, answers.gradients(0), there.gradients(0), strict=True)
-            alike = {leaf.path for leaf, g, h in pairs if norm(g - h) <= SAME * norm(g)} & left
-            beside = at_point(there, settings, rng)[0] if alike else ()
+            alike = {leaf.path for leaf, g, h in pairs if norm(g - h) <= SAME * norm(g)}
+            # Of two leaves that meet in a kink, it must be the same side.
+            beside = at_point(there, settings, rng)[0] if alike >= left | kinked.keys() else ()
             message = "the point lies on a kink, and the gradient is that of one side"
             found |= {
                 f.leaf: replace(f, message=message, reason=Reason.KINK)
                 for f in beside
-                if f.leaf in alike and f.verdict is Verdict.PASS
+                if f.leaf in left and f.verdict is Verdict.PASS
             }
-            left -= alike  # with the same gradient it is right there, or wrong
+            if beside:  # with the same gradient it is right there, or wrong
+                break
     return tuple(found[finding.leaf] for finding in findings)
 
 
