@@ -4,7 +4,7 @@ Every layout has room before, behind and, where it has gaps, between its entries
 that room with NaN: a kernel that reads where the strides do not lead gets nothing it could use.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
@@ -68,6 +68,12 @@ def _contiguous(shape: Shape) -> Shape:
     return tuple(accumulate(reversed(shape[1:]), mul, initial=1))[::-1] if shape else ()
 
 
+def _permuted(shape: Shape, order: Sequence[int]) -> Shape:
+    """Contiguous with the axes in that order."""
+    strides = dict(zip(order, _contiguous(tuple(shape[axis] for axis in order)), strict=True))
+    return tuple(strides[axis] for axis in range(len(shape)))
+
+
 def _sliced(shape: Shape) -> Shape:
     """Every second entry of rows that are one entry longer."""
     return tuple(2 * stride for stride in _contiguous(tuple(length + 1 for length in shape)))
@@ -84,9 +90,9 @@ def _swapped(axis: int, shape: Shape) -> Shape | None:
     """Heads before steps, steps before examples; of a matrix this is the transpose."""
     if len(shape) < max(3, axis + 2) or 1 in shape[axis : axis + 2]:
         return None
-    strides = list(_contiguous((*shape[:axis], *shape[axis : axis + 2][::-1], *shape[axis + 2 :])))
-    strides[axis : axis + 2] = strides[axis : axis + 2][::-1]
-    return tuple(strides)
+    order = list(range(len(shape)))
+    order[axis : axis + 2] = axis + 1, axis
+    return _permuted(shape, order)
 
 
 def _expanded(layout: str, shape: Shape) -> Shape | None:
@@ -100,14 +106,13 @@ def _expanded(layout: str, shape: Shape) -> Shape | None:
 
 def _transposed(shape: Shape) -> Shape | None:
     is_matrix = sum(length > 1 for length in shape) > 1
-    return _contiguous(shape[::-1])[::-1] if is_matrix else None
+    return _permuted(shape, range(len(shape))[::-1]) if is_matrix else None
 
 
 def _channels_last(shape: Shape) -> Shape | None:
     if len(shape) < 4 or shape[1] == 1 or prod(shape[2:]) == 1:
         return None
-    batch, *space, channel = _contiguous((shape[0], *shape[2:], shape[1]))
-    return (batch, channel, *space)
+    return _permuted(shape, (0, *range(2, len(shape)), 1))
 
 
 def _reversed(shape: Shape) -> Shape:

@@ -1,6 +1,6 @@
 """Hand-written derivatives: a C++ extension, a Numba kernel, a scratch implementation."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -54,7 +54,14 @@ def problem_of_rule(
             f"expected at least one floating or complex array among the inputs; got "
             f"{received(inputs)}"
         )
-    posed = Posed(rule=rule, inputs=inputs, named=named, bridge=bridge, seed=seed)
+    posed = Posed(
+        rule=rule,
+        inputs=inputs,
+        named=named,
+        bridge=bridge,
+        seed=seed,
+        generators=(*bridge.generators, *EVERYBODYS, *generators_of(rule)),
+    )
     outputs = posed.described()
     if not outputs:
         raise InputError(
@@ -109,6 +116,7 @@ class Posed:
     named: Mapping[str, Any]
     bridge: Bridge
     seed: int  # of the random numbers that the rule draws
+    generators: Sequence[Any]  # of them: those of the framework, everybody's, and the rule's own
     wide: bool = False
     # What the rule is given in place of an input or a cotangent.
     given: Callable[[str, Any], Any] = lambda path, array: array
@@ -144,11 +152,6 @@ class Posed:
     def seeded(self, part: str, seed: int) -> AbstractContextManager[None]:
         """What makes a part of a run draw the same random numbers every time."""
         return seeded(part, seed, self.generators, self.draws)
-
-    @cached_property
-    def generators(self) -> list[Any]:
-        """Those of everybody and of the framework, and the rule's own."""
-        return [*self.bridge.generators, *EVERYBODYS, *generators_of(self.rule)]
 
     def described(self) -> tuple[Leaf, ...]:
         found = _floating(self.run(self.point)[1], self.bridge)

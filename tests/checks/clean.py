@@ -134,6 +134,23 @@ def spectral() -> nn.Module:
     return torch.nn.utils.parametrizations.spectral_norm(nn.Linear(4, 3).double())
 
 
+def sine(factor: Callable[[Tensor, Tensor], float]) -> Any:
+    """A Function whose gradient is wrong by a factor that goes by its input and cotangent."""
+
+    class Sine(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            ctx.save_for_backward(x)
+            return x.sin()
+
+        @staticmethod
+        def backward(ctx: Any, u: Tensor) -> Any:
+            (x,) = ctx.saved_tensors
+            return u * x.cos() * factor(x, u)
+
+    return Sine
+
+
 def checkpointed(x: Tensor, w: Tensor) -> Any:
     return checkpoint(lambda a, b: torch.tanh(a @ b).sin(), x, w, use_reentrant=False)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 import gradcheck
 from gradcheck import CheckResult, Rule
-from tests.checks.clean import JAX, RULE, TORCH, array, tensor
+from tests.checks.clean import JAX, RULE, TORCH, array, sine, tensor
 
 
 def determinism(target: Any, *inputs: Any) -> CheckResult:
@@ -84,18 +84,9 @@ def test_counter_in_a_jax_function_is_caught() -> None:
 
 @pytest.mark.parametrize("factor", [1.0, 1.01])
 def test_a_backward_pass_that_is_another_when_it_is_recorded_is_caught(factor: float) -> None:
-    class Sine(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, x: Tensor) -> Tensor:
-            ctx.save_for_backward(x)
-            return x.sin()
+    recorded = sine(lambda x, u: factor if torch.is_grad_enabled() else 1.0)
 
-        @staticmethod
-        def backward(ctx: Any, u: Tensor) -> Any:
-            (x,) = ctx.saved_tensors
-            return u * x.cos() * (factor if torch.is_grad_enabled() else 1.0)
-
-    result = determinism(Sine, tensor(5))
+    result = determinism(recorded, tensor(5))
 
     assert result.passed == (factor == 1.0)
     assert all("create_graph" in f.message for f in result.findings if f.verdict == "fail")

@@ -15,7 +15,7 @@ from gradcheck import CheckResult, Rule
 from gradcheck.adapters import problem_of
 from gradcheck.adapters.layouts import CONJUGATED, EXPANSIONS, STRIDES, differs, placement
 from gradcheck.checks.layout import groups
-from tests.checks.clean import JAX, RULE, TORCH, array, tensor
+from tests.checks.clean import JAX, RULE, TORCH, array, sine, tensor
 
 SLICED = "sliced from a larger buffer"
 
@@ -150,20 +150,11 @@ def test_reading_memory_as_contiguous_is_caught(rule: Any) -> None:
 def test_what_is_wrong_only_if_two_arrays_lie_otherwise_is_caught() -> None:
     """A kernel that reads two arrays in the order of one, if neither is contiguous."""
 
-    class Flat(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, x: Tensor) -> Tensor:
-            ctx.save_for_backward(x)
-            return x.sin()
+    def flat(x: Tensor, u: Tensor) -> float:
+        is_mistaken = not (x.is_contiguous() or u.is_contiguous())
+        return 1.1 if is_mistaken and x.stride() != u.stride() else 1.0
 
-        @staticmethod
-        def backward(ctx: Any, u: Tensor) -> Any:
-            (x,) = ctx.saved_tensors
-            is_mistaken = not (x.is_contiguous() or u.is_contiguous())
-            is_alike = x.stride() == u.stride()
-            return u * x.cos() * (1.1 if is_mistaken and not is_alike else 1.0)
-
-    assert not layout(Flat, tensor(3, 4)).passed
+    assert not layout(sine(flat), tensor(3, 4)).passed
 
 
 Case = tuple[Callable[[Tensor], bool], tuple[int, ...]]
@@ -186,23 +177,9 @@ MISTAKEN: dict[str, Case] = {
 def test_strides_that_a_rule_mistakes_are_caught(name: str, of: str, seed: int) -> None:
     mistakes, shape = MISTAKEN[name]
 
-    def posed(factor: float) -> Any:
-        class Sine(torch.autograd.Function):
-            @staticmethod
-            def forward(ctx: Any, x: Tensor) -> Tensor:
-                ctx.save_for_backward(x)
-                return x.sin()
-
-            @staticmethod
-            def backward(ctx: Any, u: Tensor) -> Any:
-                (x,) = ctx.saved_tensors
-                is_mistaken = mistakes(u if of == "cotangent" else x)
-                return u * x.cos() * (factor if is_mistaken else 1.0)
-
-        return Sine
-
     def asked(factor: float) -> CheckResult:
-        return gradcheck.check(posed(factor), tensor(*shape), checks="layout", seed=seed)
+        target = sine(lambda x, u: factor if mistakes(u if of == "cotangent" else x) else 1.0)
+        return gradcheck.check(target, tensor(*shape), checks="layout", seed=seed)
 
     assert asked(1.0).passed
     if of == "cotangent" or not name.startswith("y.sum"):  # inputs are not expanded
