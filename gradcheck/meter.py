@@ -35,6 +35,10 @@ class Meter:
             assert problem.in_float64 is not None
             return self.around(problem.in_float64())
 
+        def redrawn(k: int) -> Problem:
+            assert problem.redrawn is not None
+            return self.around(problem.redrawn(k))
+
         return replace(
             problem,
             value=self._counting(problem.value, 1, 0),
@@ -47,6 +51,7 @@ class Meter:
             session=problem.session and self._in_session(problem.session),
             audit=problem.audit and self._counting(problem.audit, 1, 1),
             in_float64=problem.in_float64 and in_float64,
+            redrawn=problem.redrawn and redrawn,
             analytic=problem.analytic and self._counting(problem.analytic, 1, 0),
         )
 

@@ -11,7 +11,7 @@ import numpy as np
 from gradcheck import trees
 from gradcheck.adapters.bridge import Bridge, received
 from gradcheck.adapters.holdings import generators_of
-from gradcheck.adapters.randomness import EVERYBODYS, seeded
+from gradcheck.adapters.randomness import EVERYBODYS, OTHER, seeded
 from gradcheck.errors import InputError, ShapeMismatch
 from gradcheck.problem import WIDER, Arrays, Leaf, Problem, label
 
@@ -85,6 +85,10 @@ def _problem(posed: "Posed", outputs: tuple[Leaf, ...], name: str | None) -> Pro
         wide = replace(posed, wide=True)
         return _problem(wide, wide.described(), name)
 
+    def redrawn(k: int) -> Problem:
+        return _problem(replace(posed, seed=posed.seed + OTHER * (k + 1)), outputs, name)
+
+    is_random = any(posed.draws.values())
     return Problem(
         name=called,
         target=f"Rule({called})",
@@ -100,7 +104,8 @@ def _problem(posed: "Posed", outputs: tuple[Leaf, ...], name: str | None) -> Pro
         audit=partial(rule_manners.audit, posed),
         in_float64=in_float64 if widens else None,
         analytic=replace(posed, wide=True).value if bridge.framework != "jax" else None,
-        is_random=any(posed.draws.values()),
+        is_random=is_random,
+        redrawn=redrawn if is_random else None,
     )
 
 

@@ -14,6 +14,7 @@ from gradcheck import trees
 from gradcheck.adapters import torch_manners
 from gradcheck.adapters.bridge import declared, received
 from gradcheck.adapters.holdings import generators_of
+from gradcheck.adapters.randomness import OTHER
 from gradcheck.adapters.reach import unchecked
 from gradcheck.adapters.torch_bridge import BRIDGE
 from gradcheck.adapters.torch_graphs import graph_of
@@ -244,6 +245,9 @@ def _problem(posed: Posed, outputs: Sequence[Leaf], name: str | None) -> Problem
             found = wide.ran(wide.point)
         return _problem(wide, [BRIDGE.leaf(path, tensor) for path, tensor in found], name)
 
+    def redrawn(k: int) -> Problem:
+        return _problem(posed.but(seed=posed.seed + OTHER * (k + 1)), outputs, name)
+
     leaves = tuple(
         replace(BRIDGE.leaf(path, tensor), inside=posed.inside.get(k))
         for k, (path, tensor) in enumerate(posed.named.items())
@@ -271,6 +275,7 @@ def _problem(posed: Posed, outputs: Sequence[Leaf], name: str | None) -> Problem
         in_float64=None if posed.wide else in_float64,
         analytic=replace(posed, wide=True).value,
         is_random=posed.is_random,
+        redrawn=redrawn if posed.is_random else None,
         release=posed.release,
         is_native=lambda: posed.is_native,
     )

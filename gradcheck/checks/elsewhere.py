@@ -18,7 +18,8 @@ import numpy as np
 
 from gradcheck.answers import Answers
 from gradcheck.checks.along import epsilon_of, line_of
-from gradcheck.checks.vjp import at_point, check_vjp
+from gradcheck.checks.here import at_point
+from gradcheck.checks.vjp import check_vjp
 from gradcheck.errors import maybe_out_of_domain
 from gradcheck.evidence import Probe
 from gradcheck.finite import is_finite
