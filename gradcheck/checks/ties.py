@@ -16,8 +16,8 @@ from gradcheck.checks.along import epsilon_of, line_of
 from gradcheck.checks.question import Question
 from gradcheck.evidence import Probe
 from gradcheck.oracles import ladder
-from gradcheck.probes import Line, scale
-from gradcheck.problem import Array
+from gradcheck.probes import Line, direction, scale
+from gradcheck.problem import Array, norm
 from gradcheck.results import Finding, Verdict
 
 __all__ = ["unless_untied"]
@@ -29,17 +29,17 @@ def unless_untied(
     findings: Sequence[Finding],
     questions: Sequence[Question],
     answers: Answers,
-    kinked: Collection[str],
+    tied: Collection[str],
     rng: np.random.Generator,
 ) -> tuple[Finding, ...]:
-    """The findings; failures where equal entries of `kinked` leaves, moved together, show an error.
+    """The findings; failures where equal entries of `tied` leaves, moved together, show an error.
 
     Of the framework's own rules at a kink nothing is said: they are conventions.
     """
     asked = {
         question.index: question
         for question, finding in zip(questions, findings, strict=True)
-        if finding.leaf in kinked
+        if finding.leaf in tied
         and finding.verdict is not Verdict.FAIL
         and "complex" not in question.leaf.dtype
     }
@@ -71,7 +71,7 @@ def _mismatch(
 ) -> float:
     """How far off a claim is along all entries of a tie, where that is smooth; 0 if it is right."""
     line = line_of(answers, 0, tie, min(scale(answers.problem.point[k]) for k in tie))
-    if not _bends(line, rng):
+    if not (_bends(line, rng) or _parts(line, rng)):
         return 0.0
     truth = ladder.estimate(line, careful=True)
     epsilon = max(epsilon_of(answers, k) for k in tie)
@@ -91,6 +91,26 @@ def _bends(line: Line, rng: np.random.Generator) -> bool:
         if ladder.estimate(line.along({index: alone})).kink > 0:
             return True
     return False
+
+
+# How far from a tie, in sizes of the leaf, a rule is asked; how nearly it says the same there.
+APART, SAME = (2.0**-40, 2.0**-30, 2.0**-20), 1e-3
+
+
+def _parts(line: Line, rng: np.random.Generator) -> bool:
+    """Whether off the tie the claim is at once another, which stays: no rounding does that.
+
+    Of the median of three equal numbers no single one moves the value.
+    """
+    index, mask = next(iter(line.v.items()))
+    leaf, x = line.problem.leaves[index], line.problem.point[index]
+    v = direction(rng, leaf, line.unit) * mask
+    near, *farther = (
+        line.problem.vjp(line.filled({index: leaf.rounded(x + t * v)}), line.u)[index]
+        for t in APART
+    )
+    jump = norm(near - line.gradients[index])
+    return jump > 0 and all(norm(other - near) <= SAME * jump for other in farther)
 
 
 def _failed(finding: Finding, off: float) -> Finding:

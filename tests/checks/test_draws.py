@@ -32,7 +32,7 @@ def _dropping(wrong: float) -> Any:
 
 def _dropping_rule(wrong: float) -> Rule:
     def forward(x: np.ndarray) -> Any:
-        is_kept = np.random.rand() < 0.5
+        is_kept = np.random.rand() < 0.5  # noqa: NPY002 - everybody's generator
         return (np.sin(x) if is_kept else x.copy()), (x, is_kept)
 
     def vjp(cache: Any, u: np.ndarray) -> Any:

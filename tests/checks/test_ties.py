@@ -141,3 +141,20 @@ def test_of_three_equal_numbers_the_gradient_of_one_side_is_right(
     assert verdict(lambda x, g: g) == "pass"
     assert verdict(lambda x, g: 1.01 * g) == "fail"
     assert verdict(lambda x, g: np.where(x == 2, 0, g)) != "pass"
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("count", [3, 4, 5, 7])
+def test_one_in_the_middle_of_equal_numbers_that_none_moves_alone(count: int, seed: int) -> None:
+    """Along any line through an odd number of them the median is straight: no kink tells."""
+
+    def middle(x: Any) -> Any:
+        return np.sort(x)[(x.size - 1) // 2]
+
+    def verdict(rule: Callable[[Any], Any]) -> str:
+        target = Rule(middle, lambda inputs, u: (u * rule(inputs[0] == middle(inputs[0])),))
+        x = np.full(count, 0.7)
+        return gradcheck.check(target, x, checks="vjp", seed=seed).verdict.value
+
+    assert verdict(lambda tied: tied.astype(float)) == "fail"
+    assert verdict(lambda tied: tied / tied.sum()) != "fail"
