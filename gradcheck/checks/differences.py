@@ -181,18 +181,21 @@ def _alone(
         probes.append(aligned(answers, index, direction(rng, leaf)))
     coarse = min(probe.resolution for probe in probes) > question.tolerance
     if coarse and leaf.shape and only is None:
-        probes += finer([aligned(answers, index, direction(rng, leaf))])
+        probes += map(confirmed, finer([aligned(answers, index, direction(rng, leaf))]))
     if coarse or any(probe.is_significant for probe in probes):
         clear = not coarse and all(map(is_clear, probes))
         probes = [unrested(probe, rng) for probe in probes]
+        oscillates = False
         if not clear:
-            probes = equally_noisy([measured(probe) for probe in probes])
+            noisy = equally_noisy([measured(probe) for probe in probes])
+            probes = [confirmed(probe) for probe in noisy]
+            oscillates = any(a is not b for a, b in zip(noisy, probes, strict=True))
         probes = [
             folded(probe) if probe.is_outside(question.tolerance) else probe for probe in probes
         ]
-        ripple = max(probe.truth.ripple for probe in probes)
+        ripple = 0.0 if oscillates else max(probe.truth.ripple for probe in probes)
         if ripple >= min(RIPPLE.values()):  # seen along one line, it is along all
-            probes = [rippled(probe, ripple) for probe in probes]
+            probes = [confirmed(rippled(probe, ripple)) for probe in probes]
         coarsest = narrowest(leaf, problem.outputs)
         question = replace(question, tolerance=settings.tolerance(coarsest.digits, ripple))
     kink = None

@@ -229,12 +229,11 @@ def confirmed(line: Line, mismatch: float) -> Estimate | None:
     """
     if not line.size:
         return None
-    for start in (FINER[-1], FINEST):
+    for start in (FINER[-1], *FINEST):
         flight = _climb(line, start, line.floor)
         blur = SIGNIFICANCE * flight.bar
-        if blur <= CONFIRMED * mismatch:
-            is_it = abs(flight.slope - line.slope) <= blur
-            return _verdict(line, [flight]) if is_it else None
+        if abs(flight.slope - line.slope) <= blur <= CONFIRMED * mismatch:
+            return _verdict(line, [flight])
     return None
 
 

@@ -171,3 +171,15 @@ def test_a_single_step_beside_a_small_entry_is_no_saw(seed: int) -> None:
         entry.got == pytest.approx(1.03 * entry.wanted) for entry in found.findings[0].entries
     )
     assert gradcheck.check(layer, x, checks="vjp", seed=seed, rtol=0.1).passed
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("size", [1e8, 1e9, 1e10])
+def test_a_sine_of_which_all_steps_but_the_finest_skip_whole_periods(
+    size: float, seed: int
+) -> None:
+    x = size * torch.randn(6, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    wrong = torch.full((6,), 1.5, dtype=torch.float64)
+
+    assert gradcheck.check(torch.sin, x, checks="vjp", seed=seed).verdict is Verdict.PASS
+    assert _checked(torch.sin, x, wrong, seed).verdict is Verdict.FAIL
