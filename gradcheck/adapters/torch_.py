@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -15,17 +16,13 @@ from gradcheck.adapters import torch_manners
 from gradcheck.adapters.bridge import declared, received
 from gradcheck.adapters.holdings import generators_of
 from gradcheck.adapters.randomness import OTHER
-from gradcheck.adapters.reach import unchecked
 from gradcheck.adapters.torch_bridge import BRIDGE
 from gradcheck.adapters.torch_graphs import graph_of
-from gradcheck.adapters.torch_modules import (
-    module_of,
-    out_of_reach,
-    rooms_of,
-)
+from gradcheck.adapters.torch_modules import module_of, rooms_of
 from gradcheck.adapters.torch_packed import SPARSE, is_packed, unpacked
 from gradcheck.adapters.torch_paddings import Paddings, reading
 from gradcheck.adapters.torch_posed import Posed, Restore
+from gradcheck.adapters.torch_strangers import said_of, strangers
 from gradcheck.errors import InputError, first_line
 from gradcheck.problem import WIDER, Excepted, Leaf, Problem, label, norm
 
@@ -96,7 +93,7 @@ def problem_of_torch(
         raise InputError("expected the target to return at least one floating or complex tensor")
     problem = _problem(posed, [BRIDGE.leaf(path, tensor) for path, tensor in outputs], name)
     missed = [*seen.refused, *(f"{path}: {why}" for path, why in left_out.items())]
-    missed += unchecked(out_of_reach(target))
+    missed += said_of(target, seen.strangers)
     missed += [
         f"{path}: a sparse tensor, and a constant beside dense ones; have it require a gradient"
         for path, leaf in trees.leaves(inputs, "input")
@@ -170,6 +167,7 @@ class _Recorded:
     posed: Posed
     differs: bool = False  # whether it returns something else where it is recorded
     paddings: Paddings = field(default_factory=dict)
+    strangers: Sequence[torch.Tensor] = ()  # trainable tensors that are no leaves
     refused: Sequence[str] = ()  # what its inputs would have it raise
 
 
@@ -185,12 +183,14 @@ def _recorded(
         try:
             with torch.inference_mode(False):
                 with _seeing(torch.Tensor, "register_hook") as calls:
-                    _, _, recorded = attempt.recorded(attempt.point)
+                    leaves, _, recorded = attempt.recorded(attempt.point)
+                given = (leaf for _, leaf in trees.leaves(posed.inputs))
                 inside = any(tensor.grad_fn is not None for tensor, *_ in calls)
                 return _Recorded(
                     posed=attempt.but(hooks=inside),
                     differs=not posed.records and _depends_on_recording(outputs, recorded),
                     paddings=_paddings(attempt, recorded),
+                    strangers=strangers(recorded, chain(leaves, given)),
                     refused=refused,
                 )
         except Exception as error:  # whatever it raises is said by the checks

@@ -10,10 +10,9 @@ import numpy as np
 import torch
 from torch.utils.hooks import RemovableHandle
 
-from gradcheck.adapters.reach import within_reach
 from gradcheck.problem import owner
 
-__all__ = ["Rooms", "held", "module_of", "out_of_reach", "rooms_of"]
+__all__ = ["Rooms", "attributes", "held", "module_of", "rooms_of"]
 
 
 def module_of(target: Any) -> torch.nn.Module | None:
@@ -78,6 +77,14 @@ class Rooms:
 INTERNAL = frozenset(vars(torch.nn.Module()))  # what every module holds: its tables among them
 
 
+def attributes(module: torch.nn.Module) -> Iterator[tuple[str, Any]]:
+    """Yield, by name, what a module and its parts hold beside parameters, buffers and parts."""
+    for prefix, part in module.named_modules():
+        for name, value in vars(part).items():
+            if name not in INTERNAL:
+                yield f"{prefix}.{name}" if prefix else name, value
+
+
 def _is_store(value: Any) -> bool:
     """Whether it can be written into, and be filled again; parameters and buffers are swapped."""
     if type(value) is torch.Tensor:
@@ -128,14 +135,3 @@ def rooms_of(module: torch.nn.Module) -> Rooms:
         attributes=attributes,
         tables=[*attributes, *(table for table in holders if isinstance(table, dict))],
     )
-
-
-def out_of_reach(target: Any) -> list[str]:
-    """Return the names of trainable modules and tensors that a plain function finds by itself."""
-    return [name for name, value in within_reach(target).items() if _is_trainable(value)]
-
-
-def _is_trainable(value: Any) -> bool:
-    if isinstance(value, torch.nn.Module):
-        return any(parameter.requires_grad for parameter in value.parameters())
-    return isinstance(value, torch.Tensor) and value.requires_grad and value.is_leaf

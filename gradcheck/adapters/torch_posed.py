@@ -30,13 +30,10 @@ from gradcheck.adapters.torch_bridge import (
 from gradcheck.adapters.torch_compiling import compiling, forget, is_compiled
 from gradcheck.adapters.torch_digits import Lifted, Watched, eagerly
 from gradcheck.adapters.torch_graphs import graph_of, is_native, raises_when_differentiated
-from gradcheck.adapters.torch_modules import (
-    Rooms,
-    module_of,
-    out_of_reach,
-)
+from gradcheck.adapters.torch_modules import Rooms, module_of
 from gradcheck.adapters.torch_paddings import Paddings, holding
 from gradcheck.adapters.torch_refusals import refusals
+from gradcheck.adapters.torch_strangers import out_of_reach
 from gradcheck.errors import Unsupported, first_line
 from gradcheck.problem import WIDER, Arrays, Axes
 

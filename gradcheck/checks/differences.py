@@ -18,6 +18,7 @@ from gradcheck.checks.doubts import (
     equally_noisy,
     folded,
     is_clear,
+    leaping,
     measured,
     rippled,
     unrested,
@@ -196,6 +197,8 @@ def _alone(
         ripple = 0.0 if oscillates else max(probe.truth.ripple for probe in probes)
         if ripple >= min(RIPPLE.values()):  # seen along one line, it is along all
             probes = [confirmed(rippled(probe, ripple)) for probe in probes]
+        if not clear:
+            probes = [leaping(probe) for probe in probes]
         coarsest = narrowest(leaf, problem.outputs)
         question = replace(question, tolerance=settings.tolerance(coarsest.digits, ripple))
     kink = None

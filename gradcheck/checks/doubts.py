@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from math import inf
 
 import numpy as np
 
+from gradcheck.checks.edges import leaps
 from gradcheck.evidence import CLEARLY, Probe
 from gradcheck.oracles import ladder
 from gradcheck.oracles.stairs import is_staircase
@@ -12,7 +14,16 @@ from gradcheck.problem import EPSILON, Array, inner
 from gradcheck.rounding import beside, spread, unrest_of
 from gradcheck.settings import RIPPLE, SIGNIFICANCE
 
-__all__ = ["confirmed", "equally_noisy", "folded", "is_clear", "measured", "rippled", "unrested"]
+__all__ = [
+    "confirmed",
+    "equally_noisy",
+    "folded",
+    "is_clear",
+    "leaping",
+    "measured",
+    "rippled",
+    "unrested",
+]
 
 # Ulps of the value over the leaf's size that a gradient's own rounding may be. A tanh that
 # saturates is at 16 times its scale in float64, where 1 - y² is off by an ulp of one; a softmax
@@ -84,6 +95,13 @@ def _right_ones(probe: Probe, rng: np.random.Generator) -> list[Array]:
         for gradient in beside(line.problem, index, line.u, rng, NEIGHBOURS)
         if abs(probe.truth.excess(inner(gradient, line.v[index]))) <= SIGNIFICANCE * probe.sharp
     ]
+
+
+def leaping(probe: Probe) -> Probe:
+    """The same probe, with a jump if the value jumps at the point: what else jumps hides it."""
+    if probe.truth.jump or not leaps(probe.line):
+        return probe
+    return replace(probe, truth=replace(probe.truth, jump=True, error_bar=inf))
 
 
 def equally_noisy(probes: Sequence[Probe]) -> list[Probe]:

@@ -12,13 +12,17 @@ import numpy as np
 from gradcheck.answers import Answers
 from gradcheck.checks.along import line_of
 from gradcheck.probes import Line, direction, scale
-from gradcheck.problem import Array, Leaf
+from gradcheck.problem import Array, Arrays, Leaf
 
-__all__ = ["movable"]
+__all__ = ["leaps", "movable"]
 
 # Steps that lead beyond an edge, in parts of the leaf's size. What rises along the finer as along
 # the other, by more than a thousand roundings, jumps.
-NEAR, NEARER, ROUNDINGS = 2.0**-20, 2.0**-25, 2.0**10
+STEPS, ROUNDINGS = (2.0**-20, 2.0**-25), 2.0**10
+
+# Those at which no stair of a narrow dtype inside is likely to begin, and the part of the value
+# above which a leap is none of float32: 64 of its roundings.
+FINEST, STEPPED = (2.0**-34, 2.0**-39), 2.0**-20
 
 TESTS = 128  # of four evaluations; what is in doubt then counts as lying at an edge
 
@@ -47,14 +51,28 @@ def movable(answers: Answers, index: int, leaf: Leaf, rng: np.random.Generator) 
     return within
 
 
-def _breaks(line: Line, unit: float) -> bool:
-    """Whether the value is not finite a step away, or jumps."""
-    far, near = line.at(NEAR * unit), line.at(NEARER * unit)
-    if not all(bool(np.all(np.isfinite(value))) for value in chain(far, near)):
-        return True
-    quads = zip(far, near, line.centre, line.problem.outputs, strict=True)
-    for a, b, f, output in quads:
-        rounding = ROUNDINGS * output.epsilon * np.abs(f)
-        if np.any(np.abs(b - f) > np.maximum(np.abs(a - f) / 2, rounding)):
+def leaps(line: Line) -> bool:
+    """Whether the value jumps at the point, by more than what rounds inside leaves."""
+    for side in (1, -1):
+        far, near = (line.at(side * step * line.unit) for step in FINEST)
+        if _rises(line, far, near, STEPPED):
             return True
     return False
+
+
+def _breaks(line: Line, unit: float) -> bool:
+    """Whether the value is not finite a step away, or jumps."""
+    far, near = (line.at(step * unit) for step in STEPS)
+    if not all(bool(np.all(np.isfinite(value))) for value in chain(far, near)):
+        return True
+    epsilon = max(output.epsilon for output in line.problem.outputs)
+    return _rises(line, far, near, ROUNDINGS * epsilon)
+
+
+def _rises(line: Line, far: Arrays, near: Arrays, part: float) -> bool:
+    """Whether an output rises by as much to what is `near`, and by more than a `part` of it."""
+    triples = zip(far, near, line.centre, strict=True)
+    return any(
+        bool(np.any(np.abs(b - f) > np.maximum(np.abs(a - f) / 2, part * np.abs(f))))
+        for a, b, f in triples
+    )
