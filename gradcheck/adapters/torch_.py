@@ -90,9 +90,14 @@ def problem_of_torch(
     if seen.differs:
         posed, outputs = _first_run(posed.but(draws={}))
     if not outputs:
-        raise InputError("expected the target to return at least one floating or complex tensor")
+        hidden = (f"; {path} is {UNREAD.format(kind)}" for path, kind in posed.unread.items())
+        raise InputError(
+            "expected the target to return at least one floating or complex tensor"
+            + "".join(hidden)
+        )
     problem = _problem(posed, [BRIDGE.leaf(path, tensor) for path, tensor in outputs], name)
     missed = [*seen.refused, *(f"{path}: {why}" for path, why in left_out.items())]
+    missed += [f"{path}: {UNREAD.format(kind)}" for path, kind in posed.unread.items()]
     missed += said_of(target, seen.strangers)
     missed += [
         f"{path}: a sparse tensor, and a constant beside dense ones; have it require a gradient"
@@ -111,6 +116,8 @@ def problem_of_torch(
         missed.append("the value that it has while no gradient is recorded, which is another")
     return replace(problem, notes=(*problem.notes, *missed), excepted=tuple(left_out))
 
+
+UNREAD = "a {}, in which no tensors are looked for; return them in a tuple, a dict or a dataclass"
 
 MARKED = "marked as non-differentiable by its Function"
 

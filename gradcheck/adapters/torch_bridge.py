@@ -11,7 +11,16 @@ from gradcheck.adapters.bridge import Bridge
 from gradcheck.adapters.torch_packed import values_of
 from gradcheck.problem import Array, Arrays
 
-__all__ = ["BRIDGE", "are_equal", "crossed", "floating", "generator_of", "gradients_of", "into"]
+__all__ = [
+    "BRIDGE",
+    "are_equal",
+    "crossed",
+    "floating",
+    "generator_of",
+    "gradients_of",
+    "into",
+    "unread",
+]
 
 
 def _out(tensor: torch.Tensor) -> Array:
@@ -89,3 +98,19 @@ def floating(outputs: Any) -> list[tuple[str, torch.Tensor]]:
         for path, leaf in trees.leaves(outputs, "output")
         if BRIDGE.is_differentiable(leaf)
     ]
+
+
+def unread(outputs: Any) -> dict[str, str]:
+    """Return the outputs, by path, that are objects with floating tensors in them; their types."""
+    return {
+        path: type(leaf).__name__
+        for path, leaf in trees.leaves(outputs, "output")
+        if not isinstance(leaf, torch.Tensor) and _hides_tensors(leaf)
+    }
+
+
+def _hides_tensors(value: Any, depth: int = 2) -> bool:
+    inside = [leaf for _, leaf in trees.leaves(getattr(value, "__dict__", ()))]
+    if any(map(BRIDGE.is_differentiable, inside)):
+        return True
+    return depth > 0 and any(_hides_tensors(leaf, depth - 1) for leaf in inside)

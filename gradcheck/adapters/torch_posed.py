@@ -26,6 +26,7 @@ from gradcheck.adapters.torch_bridge import (
     generator_of,
     gradients_of,
     into,
+    unread,
 )
 from gradcheck.adapters.torch_compiling import compiling, forget, is_compiled
 from gradcheck.adapters.torch_digits import Lifted, Watched, eagerly
@@ -54,6 +55,7 @@ class Posed:
     rooms: Rooms | None = None  # those of the module that the target is
     restores: Mapping[str, Restore] = field(default_factory=dict)  # path of a sparse input -> it
     silent: frozenset[str] = frozenset()  # outputs that are left out
+    unread: Mapping[str, str] = field(default_factory=dict)  # output that hides tensors -> its type
     generators: Sequence[Any] = ()  # of random numbers, that the target has of its own
     wide: bool = False
     records: bool = False  # whether the target runs, or computes the same, only if it is recorded
@@ -168,6 +170,16 @@ class Posed:
 
         Inputs are copied unless they are `shared`, so that the target may write into them.
         """
+        return self.heard(floating(self.returned(leaves, own, shared=shared)))
+
+    def returned(
+        self,
+        leaves: Sequence[torch.Tensor],
+        own: Mapping[torch.Tensor, torch.Tensor] | None = None,
+        *,
+        shared: bool = False,
+    ) -> Any:
+        """What the target returns, as it returns it."""
         moved = dict(zip(self.named, leaves, strict=True))
 
         def argument(path: str, leaf: Any) -> Any:
@@ -184,8 +196,8 @@ class Posed:
             arguments = trees.rebuild(self.inputs, argument, "input")
             with self.standing(self.own(leaves) if own is None else own), self.lifting():
                 if isinstance(target, type):  # an autograd.Function
-                    return self.heard(floating(target.apply(*arguments)))  # type: ignore[attr-defined]
-                return self.heard(floating(trees.called(target, arguments)))
+                    return target.apply(*arguments)  # type: ignore[attr-defined]
+                return trees.called(target, arguments)
 
     def heard(self, outputs: Sequence[tuple[str, torch.Tensor]]) -> list[tuple[str, torch.Tensor]]:
         return [(path, tensor) for path, tensor in outputs if path not in self.silent]
@@ -225,7 +237,8 @@ class Posed:
                 leaves = [tensor.requires_grad_() for tensor in leaves]
             versions = [leaf._version for leaf in leaves]
             with eagerly(), Watched(leaves) as watched:
-                found = self.run(leaves, shared=not self.records)
+                returned = self.returned(leaves, shared=not self.records)
+                found = self.heard(floating(returned))
         # Of a relu in place at positive numbers, the numbers do not tell.
         writes = self.records or versions != [leaf._version for leaf in leaves]
         writes = writes or not are_equal(leaves, self.tensors(self.point, shared=True))
@@ -238,6 +251,7 @@ class Posed:
         seen = self.but(
             inside=inside,
             writes=writes,
+            unread=unread(returned),
             is_random=watched.draws,
             draws_others=watched.draws_others,
         )

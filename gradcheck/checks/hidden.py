@@ -24,8 +24,8 @@ NOTHING = 2.0**-54
 def hidden(gradient: Array) -> tuple[list[Array], int]:
     """Which entries are so small that the others hide them, if it is not by chance; and of those.
 
-    So do, among them, the larger ones hide the smaller. Counted are those that are so small that
-    they may be rounding.
+    So do, among them, the larger ones hide the smaller; and last those that are claimed to be zero.
+    Counted are those that are so small that they may be rounding.
     """
     levels: list[Array] = []
     whole, count, nothing = norm(gradient), gradient.size, 0
@@ -44,6 +44,9 @@ def hidden(gradient: Array) -> tuple[list[Array], int]:
             break
         levels.append(small)
         whole, count = norm(gradient[small]), fewer
+    zero = gradient == 0
+    if MANY * gradient.size <= np.count_nonzero(zero) < gradient.size:
+        levels.append(zero)
     return levels, nothing
 
 

@@ -19,7 +19,7 @@ from gradcheck.checks.ties import unless_untied
 from gradcheck.errors import maybe_out_of_domain
 from gradcheck.finite import finite_part, is_finite
 from gradcheck.probes import direction, nudged
-from gradcheck.problem import Array, Problem, norm
+from gradcheck.problem import Array, Problem, listed, norm
 from gradcheck.results import Finding, Reason, Verdict, worst
 from gradcheck.settings import Settings
 
@@ -50,7 +50,7 @@ def check_vjp(
         asked = questions_of(answers, settings)
         findings = unless_untied(findings, asked, answers.formula or answers, tied, rng)
     if not kinked and all(finding.verdict is Verdict.PASS for finding in findings):
-        findings = _off_zero(findings, answers, settings, rng)
+        findings = _off_defaults(findings, answers, settings, rng)
         findings = _redrawn(findings, answers, settings, rng)
     findings = _of_one_side(findings, kinked, answers, settings, rng)
     return tuple(_strong_enough(finding, settings.min_power) for finding in findings)
@@ -92,33 +92,42 @@ def _in_part(answers: Answers, settings: Settings, rng: np.random.Generator) -> 
 OFF = 2.0**-3
 
 
-def _off_zero(
+def _off_defaults(
     findings: tuple[Finding, ...], answers: Answers, settings: Settings, rng: np.random.Generator
 ) -> tuple[Finding, ...]:
-    """The findings; failures, where the gradient is wrong once leaves of zeros are moved.
+    """The findings; failures, where the gradient is wrong once leaves as at first are moved.
 
-    A gate, a low-rank update or a branch that starts at zero multiplies what is wrong by it.
+    A gate, a low-rank update or a branch that starts at zero multiplies what is wrong by it; a
+    factor of ones, the scale of a normalisation, is not missed, nor that an identity is transposed.
     """
     problem = answers.problem
-    zeros = {k for k, x in enumerate(problem.point) if x.size and not np.any(x)}
-    if not zeros or len(problem.leaves) < 2 or settings.probes < 2:
+    first = {k for k, x in enumerate(problem.point) if _is_default(x)}
+    if not first or settings.probes < 2:
         return findings
     moved = replace(
         problem,
         point=tuple(
-            leaf.rounded(direction(rng, leaf, OFF)) if k in zeros else x
+            leaf.rounded(x + direction(rng, leaf, OFF)) if k in first else x
             for k, (leaf, x) in enumerate(zip(problem.leaves, problem.point, strict=True))
         ),
     )
     with maybe_out_of_domain():
         beside, _ = at_point(answers.of(moved), settings, rng)
-        names = ", ".join(problem.leaves[k].path for k in sorted(zeros))
-        where = f"at the point nothing is wrong; it is once {names}, of zeros, is moved: "
+        names = listed([problem.leaves[k].path for k in sorted(first)])
+        where = f"at the point nothing is wrong; it is once {names}, of zeros or ones, is moved: "
         return tuple(
             replace(there, message=where + there.message) if there.verdict is Verdict.FAIL else here
             for here, there in zip(findings, beside, strict=True)
         )
     return findings
+
+
+def _is_default(x: Array) -> bool:
+    """Whether it is as parameters begin: zeros, ones or an identity."""
+    if not x.size or x.flat[0] not in (0, 1):
+        return False
+    is_identity = x.ndim == 2 and np.array_equal(x, np.eye(*x.shape))
+    return is_identity or bool(np.all(x == x.flat[0]))
 
 
 # How often a target that draws random numbers is given others: one that is wrong for half of them,

@@ -1076,8 +1076,43 @@ def test_what_a_leaf_of_zeros_hides_is_looked_for_beside_it(
     wrong = {f.leaf for f in findings if f.verdict is Verdict.FAIL}
     assert wrong == (set() if factor == 1 else {"input[0]", "input[2]"})
     assert all(
-        "once input[3], of zeros, is moved" in f.message for f in findings if f.leaf in wrong
+        "once input[3], of zeros or ones, is moved" in f.message
+        for f in findings
+        if f.leaf in wrong
     )
+
+
+class Scaled(torch.autograd.Function):
+    """w ∘ x A, whose rule may forget w, or that A is transposed."""
+
+    WRONG = ""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, w: torch.Tensor, a: torch.Tensor) -> Any:
+        ctx.save_for_backward(x, w, a)
+        return w * (x @ a)
+
+    @staticmethod
+    def backward(ctx: Any, u: torch.Tensor) -> Any:
+        x, w, a = ctx.saved_tensors
+        down = u if Scaled.WRONG == "factor" else u * w
+        back = a if Scaled.WRONG == "transposed" else a.mT
+        return down @ back, (u * (x @ a)).sum(0), x.mT @ (u * w)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("wrong", ["", "factor", "transposed"])
+def test_what_ones_and_an_identity_hide_is_looked_for_beside_them(
+    wrong: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Scaled, "WRONG", wrong)
+    x = torch.randn(3, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    inputs = [t.to(dtype) for t in (x, torch.ones(4), torch.eye(4))]
+
+    findings = gradcheck.check(Scaled, *inputs, checks="vjp").findings
+
+    failed = {f.leaf for f in findings if f.verdict is Verdict.FAIL}
+    assert failed == ({"input[0]"} if wrong else set())
 
 
 def _scales(x: Array) -> Array:
