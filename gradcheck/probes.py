@@ -31,6 +31,7 @@ from gradcheck.problem import (
 from gradcheck.settings import RIPPLE
 
 __all__ = [
+    "BESIDE",
     "Line",
     "Sample",
     "among",
@@ -134,31 +135,56 @@ def among(rng: np.random.Generator, leaf: Leaf, x: Array, few: Array) -> Array:
     return np.where(few, relative(direction(rng, leaf), x), 0)
 
 
-def disturbed(rng: np.random.Generator, leaves: Sequence[Leaf], point: Arrays) -> Arrays:
-    """Return `point` with every entry moved by at most an ulp, up or down."""
+def disturbed(
+    rng: np.random.Generator, leaves: Sequence[Leaf], point: Arrays, *, ulps: int = 1
+) -> Arrays:
+    """Return `point` with every entry moved by so many ulps at most, up or down.
+
+    By one, every second pair of equal entries stays equal.
+    """
+
+    def moves(x: Array) -> Array:
+        return rng.choice([-1.0, 1.0], x.shape) * rng.integers(1, ulps, x.shape, endpoint=True)
+
     return tuple(
-        leaf.rounded(x * (1 + leaf.epsilon * rng.choice([-1.0, 1.0], x.shape)))
+        leaf.rounded(x * (1 + leaf.epsilon * moves(x)))
         for leaf, x in zip(leaves, point, strict=True)
     )
 
 
-def nudged(rng: np.random.Generator, leaves: Sequence[Leaf], point: Arrays) -> Arrays:
+# Far enough from a kink for the finest steps (1e-9 of a leaf's size) to see none, and near enough
+# to stay among the same pieces.
+BESIDE = 2.0**-8
+
+
+def nudged(
+    rng: np.random.Generator,
+    leaves: Sequence[Leaf],
+    point: Arrays,
+    signs: Arrays | None = None,
+    size: float = BESIDE,
+) -> Arrays:
     """Return a point beside `point`, off a kink that it may lie on.
 
-    2⁻⁸ of the leaf's size is far enough for the finest steps (1e-9) to see no kink, and near
-    enough to stay among the same pieces. No two entries are moved by the same, or of a thousand
-    ties some would stay; and none is moved across zero, beyond which it may have no meaning.
+    No two entries are moved by the same, or of a thousand ties some would stay; and none is moved
+    across zero, beyond which it may have no meaning. `signs` say which way: 0 stays.
     """
+    ways = signs or [None] * len(point)
     return tuple(
-        leaf.rounded(x + _off_ties(rng, leaf, x)) for leaf, x in zip(leaves, point, strict=True)
+        leaf.rounded(x + _off_ties(rng, leaf, x, way, size))
+        for leaf, x, way in zip(leaves, point, ways, strict=True)
     )
 
 
-def _off_ties(rng: np.random.Generator, leaf: Leaf, x: Array) -> Array:
+def _off_ties(
+    rng: np.random.Generator, leaf: Leaf, x: Array, way: Array | None, size: float
+) -> Array:
     sizes = np.where((x != 0) & (np.abs(x) < TINY * scale(x)), np.abs(x), scale(x))
-    step = 2.0**-8 * sizes * direction(rng, leaf) * rng.uniform(0.5, 1, x.shape)
+    step = size * sizes * direction(rng, leaf) * rng.uniform(0.5, 1, x.shape)
     if np.iscomplexobj(step):
         return step
+    if way is not None:
+        step = way * np.abs(step)
     may_cross = (x != 0) & (np.abs(x) <= np.abs(step))
     return np.where(may_cross, np.copysign(step, x), step)
 

@@ -313,16 +313,23 @@ def unrest_of(
 
 
 def beside(
-    problem: Problem, index: int, u: Arrays, rng: np.random.Generator, count: int = DISTURBED
+    problem: Problem,
+    index: int,
+    u: Arrays,
+    rng: np.random.Generator,
+    count: int = DISTURBED,
+    *,
+    ulps: int = 1,
 ) -> list[Array]:
-    """A leaf's gradients at points an ulp away.
+    """A leaf's gradients at points an ulp away, or up to so many.
 
     A neighbour that the target refuses lies out of its domain, and says nothing.
     """
     found = []
     for _ in range(count):
         with maybe_out_of_domain():
-            found.append(problem.vjp(disturbed(rng, problem.leaves, problem.point), u)[index])
+            there = disturbed(rng, problem.leaves, problem.point, ulps=ulps)
+            found.append(problem.vjp(there, u)[index])
     return found
 
 

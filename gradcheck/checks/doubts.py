@@ -81,18 +81,18 @@ def unrested(probe: Probe, rng: np.random.Generator) -> Probe:
     return noisy
 
 
-# Of so many gradients an ulp away, so many must agree with the truth: a rule that is wrong where
-# two entries are equal is right at half of those points. Of gradients that scatter by a thousand
-# error bars, three of twelve lie within ten of the truth twice in ten thousand times.
-NEIGHBOURS, AGREEING = 12, 3
+# Of so many gradients up to so many ulps away, so many must agree with the truth: a rule that is
+# wrong where two entries are equal is right at nearly all of those points. Of the median of three
+# equal numbers a third of them would agree by chance.
+NEIGHBOURS, AGREEING, ULPS = 12, 10, 2**10
 
 
 def _right_ones(probe: Probe, rng: np.random.Generator) -> list[Array]:
-    """The gradients an ulp away that are as the differences say, where that at the point is not."""
+    """The gradients a few ulps away that are as the differences say; that at the point is not."""
     line, index = probe.line, probe.index
     return [
         gradient
-        for gradient in beside(line.problem, index, line.u, rng, NEIGHBOURS)
+        for gradient in beside(line.problem, index, line.u, rng, NEIGHBOURS, ulps=ULPS)
         if abs(probe.truth.excess(inner(gradient, line.v[index]))) <= SIGNIFICANCE * probe.sharp
     ]
 

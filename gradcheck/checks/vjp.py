@@ -15,11 +15,12 @@ import numpy as np
 from gradcheck.answers import Answers
 from gradcheck.checks.differences import Kink, Kinks
 from gradcheck.checks.here import at_point, questions_of
+from gradcheck.checks.sides import right_on_one_side
 from gradcheck.checks.ties import unless_untied
 from gradcheck.errors import maybe_out_of_domain
 from gradcheck.finite import finite_part, is_finite
 from gradcheck.probes import direction, nudged
-from gradcheck.problem import Array, Problem, listed, norm
+from gradcheck.problem import Array, Problem, listed
 from gradcheck.results import Finding, Reason, Verdict, worst
 from gradcheck.settings import Settings
 
@@ -184,11 +185,6 @@ def _joined(here: Finding, beside: Finding, kink: Kink | None, problem: Problem)
     return replace(beside, message=f"beside a kink: {beside.message}")
 
 
-# How many sides of a kink are looked at: where three numbers are equal there are six. What is
-# linear on a side has the same gradient at the kink, but for rounding.
-SIDES, SAME = 24, 1e-9
-
-
 def _of_one_side(
     findings: tuple[Finding, ...],
     kinked: Kinks,
@@ -196,13 +192,8 @@ def _of_one_side(
     settings: Settings,
     rng: np.random.Generator,
 ) -> tuple[Finding, ...]:
-    """The findings; passes, where the gradient at a kink is that of one side, and is right there.
-
-    A limit of gradients is a subgradient (Clarke, Optimization and Nonsmooth Analysis, 1983,
-    theorem 2.5.1), and along a line through three equal numbers it may not look like one.
-    """
+    """The findings; passes, where the gradient at a kink is that of one side, and right there."""
     problem = answers.problem
-    found = {finding.leaf: finding for finding in findings}
     points = dict(zip((leaf.path for leaf in problem.leaves), problem.point, strict=True))
 
     def may_be(finding: Finding) -> bool:
@@ -214,23 +205,8 @@ def _of_one_side(
         return is_open and finding.reason in (Reason.KINK, Reason.CONTRADICTING)
 
     left = {finding.leaf for finding in findings if may_be(finding)}
-    for _ in range(SIDES if left else 0):
-        with maybe_out_of_domain():
-            moved = replace(problem, point=nudged(rng, problem.leaves, problem.point))
-            there = answers.of(moved)
-            pairs = zip(problem.leaves, answers.gradients(0), there.gradients(0), strict=True)
-            alike = {leaf.path for leaf, g, h in pairs if norm(g - h) <= SAME * norm(g)}
-            # Of two leaves that meet in a kink, it must be the same side.
-            beside = at_point(there, settings, rng)[0] if alike >= left | kinked.keys() else ()
-            message = "the point lies on a kink, and the gradient is that of one side"
-            found |= {
-                f.leaf: replace(f, message=message, reason=Reason.KINK)
-                for f in beside
-                if f.leaf in left and f.verdict is Verdict.PASS
-            }
-            if beside:  # with the same gradient it is right there, or wrong
-                break
-    return tuple(found[finding.leaf] for finding in findings)
+    found = right_on_one_side(answers, left, kinked.keys(), settings, rng) if left else {}
+    return tuple(found.get(finding.leaf, finding) for finding in findings)
 
 
 def _strong_enough(finding: Finding, wanted: float | None) -> Finding:

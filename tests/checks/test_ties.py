@@ -158,3 +158,65 @@ def test_one_in_the_middle_of_equal_numbers_that_none_moves_alone(count: int, se
 
     assert verdict(lambda tied: tied.astype(float)) == "fail"
     assert verdict(lambda tied: tied / tied.sum()) != "fail"
+
+
+def _network(x: Any, w: Any, b: Any, v: Any) -> Any:
+    return np.maximum(x @ w + b, 0) @ v
+
+
+def _network_rule(at_zero: float) -> Rule:
+    """Of two layers; `at_zero` is the slope of the rectifier there: zero and one are right."""
+
+    def vjp(inputs: Any, u: Any) -> Any:
+        x, w, b, v = inputs
+        z = x @ w + b
+        down = (u @ v.T) * np.where(z == 0, at_zero, z > 0)
+        return down @ w.T, x.T @ down, down.sum(0), np.maximum(z, 0).T @ u
+
+    return Rule(_network, vjp)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("hidden", [2, 8, 16])
+def test_a_row_of_zeros_under_rectifiers_of_both_signs(hidden: int, dtype: Any) -> None:
+    """A padded row: all hidden numbers are zero, and a line leads to some side of each."""
+    rng = np.random.default_rng(hidden)
+    x = rng.normal(size=(4, 3))
+    x[1] = 0
+    shapes = (3, hidden), (hidden, 2)
+    w, v = (rng.normal(size=shape) for shape in shapes)
+    inputs = [a.astype(dtype) for a in (x, w, np.zeros(hidden), v)]
+
+    def verdict(at_zero: float) -> str:
+        return gradcheck.check(_network_rule(at_zero), *inputs, checks="vjp").verdict.value
+
+    assert [verdict(at_zero) for at_zero in (0.0, 1.0)] == ["pass", "pass"]
+    assert verdict(7.0) != "pass"
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("count", [3, 6, 10])
+def test_what_is_wrong_only_where_numbers_are_equal(count: int, seed: int) -> None:
+    """t / (eᵗ - 1) of differences, whose rule has a branch at t = 0, as at a constant potential."""
+    weights = np.random.default_rng(seed).normal(size=count - 1)
+
+    def slope(t: Any, at_zero: float) -> Any:
+        far = np.where(np.abs(t) < 1e-5, 1.0, t)
+        right = (np.expm1(far) - far * np.exp(far)) / np.expm1(far) ** 2
+        return np.where(t == 0, at_zero, np.where(far == t, right, -0.5 + t / 6))
+
+    def value(p: Any) -> Any:
+        t = np.diff(p)
+        return weights * np.where(t == 0, 1.0, t / np.expm1(np.where(t == 0, 1.0, t)))
+
+    def verdict(at_zero: float) -> str:
+        def vjp(inputs: Any, u: Any) -> Any:
+            down = u * weights * slope(np.diff(inputs[0]), at_zero)
+            return (np.diff(down, prepend=0.0, append=0.0) * -1.0,)
+
+        target = Rule(value, vjp)
+        return gradcheck.check(target, np.full(count, 0.7), checks="vjp", seed=seed).verdict.value
+
+    assert verdict(-0.5) == "pass"
+    assert verdict(30.0) == "fail"
+    assert verdict(0.0) == "fail"
