@@ -127,6 +127,10 @@ FILL = (
 )
 
 
+# A number that is drawn in a narrow dtype is compared with one that is rounded to it.
+COMPARED = tuple(f"{name}.Scalar" for name in ("gt", "ge", "lt", "le", "eq", "ne"))
+
+
 def _draws_others(func: Any, kwargs: Mapping[str, Any] | None) -> bool:
     """Whether the numbers that it draws would be others in another dtype."""
     told = func.__name__ in NEW and (kwargs or {}).get("dtype") in NARROW
@@ -157,6 +161,8 @@ class Lifted(_Mode):  # type: ignore[no-untyped-call]
             return args[0].copy_(found) if name in FILL else found
         if name in NEW and kwargs and kwargs.get("dtype") is torch.float64:
             return _tensor_up(func(*args, **{**kwargs, "dtype": self.drawn}))
+        if name in COMPARED and args[0].dtype is torch.float64:
+            return func(args[0], torch.tensor(args[1], dtype=self.drawn).item(), **(kwargs or {}))
         up: Callable[[Any], Any] = _tensor_up if _draws(func) else _up
         wide = _in_groups if name == "_grouped_mm.default" else func
         return tree_map(_tensor_up, wide(*tree_map(up, args), **tree_map(up, kwargs or {})))

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from gradcheck import jumps
 from gradcheck.checks.along import closer
 from gradcheck.checks.doubts import folded, measured
 from gradcheck.checks.halves import PEAK, by_many_paths
@@ -67,7 +68,8 @@ def judge(question: Question, probes: Sequence[Probe], rng: np.random.Generator)
     assert most is not None
     best = finest(probes)
     open_ = best is not None and not best.resolution <= question.tolerance  # it may be a NaN
-    if (most.is_significant or open_) and (stairs := _stairs(question, probes)):
+    is_rough = most.is_significant or open_ or any(probe.line.ripple for probe in probes)
+    if is_rough and (stairs := _stairs(question, probes)):
         return stairs
     if most.is_significant and best is not None:
         located = _located(question, probes, most, rng)
@@ -114,16 +116,16 @@ def _of_rounding(question: Question, probes: Sequence[Probe]) -> Finding | None:
 
 
 def _stairs(question: Question, probes: Sequence[Probe]) -> Finding | None:
-    """The finding of a leaf with a gradient of zero whose value steps but is flat at the point.
+    """The finding of a leaf whose value steps but is flat at the point.
 
     Zero is the derivative of a rounding function. Steps as fine as those of a narrow floating
     point format may also be the rounding of something that has a slope; and those of the target's
     own dtype are.
     """
-    if any(probe.line.size for probe in probes):
-        return None
     if any(probe.line.sample(probe.line.unit * FLAT).moving for probe in probes):
         return None
+    if any(probe.line.size for probe in probes):
+        return _straight_through(question, probes)
     if not any(is_staircase(probe.line) for probe in probes):  # flat up to a kink nearby
         return None
     truths = [measured(probe).truth for probe in probes]
@@ -140,6 +142,31 @@ def _stairs(question: Question, probes: Sequence[Probe]) -> Finding | None:
         )
         return question.answer(Verdict.INCONCLUSIVE, message)
     return None
+
+
+def _straight_through(question: Question, probes: Sequence[Probe]) -> Finding | None:
+    """The same where the gradient is that of a slope, and no dtype makes such steps.
+
+    What a framework computes in fewer digits inside was seen, and is computed in float64 here.
+    """
+    line = probes[0].line
+    if line.problem.is_narrow:  # the steps are its own
+        return None
+    least = FLOATING if line.problem.framework == "numpy" else QUANTISED
+    height = jumps.highest(line.change, -line.unit, line.unit).height
+    if height <= least * line.weight:
+        return None
+    return question.answer(Verdict.INCONCLUSIVE, STRAIGHT_THROUGH, probes)
+
+
+# Steps as high as that, relative to the value, are none of a solver that halves an interval.
+QUANTISED = 2.0**-12
+
+STRAIGHT_THROUGH = (
+    "the value is a staircase and flat at this point, so that zero is its derivative, and the "
+    "gradient is not: if it is a straight-through estimate, declare the leaf; if numbers are "
+    "rounded inside that should not be, compute them with more digits"
+)
 
 
 def _by_complex_step(question: Question, probes: Sequence[Probe]) -> Finding | None:
@@ -191,7 +218,8 @@ def _by_path(question: Question, probes: Sequence[Probe]) -> Finding | None:
             )
             return own.passed(message, found)
         most = max(found, key=lambda probe: probe.bars_off)
-        if _stays(most, own.tolerance):
+        # At the finest steps a value that climbs stairs beside a slope shows that alone.
+        if _stays(most, own.tolerance) and not ladder.confirmed(most.line, most.excess):
             message = "the values rise otherwise than the integral of the gradient says"
             pattern = diagnose([_evidence(probe) for probe in found], ())
             if pattern is not None:

@@ -149,3 +149,36 @@ def test_a_single_number_that_cancels_is_not_accused(seed: int) -> None:
     x = torch.tensor([np.exp(np.random.default_rng(seed).uniform(-4.6, 0))], dtype=torch.float64)
 
     assert check(lambda x: (1 - torch.cos(x)) / x**2, x, seed=seed, checks="vjp").passed
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("step", [0.125, 0.1, 0.05, 6 / 255])
+def test_a_straight_through_estimate_is_called_one_whatever_its_steps(
+    step: float, dtype: torch.dtype
+) -> None:
+    class Quantised(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+            return torch.round(x / step) * step
+
+        @staticmethod
+        def backward(ctx: Any, u: torch.Tensor) -> torch.Tensor:
+            return u
+
+    for seed in range(5):
+        x = torch.randn(4, 5, dtype=dtype, generator=torch.Generator().manual_seed(seed))
+        result = check(Quantised, x, checks="vjp", seed=seed)
+        assert result.verdict is Verdict.INCONCLUSIVE
+        assert "straight-through" in str(result)
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("digits", [1e6, 2.0**16])
+def test_stairs_beside_a_slope_are_no_error_of_it(digits: float, seed: int) -> None:
+    """The quantiser of a sound has no gradient, and on average a slope of one."""
+
+    def residual(x: torch.Tensor) -> torch.Tensor:
+        return x * x - torch.floor(x * digits) / digits
+
+    x = torch.randn(4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    assert check(residual, x, checks="vjp", seed=seed).verdict is not Verdict.FAIL

@@ -735,7 +735,12 @@ TREACHEROUS: list[tuple[str, tuple[Gradient, Gradient, tuple[Any, ...]]]] = [
     ("steps, between two", _elementwise(np.floor, np.zeros_like, [0.3, 1.5, -2.4])),
     ("squares at 0", _elementwise(lambda x: x * x, lambda x: 2 * x, np.zeros(4))),
     ("fourth power at 0", _elementwise(lambda x: x**4, lambda x: 4 * x**3, [0.0, 0.0])),
-    ("|x|^1.5 at 0", _elementwise(lambda x: np.abs(x) ** 1.5, lambda x: 0 * x, [0.0])),
+    (
+        "|x|^1.5 at 0",
+        _elementwise(
+            lambda x: np.abs(x) ** 1.5, lambda x: 1.5 * np.sign(x) * np.sqrt(np.abs(x)), [0.0]
+        ),
+    ),
     ("x |x| at 0", _elementwise(lambda x: x * np.abs(x), lambda x: 2 * np.abs(x), [0.0, 1.0])),
     (
         "a sharp smooth corner",
@@ -863,6 +868,13 @@ def test_where_all_is_at_a_kink_what_is_too_large_shows(
     assert result.verdict is (Verdict.PASS if is_right else Verdict.FAIL)
 
 
+class SteepAtZero(Relu):
+    @staticmethod
+    def backward(ctx: Any, u: torch.Tensor) -> torch.Tensor:
+        (x,) = ctx.saved_tensors
+        return torch.where(x == 0, 7 * u, torch.where(x > 0, u, 0))
+
+
 def _zero_initialised(activation: Callable[[Any], Any]) -> torch.nn.Module:
     class Network(torch.nn.Module):
         def __init__(self) -> None:
@@ -884,8 +896,11 @@ def test_at_a_kink_inside_the_rules_of_the_framework_are_a_convention() -> None:
     result = check(_zero_initialised(torch.relu), x)
     assert result.passed, result
     assert any("the framework chooses" in finding.message for finding in result.findings)
-    mine = check(_zero_initialised(Relu.apply), x)  # it may be wrong there, for all that is known
-    assert mine.verdict is Verdict.INCONCLUSIVE
+    mine = check(_zero_initialised(Relu.apply), x)
+    assert mine.passed
+    assert "that of one side" in str(mine)
+    wrong = check(_zero_initialised(SteepAtZero.apply), x)  # of no side, for all that is known
+    assert wrong.verdict is Verdict.INCONCLUSIVE
 
 
 @pytest.mark.parametrize("factor", [2.0, 1.001])
@@ -903,11 +918,17 @@ def test_at_a_kink_inside_only_the_rules_of_jax_are_a_convention() -> None:
     rng = np.random.default_rng(0)
     w, v, x = rng.standard_normal((4, 5)), rng.standard_normal((5, 2)), rng.standard_normal((6, 4))
 
-    @jax.custom_jvp
-    def own(x: Array) -> Array:
-        return jnp.maximum(x, 0)
+    def own(at_zero: float) -> Callable[[Array], Array]:
+        @jax.custom_jvp
+        def relu(x: Array) -> Array:
+            return jnp.maximum(x, 0)
 
-    own.defjvp(lambda primals, tangents: (own(*primals), jnp.where(primals[0] > 0, tangents[0], 0)))
+        def jvp(primals: Any, tangents: Any) -> Any:
+            slopes = jnp.where(primals[0] == 0, at_zero, primals[0] > 0)
+            return relu(*primals), slopes * tangents[0]
+
+        relu.defjvp(jvp)
+        return relu
 
     def verdicts(relu: Callable[[Array], Array]) -> set[Verdict]:
         def network(b: Array) -> Array:
@@ -916,7 +937,8 @@ def test_at_a_kink_inside_only_the_rules_of_jax_are_a_convention() -> None:
         return {check(network, np.zeros(5), seed=seed).verdict for seed in range(4)}
 
     assert verdicts(jax.nn.relu) == {Verdict.PASS}
-    assert verdicts(own) == {Verdict.PASS, Verdict.INCONCLUSIVE}
+    assert verdicts(own(0.0)) == {Verdict.PASS}
+    assert Verdict.PASS not in verdicts(own(7.0))
 
 
 def _masked_attention(factor: float) -> Callable[..., torch.Tensor]:
