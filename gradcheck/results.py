@@ -155,6 +155,13 @@ class CheckResult:
         """The coarsest resolution among the findings: what this check would surely have seen."""
         return max((finding.resolution for finding in self.findings), default=float("nan"))
 
+    def __bool__(self) -> bool:
+        """Whether it passed: `assert check(...)` means what it seems to."""
+        return self.passed
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {str(self).partition(chr(10))[0]}>"
+
     def __str__(self) -> str:
         from gradcheck.text import describe  # text is above the plain values it reads
 

@@ -55,8 +55,9 @@ def describe(result: CheckResult) -> str:
     if not bad:
         lines = [_all_clear(result), *_proved(ranked), *_notes(ranked)]
     else:
+        passed = [finding for finding in ranked if finding.verdict is Verdict.PASS]
         lines += _others(bad[FINDINGS_SHOWN:])
-        lines += _passed([finding for finding in ranked if finding.verdict is Verdict.PASS])
+        lines += _did(passed) or _passed(passed)
     if result.target not in ("", result.name):
         lines += _wrapped("target: ", result.target, TARGET_LINES)
     if result.odd_one_out is not None:
@@ -271,6 +272,12 @@ def _others(findings: Sequence[Finding]) -> list[str]:
         return []
     named = ", ".join(f"{question(finding)} at {finding.leaf}" for finding in findings)
     return _wrapped(f"and {len(findings)} more: ", named, 1)
+
+
+def _did(findings: Sequence[Finding]) -> list[str]:
+    """What the target did beside computing, in one line: it may be why something else is wrong."""
+    deeds = (f for f in findings if f.check == "contract" and f.message)
+    return [line for f in deeds for line in _wrapped("note: ", f"{f.leaf}: {f.message}", 1)][:1]
 
 
 def _passed(findings: Sequence[Finding]) -> list[str]:

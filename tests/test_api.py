@@ -39,6 +39,16 @@ def test_assert_gradients_raises_the_text_of_the_result() -> None:
     assert isinstance(caught.value, AssertionError)
 
 
+def test_a_result_is_true_if_it_passed_and_is_shown_in_one_line() -> None:
+    """`assert check(...)` and `assert result.passed, result` are what users of pytest write."""
+    wrong = gradcheck.check(Bad, X)
+
+    assert not wrong
+    assert gradcheck.check(torch.sin, X)
+    assert repr(wrong).startswith("<CheckResult FAIL  gradient of Bad at input[0]   off by ")
+    assert len(repr(wrong).splitlines()) == 1
+
+
 def test_assert_gradients_returns_what_passed() -> None:
     assert gradcheck.assert_gradients(torch.sin, X).passed
 

@@ -183,6 +183,13 @@ def test_the_worst_comes_first_and_the_rest_is_named() -> None:
     assert "      and 2 more: gradient at small, gradient at noisy" in said.splitlines()
 
 
+def test_what_a_failing_target_did_beside_computing_is_said() -> None:
+    wrote = finding(check="contract", leaf="params.w", message="forward writes into it")
+    said = describe(result(wrong(), wrote))
+
+    assert "      note: params.w: forward writes into it" in said.splitlines()
+
+
 @pytest.mark.parametrize("words", ["word " * 500, "x" * 5000, "line\n" * 500])
 def test_a_description_fits_25_lines(words: str) -> None:
     entry = Entry(index=(0, 1, 2), got=1.0, wanted=2.0, error_bar=1e-9)

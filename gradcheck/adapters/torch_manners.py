@@ -211,7 +211,10 @@ def _audited(posed: Posed, point: Arrays, cotangents: Arrays, hooks: Any) -> Aud
         direct = {p: x for p, x in zip(posed.named, leaves, strict=True) if p not in handed}
         before = dict(zip(posed.named, point, strict=True))
         forward = [path for path, x in direct.items() if not same(before[path], BRIDGE.out(x))]
-        deeds += [Deed(path=p, what="forward writes into it", is_wrong=False) for p in forward]
+        deeds += [
+            Deed(path=p, what=WRITTEN + ONCE * p.startswith("params."), is_wrong=False)
+            for p in forward
+        ]
         outputs = [y for _, y in found]
         us = {path: into(u, y) for (path, y), u in zip(found, cotangents, strict=True)}
         held = {**{path: x.tensor for path, x in handed.items()}, **direct}
@@ -249,6 +252,8 @@ def _audited(posed: Posed, point: Arrays, cotangents: Arrays, hooks: Any) -> Aud
     )
 
 
+WRITTEN = "forward writes into it"
+ONCE = "; if it initialises itself, call it once first"
 INTO_COTANGENT = "backward writes into its cotangent, which belongs to whoever asked"
 INTO_GRAD = "backward adds to its `grad` itself; what it returns besides is added to that once more"
 INTO_SAVED = "backward writes into a tensor saved for it"
@@ -292,7 +297,7 @@ def _forward(posed: Posed, written: Mapping[str, Handed], reached: set[str]) -> 
         if _keeps_statistics(posed, path):
             continue
         is_hidden = path in reached and x.tensor.grad_fn is x.origin
-        what = "forward writes into it" + ", and autograd does not know" * is_hidden
+        what = WRITTEN + ", and autograd does not know" * is_hidden
         deeds.append(Deed(path=path, what=what, is_wrong=is_hidden))
     return deeds
 
