@@ -56,7 +56,8 @@ class Blame:
         return tuple(suspect for suspect in self.suspects if suspect.proved)
 
     def __str__(self) -> str:
-        lines = [str(self.result).partition("\n")[0]]
+        said_of = str(self.result).splitlines()
+        lines = said_of[:1] if self.result.verdict is not Verdict.INCONCLUSIVE else said_of[:4]
         lines.append(f"      {counted(self.checked, 'part')} checked at the values that flowed")
         if not self.suspects and self.result.verdict is Verdict.FAIL:
             lines.append(f"      {NOBODY if self.checked else NOTHING}")

@@ -38,7 +38,7 @@ NOT_CHECKED_SHOWN = 2
 NOTHING = "NOTHING CHECKED"  # an empty set passes by definition, and must not read like a pass
 
 # Of several failures these say what the others follow from.
-TELLING = {"lag": 2, "implicit": 2, "vjp": 1}
+TELLING = {"determinism": 3, "lag": 2, "implicit": 2, "vjp": 1}
 
 FAILURES_SUMMARIZED = 10  # in a summary, which names failures and leaves the rest to the report
 

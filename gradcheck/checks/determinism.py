@@ -7,6 +7,7 @@ difference quotient of it means anything. What can be compiled must say the same
 must a backward pass that is recorded.
 """
 
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -16,7 +17,7 @@ import numpy as np
 from gradcheck.answers import Answers
 from gradcheck.checks.parity import PLAIN, Question, Reply, asked, findings, first_question, replied
 from gradcheck.errors import Unsupported
-from gradcheck.problem import Manner, is_same_entrywise, norm
+from gradcheck.problem import Arrays, Manner, is_same_entrywise, norm
 from gradcheck.results import Finding
 from gradcheck.settings import Settings
 
@@ -71,13 +72,18 @@ def _again(question: Question) -> Reply:
 
 
 def _differentiates_another(answers: Answers, reply: Reply) -> bool:
-    """Whether the value that is differentiated differs, where plain calls give the same twice."""
+    """Whether the value that is differentiated differs, where both kinds of call repeat."""
     problem = answers.problem
-    if problem.session is None:
+    if reply.again is None:
         return False
-    differentiated = tuple(reply.arrays[k] for k in range(len(problem.outputs)))
-    same = partial(is_same_entrywise, problem)
-    return not same(differentiated, answers.value) and same(answers.again, answers.value)
+
+    def value(arrays: Mapping[int, np.ndarray]) -> Arrays:
+        return tuple(arrays[k] for k in range(len(problem.outputs)))
+
+    same, differentiated = partial(is_same_entrywise, problem), value(reply.arrays)
+    if same(differentiated, answers.value) or not same(answers.again, answers.value):
+        return False
+    return same(value(reply.again()), differentiated)
 
 
 def _spread(reply: Reply) -> dict[str, str]:
