@@ -11,7 +11,7 @@ import shlex
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -40,6 +40,7 @@ class Run:
     """The last run of one test that used the fixture, or that checked something itself."""
 
     outcome: Literal["passed", "failed", "skipped", "xfailed"]
+    reason: str  # the first line of why it did not pass
     results: tuple[CheckResult, ...]
 
 
@@ -78,16 +79,19 @@ class Collector:
 
         results = tuple(decode(text, CheckResult) for text in payload)
         is_expected = report.skipped and hasattr(report, "wasxfail")
-        outcome = "xfailed" if is_expected else report.outcome
+        outcome, reason = "xfailed" if is_expected else report.outcome, _reason(report)
         if report.when == "teardown" and report.passed and report.nodeid in self.tests:
-            outcome = self.tests[report.nodeid].outcome  # a quiet teardown saves no failed call
-        self.tests[report.nodeid] = Run(outcome, results)  # a rerun replaces what it reran
+            last = self.tests[report.nodeid]  # a quiet teardown saves no failed call
+            outcome, reason = last.outcome, last.reason
+        if outcome == "failed" and results and all(result.passed for result in results):
+            results = (*results[:-1], _stopped(results[-1], reason))
+        self.tests[report.nodeid] = Run(outcome, reason, results)  # a rerun replaces what it reran
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         if self.options.record is not None:
             self._record(self.options.record)
         if self.options.reports:
-            self._write_reports()
+            self._write_reports(session.exitstatus)
         if self.unwritten:
             session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
 
@@ -100,11 +104,11 @@ class Collector:
         except OSError as error:
             self.unwritten[path] = str(error)
 
-    def _write_reports(self) -> None:
+    def _write_reports(self, status: int) -> None:
         from gradcheck.errors import InputError
         from gradcheck.reports.formats import write
 
-        report = self._report()
+        report = self._report(status)
         for path in self.options.reports:
             try:
                 write(report, path)
@@ -152,18 +156,20 @@ class Collector:
     def _not_checked(self) -> tuple[str, ...]:
         crashed = (f"{nodeid}: its worker crashed" for nodeid in self.crashed)
         idle = (
-            f"{nodeid}: {run.outcome} without a check"
+            f"{nodeid}: {run.outcome} without a check{run.reason and f': {run.reason}'}"
             for nodeid, run in self.tests.items()
             if not run.results and nodeid not in self.crashed
         )
         return (*crashed, *idle)
 
-    def _report(self) -> Report:
+    def _report(self, status: int) -> Report:
         from datetime import UTC, datetime
 
         from gradcheck.results import Report
 
         results = self._results()
+        if status not in GREEN and results and all(result.passed for result in results):
+            results += (_left_open(status, self.options.seed),)
         return Report(
             title="Gradients under pytest",
             command=shlex.join(["pytest", *map(str, self.config.invocation_params.args)]),
@@ -180,10 +186,57 @@ def _uses_fixture(item: pytest.Item) -> bool:
     return "gradcheck" in getattr(item, "fixturenames", ())
 
 
+GREEN = (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
+
 REMARKS = {
     "passed": "the test passed all the same: it does not assert this result",
     "xfailed": "as expected: the test is marked xfail",
 }
+
+
+def _reason(report: pytest.TestReport) -> str:
+    """Return the first line of why a test did not pass."""
+    why: Any = report.longrepr or ""
+    if isinstance(why, tuple):  # of a skip: where and why
+        why = why[-1].removeprefix("Skipped: ")
+    crash = getattr(why, "reprcrash", None)
+    return str(crash.message if crash else why).strip().partition("\n")[0]
+
+
+def _stopped(result: CheckResult, reason: str) -> CheckResult:
+    """Return a result that passed, of a test that failed: no report of it may read as a pass."""
+    from gradcheck.results import Finding, Verdict
+
+    unknown = float("nan")
+    finding = Finding(
+        check="test",
+        leaf="",
+        verdict=Verdict.ERROR,
+        mismatch=unknown,
+        resolution=unknown,
+        tolerance=unknown,
+        oracle="pytest",
+        message=f"the test failed for another reason: {reason}",
+    )
+    return replace(result, findings=(*result.findings, finding))
+
+
+def _left_open(status: int, seed: int) -> CheckResult:
+    """Return what stands for all that went wrong in a session beside what it checked."""
+    from gradcheck.results import CheckResult, Evaluations
+
+    ended = getattr(status, "name", str(status)).lower().replace("_", " ")
+    why = f"pytest did not pass ({ended}): a test that is not listed here failed or did not run"
+    return CheckResult(
+        name="pytest",
+        target="",
+        seed=seed,
+        findings=(),
+        environment=(),
+        evaluations=Evaluations(forward=0, vjp=0),
+        elapsed_s=0.0,
+        not_checked=(why,),
+    )
 
 
 def _say(terminal: pytest.TerminalReporter, result: CheckResult, outcome: str) -> None:
@@ -192,6 +245,8 @@ def _say(terminal: pytest.TerminalReporter, result: CheckResult, outcome: str) -
 
     is_open = result.verdict is Verdict.INCONCLUSIVE or outcome == "xfailed"
     colour = "yellow" if is_open else "red"
-    terminal.write_line(describe(result).partition("\n")[0], **{colour: True})
+    lines = 2 if result.verdict is Verdict.ERROR else 1  # the second says what was raised
+    for line in describe(result).split("\n")[:lines]:
+        terminal.write_line(line, **{colour: True})
     if outcome in REMARKS:
         terminal.write_line(f"      {REMARKS[outcome]}")

@@ -60,6 +60,13 @@ def results(path: Path) -> list[dict[str, Any]]:
     return found
 
 
+def headline(pytester: pytest.Pytester) -> str:
+    """Return the verdict in the first lines of the page."""
+    page = (pytester.path / "report.html").read_text()
+    (found,) = re.findall('<header class="(.*)">', page)
+    return str(found)
+
+
 def test_right_gradient_passes(pytester: pytest.Pytester) -> None:
     make(pytester, PASSING)
 
@@ -166,9 +173,65 @@ def test_summary_says_which_test_checked_nothing(pytester: pytest.Pytester) -> N
     output.fnmatch_lines(
         [
             "0 checks in 1 test: nothing was checked; seed 0",
-            "not checked  test_made.py::test_idle: failed without a check",
+            "not checked  test_made.py::test_idle: failed without a check: assert False",
         ]
     )
+
+
+STOPPED = """
+def test_stopped(gradcheck):
+    gradcheck.assert_gradients(right(gradcheck), POINT)
+    raise ValueError("no layer of size 3")
+"""
+TORN_DOWN = """
+import pytest
+
+@pytest.fixture
+def sloppy():
+    yield
+    raise ValueError("no layer of size 3")
+
+def test_stopped(sloppy, gradcheck):
+    gradcheck.assert_gradients(right(gradcheck), POINT)
+"""
+
+
+@pytest.mark.parametrize("test", [STOPPED, TORN_DOWN])
+@pytest.mark.parametrize("workers", [(), ("-p", "xdist", "-n", "1")])
+def test_what_passed_in_a_test_that_failed_is_no_pass(
+    pytester: pytest.Pytester, test: str, workers: tuple[str, ...]
+) -> None:
+    make(pytester, test)
+
+    output = pytester.runpytest("--gradcheck-report=report.html", *workers).stdout
+
+    output.fnmatch_lines(
+        [
+            "1 check in 1 test: 1 error; seed 0",
+            "ERROR  test of test_made.py::test_stopped *",
+            "      the test failed for another reason: ValueError: no layer of size 3",
+        ]
+    )
+    assert headline(pytester) == "error"
+
+
+@pytest.mark.parametrize(
+    ("other", "why"),
+    [
+        ("def test_other(): assert False", "tests failed"),
+        ("def test_other(broken, gradcheck): pass", "tests failed"),
+        ("def test_other(): raise KeyboardInterrupt", "interrupted"),
+    ],
+)
+def test_no_report_is_green_where_the_session_is_red(
+    pytester: pytest.Pytester, other: str, why: str
+) -> None:
+    make(pytester, PASSING, other)
+
+    pytester.runpytest_inprocess("--gradcheck-report=report.html", no_reraise_ctrlc=True)
+
+    assert headline(pytester) == "inconclusive"
+    assert f"pytest did not pass ({why})" in (pytester.path / "report.html").read_text()
 
 
 def test_seed_comes_from_the_configuration_file(pytester: pytest.Pytester) -> None:
