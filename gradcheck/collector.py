@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["CHECKED", "PAYLOAD", "Collector", "Options"]
 
-PAYLOAD = "_gradcheck"  # on a TestReport: every result so far of this test, each as JSON
+# On a TestReport: every result so far of this test, each as JSON, and the names of those unread.
+PAYLOAD = "_gradcheck"
 CHECKED = "_gradcheck_checked"  # on a TestReport: names of targets, as `scan.Targets` drains them
 
 
@@ -42,6 +43,15 @@ class Run:
     outcome: Literal["passed", "failed", "skipped", "xfailed"]
     reason: str  # the first line of why it did not pass
     results: tuple[CheckResult, ...]
+    unread: frozenset[str]  # names of results that the test did not look at
+
+    def remark(self, result: CheckResult) -> str | None:
+        """Return why the verdict of `result`, which did not pass, is not that of its test."""
+        if self.outcome == "xfailed":
+            return f"as expected: the test is marked xfail{self.reason and f': {self.reason}'}"
+        if self.outcome == "passed" and result.name in self.unread:
+            return "the test passed all the same: it does not assert this result"
+        return None
 
 
 class Collector:
@@ -72,20 +82,25 @@ class Collector:
         if report.when not in ("setup", "call", "teardown"):  # xdist: a worker died in this test
             self.crashed.append(report.nodeid)
         self.checked += map(tuple, getattr(report, CHECKED, ()))
+        if report.when == "setup":
+            self.tests.pop(report.nodeid, None)  # a rerun replaces what it reran
+            if report.passed:
+                return  # it may be interrupted yet
         if (payload := getattr(report, PAYLOAD, None)) is None:
             return
         from gradcheck.records import decode
         from gradcheck.results import CheckResult
 
-        results = tuple(decode(text, CheckResult) for text in payload)
+        texts, unread = payload
+        results = tuple(decode(text, CheckResult) for text in texts)
         is_expected = report.skipped and hasattr(report, "wasxfail")
         outcome, reason = "xfailed" if is_expected else report.outcome, _reason(report)
-        if report.when == "teardown" and report.passed and report.nodeid in self.tests:
-            last = self.tests[report.nodeid]  # a quiet teardown saves no failed call
-            outcome, reason = last.outcome, last.reason
+        last, is_quiet = self.tests.get(report.nodeid), report.when == "teardown" and report.passed
+        if last is not None and (is_quiet or last.outcome == "failed"):
+            outcome, reason = last.outcome, last.reason  # a subtest that failed fails its test
         if outcome == "failed" and results and all(result.passed for result in results):
             results = (*results[:-1], _stopped(results[-1], reason))
-        self.tests[report.nodeid] = Run(outcome, reason, results)  # a rerun replaces what it reran
+        self.tests[report.nodeid] = Run(outcome, reason, results, frozenset(unread))
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         if self.options.record is not None:
@@ -125,7 +140,7 @@ class Collector:
         for run in self.tests.values():
             for result in run.results:
                 if not result.passed:
-                    _say(terminalreporter, result, run.outcome)
+                    _say(terminalreporter, result, run)
         for line in self._not_checked():
             terminalreporter.write_line(f"not checked  {line}")
         for path in self.options.reports:
@@ -167,7 +182,9 @@ class Collector:
 
         from gradcheck.results import Report
 
-        results = self._results()
+        results = tuple(
+            _noted(r, run.remark(r)) for run in self.tests.values() for r in run.results
+        )
         if status not in GREEN and results and all(result.passed for result in results):
             results += (_left_open(status, self.options.seed),)
         return Report(
@@ -188,15 +205,10 @@ def _uses_fixture(item: pytest.Item) -> bool:
 
 GREEN = (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
 
-REMARKS = {
-    "passed": "the test passed all the same: it does not assert this result",
-    "xfailed": "as expected: the test is marked xfail",
-}
-
 
 def _reason(report: pytest.TestReport) -> str:
     """Return the first line of why a test did not pass."""
-    why: Any = report.longrepr or ""
+    why: Any = getattr(report, "wasxfail", report.longrepr) or ""
     if isinstance(why, tuple):  # of a skip: where and why
         why = why[-1].removeprefix("Skipped: ")
     crash = getattr(why, "reprcrash", None)
@@ -221,6 +233,21 @@ def _stopped(result: CheckResult, reason: str) -> CheckResult:
     return replace(result, findings=(*result.findings, finding))
 
 
+def _noted(result: CheckResult, remark: str | None) -> CheckResult:
+    """Return `result` with a remark on all of it that did not pass."""
+    from gradcheck.results import Verdict
+
+    return replace(
+        result,
+        findings=tuple(
+            f
+            if remark is None or f.verdict is Verdict.PASS
+            else replace(f, message="; ".join(filter(None, (remark, f.message))))
+            for f in result.findings
+        ),
+    )
+
+
 def _left_open(status: int, seed: int) -> CheckResult:
     """Return what stands for all that went wrong in a session beside what it checked."""
     from gradcheck.results import CheckResult, Evaluations
@@ -239,14 +266,14 @@ def _left_open(status: int, seed: int) -> CheckResult:
     )
 
 
-def _say(terminal: pytest.TerminalReporter, result: CheckResult, outcome: str) -> None:
+def _say(terminal: pytest.TerminalReporter, result: CheckResult, run: Run) -> None:
     from gradcheck.results import Verdict
     from gradcheck.text import describe
 
-    is_open = result.verdict is Verdict.INCONCLUSIVE or outcome == "xfailed"
+    is_open = result.verdict is Verdict.INCONCLUSIVE or run.outcome == "xfailed"
     colour = "yellow" if is_open else "red"
     lines = 2 if result.verdict is Verdict.ERROR else 1  # the second says what was raised
     for line in describe(result).split("\n")[:lines]:
         terminal.write_line(line, **{colour: True})
-    if outcome in REMARKS:
-        terminal.write_line(f"      {REMARKS[outcome]}")
+    if remark := run.remark(result):
+        terminal.write_line(f"      {remark}")

@@ -45,6 +45,7 @@ class Gradcheck:
     test: str
     seed: int
     recorded: list[CheckResult] = field(default_factory=list, repr=False)
+    unread: set[str] = field(default_factory=set, repr=False)  # names of results, see `reading`
 
     def check(self, target: Any, *inputs: Any, **options: Any) -> CheckResult:
         """Return what `gradcheck.check` finds; never raises for a wrong gradient."""
@@ -106,7 +107,7 @@ class Gradcheck:
             found.append(find_culprit(*args, **kwargs))
             return found[0].result
 
-        self._record(asked, target, inputs, options)
+        self.unread.discard(self._record(asked, target, inputs, options).name)
         return found[0]
 
     @property
@@ -133,6 +134,7 @@ class Gradcheck:
         __tracebackhide__ = True
         from gradcheck.errors import InputError
         from gradcheck.listeners import unheard
+        from gradcheck.reading import read_by
 
         replay = f"pytest {shlex.quote(self.test)}"
         if "seed" not in options:
@@ -144,7 +146,8 @@ class Gradcheck:
             raise error.with_traceback(None) from error.__cause__  # the message says it all
         result = replace(result, name=self._name(options.get("name")), replay=replay)
         self.recorded.append(result)
-        return result
+        self.unread.add(result.name)
+        return read_by(lambda: self.unread.discard(result.name), result)
 
     def hear(self, result: CheckResult) -> None:
         """Record the result of a function of the package that the test called itself."""
@@ -305,7 +308,8 @@ def pytest_runtest_makereport(
     report = yield
     fixture = item.stash.get(FIXTURE, None)
     if fixture is not None:
-        setattr(report, PAYLOAD, [result.to_json() for result in fixture.recorded])
+        texts = [result.to_json() for result in fixture.recorded]
+        setattr(report, PAYLOAD, (texts, sorted(fixture.unread)))
     if (targets := item.config.stash.get(TARGETS, None)) is not None:
         setattr(report, CHECKED, targets.drain())
     return report

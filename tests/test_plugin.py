@@ -165,6 +165,75 @@ def test_summary_shows_a_failure_that_its_test_ignored(pytester: pytest.Pytester
     )
 
 
+READ = """
+import pytest
+import gradcheck as package
+
+def test_compared(gradcheck):
+    two = {"one": right(gradcheck), "two": right(gradcheck), "odd": wrong(gradcheck)}
+    assert gradcheck.compare(two, POINT).odd_one_out == "odd"
+
+def test_looked_at(gradcheck):
+    assert not gradcheck.check(wrong(gradcheck), POINT).passed
+
+def test_raises(gradcheck):
+    with pytest.raises(package.GradientMismatch):
+        gradcheck.assert_gradients(wrong(gradcheck), POINT)
+
+def test_culprit(gradcheck):
+    assert not gradcheck.find_culprit(wrong(gradcheck), POINT).passed
+
+def test_plainly():
+    assert not package.check(wrong(package), POINT).passed
+"""
+SUBTEST = """
+import unittest
+import gradcheck as package
+
+class TestThem(unittest.TestCase):
+    def test_subtest(self):
+        with self.subTest(which="wrong"):
+            package.assert_gradients(wrong(package), POINT)
+"""
+
+
+@pytest.mark.parametrize("tests", [READ, SUBTEST])
+def test_nothing_is_said_to_be_ignored_that_was_not(pytester: pytest.Pytester, tests: str) -> None:
+    make(pytester, tests)
+
+    output = pytester.runpytest_subprocess("--gradcheck-report=report.json").stdout
+
+    output.fnmatch_lines(["* fail; seed 0", "FAIL  gradient of *"])
+    output.no_fnmatch_line("*all the same*")
+
+
+def test_that_a_result_is_true_says_nothing_of_its_gradient(pytester: pytest.Pytester) -> None:
+    make(pytester, IGNORED.replace("gradcheck.check", "assert gradcheck.check"))
+
+    pytester.runpytest().stdout.fnmatch_lines(["*the test passed all the same: *"])
+
+
+def test_interrupted_test_is_not_said_to_have_passed(pytester: pytest.Pytester) -> None:
+    make(pytester, PASSING, IGNORED + "    raise KeyboardInterrupt\n")
+
+    output = pytester.runpytest_inprocess(no_reraise_ctrlc=True).stdout
+
+    output.fnmatch_lines(["1 check in 1 test: 1 pass; seed 0"])
+    output.no_fnmatch_line("*passed without*")
+
+
+def test_report_says_of_a_failure_what_the_summary_says(pytester: pytest.Pytester) -> None:
+    expected = "import pytest\n\n@pytest.mark.xfail(reason='known')\n" + FAILING.lstrip()
+    make(pytester, expected, IGNORED)
+
+    output = pytester.runpytest("--gradcheck-report=report.html").stdout
+
+    page = (pytester.path / "report.html").read_text()
+    for remark in ("as expected: the test is marked xfail: known", "the test passed all the same"):
+        output.fnmatch_lines([f"      {remark}*"])
+        assert f"<p>{remark}" in page
+
+
 def test_summary_says_which_test_checked_nothing(pytester: pytest.Pytester) -> None:
     make(pytester, "def test_idle(gradcheck): assert False")
 
