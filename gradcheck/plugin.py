@@ -201,6 +201,8 @@ def pytest_configure(config: pytest.Config) -> None:
         _hear(config, wanted=worker["gradcheck_reports"])
         return
     options = Options(seed=_seed(config), reports=_reports(config), record=_record(config))
+    if config.option.collectonly:
+        options = replace(options, reports=(), record=None)  # no test will run
     config.stash[OPTIONS] = options
     _listen(config, wanted=options.record is not None)
     _hear(config, wanted=bool(options.reports))

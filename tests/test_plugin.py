@@ -475,6 +475,17 @@ def test_report_is_written_when_no_test_used_the_fixture(pytester: pytest.Pytest
     output.stdout.fnmatch_lines(["0 checks in 0 tests: nothing was checked; seed 0"])
 
 
+def test_collecting_alone_writes_nothing(pytester: pytest.Pytester) -> None:
+    make(pytester, PASSING)
+
+    options = ("--gradcheck-report=report.json", "--gradcheck-record=record.txt")
+    output = pytester.runpytest("--collect-only", *options)
+
+    assert output.ret == pytest.ExitCode.OK
+    output.stdout.no_fnmatch_line("*report*")
+    assert not [*pytester.path.glob("re*")]
+
+
 @pytest.mark.parametrize(
     ("path", "why"),
     [
