@@ -349,8 +349,8 @@ class Found:
         self.seed: int = 0 if self.fixture is None else self.fixture.seed
         self.test: str = request.node.nodeid
         self.replay = f"pytest {shlex.quote(self.test)}"
-        if has_fixture:
-            self.replay += f" --gradcheck-seed={self.seed}"
+        if self.fixture is not None:
+            self.replay = f"{self.fixture.again} --gradcheck-seed={self.seed}"
         self.is_asked = is_asked
         self.failed: CheckResult | None = None  # the last: what was shrunk to
         self.undecided: CheckResult | None = None  # the first: Hypothesis begins with simple ones

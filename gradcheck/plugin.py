@@ -11,6 +11,7 @@ PYTEST_DONT_REWRITE: there is no assertion here whose values anybody wants to se
 
 from __future__ import annotations
 
+import os
 import secrets
 import shlex
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -44,6 +45,7 @@ class Gradcheck:
 
     test: str
     seed: int
+    again: str = field(repr=False)  # a line that runs the test, where pytest was started
     recorded: list[CheckResult] = field(default_factory=list, repr=False)
     unread: set[str] = field(default_factory=set, repr=False)  # names of results, see `reading`
 
@@ -136,7 +138,7 @@ class Gradcheck:
         from gradcheck.listeners import unheard
         from gradcheck.reading import read_by
 
-        replay = f"pytest {shlex.quote(self.test)}"
+        replay = self.again
         if "seed" not in options:
             replay += f" --gradcheck-seed={self.seed}"
         try:
@@ -151,8 +153,8 @@ class Gradcheck:
 
     def hear(self, result: CheckResult) -> None:
         """Record the result of a function of the package that the test called itself."""
-        name, replay = self._name(result.name), f"pytest {shlex.quote(self.test)}"
-        self.recorded.append(replace(result, name=name, replay=replay))
+        name = self._name(result.name)
+        self.recorded.append(replace(result, name=name, replay=self.again))
 
     def _name(self, given: str | None) -> str:
         """Return a name that no other result of this session has."""
@@ -268,8 +270,7 @@ def _hear(config: pytest.Config, *, wanted: bool) -> None:
     def hear(result: CheckResult) -> None:
         item = config.stash.get(RUNNING, None)
         if item is not None:
-            seed = config.stash[OPTIONS].seed
-            item.stash.setdefault(FIXTURE, Gradcheck(test=item.nodeid, seed=seed)).hear(result)
+            _fixture(item).hear(result)
 
     listeners.RESULTS.append(hear)
     config.add_cleanup(lambda: listeners.RESULTS.remove(hear))
@@ -291,9 +292,15 @@ def gradcheck(request: pytest.FixtureRequest) -> Gradcheck:
     `check`, `assert_gradients`, `compare`, `check_sequence`, `check_fixed_point`,
     `against_reference` and `Rule`, as in the package.
     """
-    test: pytest.Item = request.node
-    seed = request.config.stash[OPTIONS].seed
-    return test.stash.setdefault(FIXTURE, Gradcheck(test=test.nodeid, seed=seed))
+    return _fixture(request.node)
+
+
+def _fixture(item: pytest.Item) -> Gradcheck:
+    here, (_, *names) = item.config.invocation_params.dir, item.nodeid.split("::")
+    path = os.path.relpath(item.path, here) if item.path.drive == here.drive else str(item.path)
+    again = f"pytest {shlex.quote('::'.join([path, *names]))}"
+    seed = item.config.stash[OPTIONS].seed
+    return item.stash.setdefault(FIXTURE, Gradcheck(test=item.nodeid, seed=seed, again=again))
 
 
 @pytest.hookimpl(tryfirst=True)

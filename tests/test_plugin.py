@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,36 @@ def test_failure_says_how_to_run_it_again(pytester: pytest.Pytester) -> None:
     result = pytester.runpytest("--gradcheck-seed=7")
 
     result.stdout.fnmatch_lines(["*again: pytest test_made.py::test_wrong --gradcheck-seed=7"])
+
+
+SUITE = """
+from hypothesis import strategies as st
+from gradcheck.layers import layer_suite
+import gradcheck as package
+
+@layer_suite(n=st.integers(1, 3), examples=2, checks="vjp")
+def test_layer(n):
+    return wrong(package), (POINT,)
+"""
+
+
+def test_what_runs_it_again_runs_where_pytest_was_started(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(pytester, FAILING, SUITE)
+    pytester.makeini("[pytest]")
+    below = pytester.mkdir("below")
+    monkeypatch.chdir(below)
+
+    pytester.runpytest("..", "--gradcheck-report=report.json").stdout.fnmatch_lines(
+        [
+            f"*again: pytest {test} --gradcheck-seed=0"
+            for test in ("../test_made.py::test_wrong", "'../test_made.py::test_layer[[]vjp[]]'")
+        ]
+    )
+    replays = [shlex.split(found["replay"]) for found in results(below / "report.json")]
+    for replay in replays:
+        pytester.runpytest(*replay[1:]).assert_outcomes(failed=1)
 
 
 def test_nothing_is_said_when_no_test_uses_the_fixture(pytester: pytest.Pytester) -> None:
