@@ -358,7 +358,7 @@ def test_random_seed_is_said_and_another_every_time(pytester: pytest.Pytester) -
     assert seeds[0][0] != seeds[1][0]
 
 
-@pytest.mark.parametrize("seed", ["-1", "1.5", "lucky"])
+@pytest.mark.parametrize("seed", ["-1", "1.5", "lucky", str(2**63)])
 def test_seed_that_is_no_number_is_refused(pytester: pytest.Pytester, seed: str) -> None:
     make(pytester, PASSING)
 
@@ -366,7 +366,7 @@ def test_seed_that_is_no_number_is_refused(pytester: pytest.Pytester, seed: str)
 
     assert output.ret == pytest.ExitCode.USAGE_ERROR
     output.stderr.fnmatch_lines(
-        [f"ERROR: --gradcheck-seed: expected a number or random; got '{seed}'"]
+        [f"ERROR: --gradcheck-seed: expected a number below 2**63 or random; got '{seed}'"]
     )
 
 
@@ -543,7 +543,9 @@ def test_wrong_seed_in_the_configuration_file_is_refused(pytester: pytest.Pytest
     output = pytester.runpytest()
 
     assert output.ret == pytest.ExitCode.USAGE_ERROR
-    output.stderr.fnmatch_lines(["ERROR: gradcheck_seed: expected a number or random; got 'lucky'"])
+    output.stderr.fnmatch_lines(
+        ["ERROR: gradcheck_seed: expected a number below 2**63 or random; got 'lucky'"]
+    )
 
 
 def test_report_that_cannot_be_written_fails_the_session(pytester: pytest.Pytester) -> None:
