@@ -157,6 +157,10 @@ class Gradcheck:
         name = self._name(result.name)
         self.recorded.append(replace(result, name=name, replay=self.again))
 
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """Show Hypothesis what `repr` shows: it would print all that is recorded."""
+        printer.text(repr(self))
+
     def _name(self, given: str | None) -> str:
         """Return a name that no other result of this session has."""
         name = self.test if given is None else f"{self.test}: {given}"

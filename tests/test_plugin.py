@@ -150,6 +150,23 @@ def test_what_runs_it_again_runs_where_pytest_was_started(
         pytester.runpytest(*replay[1:]).assert_outcomes(failed=1)
 
 
+def test_failing_example_of_hypothesis_shows_no_results(pytester: pytest.Pytester) -> None:
+    test = """
+from hypothesis import HealthCheck, given, settings, strategies as st
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], database=None)
+@given(n=st.integers(1, 3))
+def test_drawn(gradcheck, n):
+    gradcheck.assert_gradients(wrong(gradcheck), POINT[:n])
+"""
+    make(pytester, test)
+
+    output = pytester.runpytest().stdout
+
+    output.fnmatch_lines(["E*gradcheck=Gradcheck(test='test_made.py::test_drawn', seed=0),"])
+    output.no_fnmatch_line("*CheckResult*")
+
+
 def test_nothing_is_said_when_no_test_uses_the_fixture(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(UNUSED)
 
