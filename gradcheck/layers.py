@@ -106,9 +106,10 @@ def layer_suite(
         suite.validate()
 
         @wraps(builder)  # pytest shows where the builder is, and takes over its marks
-        def test(*owner: Any, request: pytest.FixtureRequest, asked: str, **fixtures: Any) -> None:
+        def test(*owner: Any, asked: str, **filled: Any) -> None:
             __tracebackhide__ = True
-            suite.run(asked, request, lambda **drawn: builder(*owner, **drawn, **fixtures))
+            given = suite.given(filled)
+            suite.run(asked, filled["request"], lambda **drawn: builder(*owner, **drawn, **given))
 
         _sign(test, suite.fixtures, "asked")
         marked: Callable[..., None] = pytest.mark.parametrize(
@@ -177,9 +178,10 @@ class LayerSuite:
 
 def _method(build: Builder, suite: "Suite", name: str) -> Callable[..., None]:
     @wraps(build)
-    def test(self: LayerSuite, *, request: pytest.FixtureRequest, **fixtures: Any) -> None:
+    def test(self: LayerSuite, **filled: Any) -> None:
         __tracebackhide__ = True
-        suite.run(name, request, lambda **drawn: self.build(**drawn, **fixtures))
+        given = suite.given(filled)
+        suite.run(name, filled["request"], lambda **drawn: self.build(**drawn, **given))
 
     test.__name__ = f"test_{name}"
     _sign(test, suite.fixtures)
@@ -195,9 +197,10 @@ def _parameters(builder: Builder) -> tuple[inspect.Parameter, ...]:
 def _sign(test: Any, fixtures: Sequence[inspect.Parameter], *others: str) -> None:
     """Have pytest see the arguments that it must fill in."""
     by_name = inspect.Parameter.KEYWORD_ONLY
-    ours = [inspect.Parameter(name, by_name) for name in ("request", *others)]
-    theirs = [p if p.name == SELF else p.replace(kind=by_name) for p in fixtures]
-    test.__signature__ = inspect.Signature(sorted((*theirs, *ours), key=lambda p: p.kind))
+    ours = {name: inspect.Parameter(name, by_name) for name in ("request", *others)}
+    theirs = {p.name: p if p.name == SELF else p.replace(kind=by_name) for p in fixtures}
+    both = {**ours, **theirs}.values()
+    test.__signature__ = inspect.Signature(sorted(both, key=lambda p: p.kind))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,6 +223,10 @@ class Suite:
         ours = {*self.strategies, RNG}
         given = [p for p in self.parameters if p.kind in NAMED and p.name not in ours]
         return [p for p in given if p.default is p.empty]
+
+    def given(self, filled: Mapping[str, Any]) -> dict[str, Any]:
+        """What the builder asked for, of what pytest filled in."""
+        return {p.name: filled[p.name] for p in self.fixtures if p.name in filled}
 
     def validate(self) -> None:
         """Refuse what cannot work, warn of an opt-out that matches nothing."""

@@ -184,6 +184,13 @@ def test_class_form_takes_fixtures_too(pytester: pytest.Pytester) -> None:
     assert set(verdicts(ran(pytester, suite, "-v")).values()) == {"PASSED", "SKIPPED"}
 
 
+@pytest.mark.parametrize("form", [RIGHT, CLASS])
+def test_builder_may_ask_for_the_request(pytester: pytest.Pytester, form: str) -> None:
+    suite = form.replace("rng):", "rng, request):").replace("return", "request.node; return")
+
+    assert set(verdicts(ran(pytester, suite, "-v")).values()) - {"SKIPPED"} == {"PASSED"}
+
+
 def test_dtype_holds_while_the_layer_runs(pytester: pytest.Pytester) -> None:
     """A layer that makes its first state itself makes it in the default dtype."""
     suite = """
