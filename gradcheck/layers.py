@@ -30,6 +30,7 @@ from hypothesis.errors import Flaky
 from hypothesis.strategies import SearchStrategy
 
 from gradcheck.api import check
+from gradcheck.checks import CHECKS
 from gradcheck.errors import GradientMismatch, InputError
 from gradcheck.listeners import unheard
 from gradcheck.options import a_count, asked_by_name, names_of_checks
@@ -132,7 +133,8 @@ class LayerSuite:
             return MyLinear(features), (rng.standard_normal((2, features)),)
     ```
 
-    A subclass gets a method `test_vjp`, `test_adjoint`, ... for each check. The attributes `skip`,
+    A subclass gets a method `test_vjp`, `test_adjoint`, ... for each check that it does not write
+    itself; one of another suite has its own and none of that suite's. The attributes `skip`,
     `checks`, `examples`, `dtype` and `options` are the arguments of `layer_suite`.
     """
 
@@ -152,9 +154,12 @@ class LayerSuite:
             return
         suite = cls._suite()
         suite.validate()
-        for name in suite.checks:
-            if f"test_{name}" not in vars(cls):
-                setattr(cls, f"test_{name}", _method(cls.build, suite, name))
+        for name in CHECKS:  # also those that only a suite above asks
+            written = getattr(cls, f"test_{name}", None)
+            if f"test_{name}" in vars(cls) or (written and not hasattr(written, MADE)):
+                continue
+            made = _method(cls.build, suite, name) if name in suite.checks else None
+            setattr(cls, f"test_{name}", made)
 
     @classmethod
     def _suite(cls) -> "Suite":
@@ -176,6 +181,9 @@ class LayerSuite:
         )
 
 
+MADE = "_gradcheck_made"  # on a method that nobody wrote
+
+
 def _method(build: Builder, suite: "Suite", name: str) -> Callable[..., None]:
     @wraps(build)
     def test(self: LayerSuite, **filled: Any) -> None:
@@ -184,6 +192,7 @@ def _method(build: Builder, suite: "Suite", name: str) -> Callable[..., None]:
         suite.run(name, filled["request"], lambda **drawn: self.build(**drawn, **given))
 
     test.__name__ = f"test_{name}"
+    setattr(test, MADE, True)
     _sign(test, suite.fixtures)
     for mark in suite.marks(name):
         test = mark(test)

@@ -184,6 +184,36 @@ def test_class_form_takes_fixtures_too(pytester: pytest.Pytester) -> None:
     assert set(verdicts(ran(pytester, suite, "-v")).values()) == {"PASSED", "SKIPPED"}
 
 
+def test_suite_below_another_has_its_own_checks_and_hyperparameters(
+    pytester: pytest.Pytester,
+) -> None:
+    below = """
+class TestBelow(TestLayer):
+    checks = ["vjp", "jvp", "state"]
+    features = st.just(2)
+    skip = {}
+
+    def build(self, features, rng):
+        assert features == 2
+        return super().build(features, rng)
+
+    def test_state(self):
+        pass
+
+class TestLast(TestBelow):
+    checks = ["vjp"]
+"""
+    found = verdicts(ran(pytester, CLASS + below, "-v", "-k", "TestBelow or TestLast"))
+
+    assert found == {
+        "TestBelow::test_vjp": "PASSED",
+        "TestBelow::test_jvp": "PASSED",
+        "TestBelow::test_state": "PASSED",
+        "TestLast::test_vjp": "PASSED",
+        "TestLast::test_state": "PASSED",
+    }
+
+
 @pytest.mark.parametrize("form", [RIGHT, CLASS])
 def test_builder_may_ask_for_the_request(pytester: pytest.Pytester, form: str) -> None:
     suite = form.replace("rng):", "rng, request):").replace("return", "request.node; return")
