@@ -35,6 +35,7 @@ from gradcheck.errors import GradientMismatch, InputError
 from gradcheck.listeners import unheard
 from gradcheck.options import a_count, asked_by_name, names_of_checks
 from gradcheck.results import CheckResult, Verdict
+from gradcheck.trees import rebuild
 
 __all__ = ["LayerSuite", "layer_suite"]
 
@@ -80,7 +81,8 @@ def layer_suite(
         skip: name of a check -> the reason why this layer need not pass it; shown by pytest.
         checks: names of checks, "default" or "all".
         examples: how many sets of hyperparameters each check tries.
-        dtype: PyTorch's default dtype while the layer is built and checked; None leaves it alone.
+        dtype: PyTorch's default dtype while the layer is built and checked, and that of the arrays
+            in float64 among its inputs, as NumPy draws them; None leaves both alone.
         options: keywords for every `gradcheck.check`: `rtol`, `wrt`, `declared`, ...
         hyperparameters: a Hypothesis strategy for each of these arguments of the builder.
 
@@ -298,6 +300,7 @@ class Suite:
             options = {"name": f"{self.name}({shown})", "seed": found.seed, **self.options}
             with _surroundings(self.dtype, number or 0):
                 target, inputs = _pair(self.name, builder(**drawn))
+                inputs = _cast(inputs, self.dtype)
                 with unheard():
                     result = check(target, *inputs, **{**options, "checks": (name,)})
                 result = found.keep(result)
@@ -422,6 +425,22 @@ def _pair(name: str, made: Any) -> tuple[Any, Sequence[Any]]:
             f"got {made!r:.60}"
         )
     return made
+
+
+def _cast(inputs: Sequence[Any], dtype: str | None) -> Any:
+    """Return `inputs` with the arrays that are in float64 in the dtype of the suite."""
+    if dtype in (None, "float64"):
+        return inputs
+    torch = sys.modules.get("torch")
+
+    def cast(_: str, leaf: Any) -> Any:
+        if not (isinstance(leaf, np.ndarray) and leaf.dtype == np.float64):
+            return leaf
+        if dtype != "bfloat16":
+            return leaf.astype(dtype)
+        return torch.as_tensor(leaf, dtype=torch.bfloat16) if torch else leaf  # NumPy has none
+
+    return rebuild(inputs, cast)
 
 
 @contextmanager

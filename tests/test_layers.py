@@ -239,6 +239,21 @@ def test_cell(size, rng):
     ran(pytester, suite).assert_outcomes(passed=1)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_arrays_that_numpy_draws_are_of_the_dtype(pytester: pytest.Pytester, dtype: str) -> None:
+    suite = f"""
+class Step(torch.nn.Linear):
+    def forward(self, x, state):
+        assert state["h"].dtype == self.weight.dtype
+        return super().forward(x) + state["h"]
+
+@layer_suite(n=st.integers(1, 3), examples=3, dtype="{dtype}")
+def test_layer(n, rng):
+    return Step(n, n), (rng.standard_normal((2, n)), {{"h": rng.standard_normal(n)}})
+"""
+    ran(pytester, suite).assert_outcomes(passed=len(DEFAULT))
+
+
 def test_failure_is_not_shrunk_to_what_is_inconclusive(pytester: pytest.Pytester) -> None:
     """Small examples of this layer are too noisy to judge; large ones are wrong."""
     suite = """
