@@ -287,7 +287,7 @@ class Suite:
 
         One result goes to the plugin, if it is there: the failure, or the pass that saw least.
         """
-        __tracebackhide__ = True
+        __tracebackhide__ = _is_traced
         found = Found(request, is_asked=name in self.asked)
 
         def example(**drawn: Any) -> None:
@@ -325,7 +325,8 @@ class Suite:
         finally:
             found.record()
         if failure is not None:
-            pytest.fail(failure, pytrace=False)
+            path, line, where = request.node.location
+            pytest.fail(f"{failure}\n\n{path}:{line + 1}: {where}", pytrace=False)
         if not found.findings:
             pytest.skip("; ".join(found.not_checked) or "nothing was checked")
 
@@ -356,6 +357,11 @@ FLAKY = "      asked again with the same arguments it passed: the target is not 
 # What the generator is seeded with: another point in every example. It is drawn last and so shrunk
 # last; more numbers would only make that take longer.
 NUMBERS = st.integers(0, 255)
+
+
+def _is_traced(raised: pytest.ExceptionInfo[BaseException]) -> bool:
+    """Whether pytest shows a traceback: of one that it does not, it would say that it is hidden."""
+    return getattr(raised.value, "pytrace", True)
 
 
 class Found:

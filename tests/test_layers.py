@@ -44,6 +44,7 @@ def test_layer(features, batch, rng):
     return Layer(features), (rng.standard_normal((batch, features)),)
 """
 WRONG = RIGHT.replace("Layer(features)", "Layer(features, wrong=True)").replace("=5)", "=20)")
+WHERE = "test_made.py:[0-9]*: {}"
 CLASS = """
 class TestLayer(LayerSuite):
     features = st.integers(1, 5)
@@ -94,8 +95,11 @@ def test_failure_is_that_of_the_smallest_hyperparameters(pytester: pytest.Pytest
             "FAIL  gradient of test_layer(features=3, batch=2) at params.weight *",
             "*got 0.0  wanted *",
             "*again: pytest 'test_made.py::test_layer[[]vjp[]]' --gradcheck-seed=0",
+            "",
+            WHERE.format("test_layer[[]vjp[]]"),
         ]
     )
+    result.stdout.no_fnmatch_line("*hidden*")
     result.stdout.no_fnmatch_line("*site-packages*")
     result.stdout.no_fnmatch_line("*def example*")
 
@@ -111,7 +115,12 @@ def test_class_form_shrinks_too(pytester: pytest.Pytester) -> None:
     result = ran(pytester, CLASS.replace("(features)", "(features, wrong=True)"), "-k", "vjp")
 
     result.assert_outcomes(failed=1, deselected=len(DEFAULT) - 1)
-    result.stdout.fnmatch_lines(["FAIL  gradient of TestLayer(features=3) at params.weight *"])
+    result.stdout.fnmatch_lines(
+        [
+            "FAIL  gradient of TestLayer(features=3) at params.weight *",
+            WHERE.format("TestLayer.test_vjp"),
+        ]
+    )
 
 
 def test_points_differ_from_example_to_example(pytester: pytest.Pytester) -> None:
