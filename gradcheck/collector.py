@@ -45,6 +45,11 @@ class Run:
     results: tuple[CheckResult, ...]
     unread: frozenset[str]  # names of results that the test did not look at
 
+    @property
+    def is_skipped(self) -> bool:
+        """Whether the test was skipped before it had checked anything."""
+        return self.outcome == "skipped" and not self.results
+
     def remark(self, result: CheckResult) -> str | None:
         """Return why the verdict of `result`, which did not pass, is not that of its test."""
         if self.outcome == "xfailed":
@@ -161,8 +166,9 @@ class Collector:
 
     def _tally(self) -> str:
         counts = Counter(result.verdict.value for result in self._results())
-        words = ", ".join(f"{count} {verdict}" for verdict, count in sorted(counts.items()))
         total, tests = counts.total(), len(self.tests)
+        counts["skipped"] = sum(run.is_skipped for run in self.tests.values())
+        words = ", ".join(f"{count} {word}" for word, count in sorted(counts.items()) if count)
         return (
             f"{total} check{'s' * (total != 1)} in {tests} test{'s' * (tests != 1)}: "
             f"{words or 'nothing was checked'}; seed {self.options.seed}"

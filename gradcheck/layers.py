@@ -395,8 +395,8 @@ class Found:
             )
         result = replace(result, replay=self.replay)
         match result.verdict:
-            case _ if not result.findings:
-                self.passed = self.passed or result
+            case _ if not result.findings:  # nothing to record
+                pass
             case Verdict.PASS:
                 if self.passed is None or not self.passed.resolution >= result.resolution:
                     self.passed = result

@@ -465,7 +465,13 @@ def test_check_that_the_target_does_not_support_is_skipped(pytester: pytest.Pyte
     result = ran(pytester, suite, "-v", "-rs", "-k", "second_order")
 
     assert verdicts(result) == {"test_layer[second_order]": "SKIPPED"}
-    result.stdout.fnmatch_lines(["SKIPPED*second_order: *"])
+    result.stdout.fnmatch_lines(
+        [
+            "0 checks in 1 test: 1 skipped; seed 0",
+            "not checked  *test_layer[[]second_order[]]: skipped without a check: second_order: *",
+            "SKIPPED*second_order: *",
+        ]
+    )
 
 
 def test_target_that_raises_fails(pytester: pytest.Pytester) -> None:
