@@ -243,15 +243,15 @@ def _noted(result: CheckResult, remark: str | None) -> CheckResult:
     """Return `result` with a remark on all of it that did not pass."""
     from gradcheck.results import Verdict
 
-    return replace(
-        result,
-        findings=tuple(
-            f
-            if remark is None or f.verdict is Verdict.PASS
-            else replace(f, message="; ".join(filter(None, (remark, f.message))))
-            for f in result.findings
-        ),
+    if remark is None:
+        return result
+    findings = (
+        f
+        if f.verdict is Verdict.PASS
+        else replace(f, message=f"{remark}; {f.message}".removesuffix("; "))
+        for f in result.findings
     )
+    return replace(result, findings=tuple(findings))
 
 
 def _left_open(status: int, seed: int) -> CheckResult:
