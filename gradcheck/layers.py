@@ -30,10 +30,12 @@ from hypothesis.errors import Flaky
 from hypothesis.strategies import SearchStrategy
 
 from gradcheck.api import check
+from gradcheck.checks import CHECKS
 from gradcheck.errors import GradientMismatch, InputError
 from gradcheck.listeners import unheard
 from gradcheck.options import a_count, asked_by_name, names_of_checks
 from gradcheck.results import CheckResult, Verdict
+from gradcheck.trees import rebuild
 
 __all__ = ["LayerSuite", "layer_suite"]
 
@@ -79,7 +81,8 @@ def layer_suite(
         skip: name of a check -> the reason why this layer need not pass it; shown by pytest.
         checks: names of checks, "default" or "all".
         examples: how many sets of hyperparameters each check tries.
-        dtype: PyTorch's default dtype while the layer is built and checked; None leaves it alone.
+        dtype: PyTorch's default dtype while the layer is built and checked, and that of the arrays
+            in float64 among its inputs, as NumPy draws them; None leaves both alone.
         options: keywords for every `gradcheck.check`: `rtol`, `wrt`, `declared`, ...
         hyperparameters: a Hypothesis strategy for each of these arguments of the builder.
 
@@ -106,9 +109,10 @@ def layer_suite(
         suite.validate()
 
         @wraps(builder)  # pytest shows where the builder is, and takes over its marks
-        def test(*owner: Any, request: pytest.FixtureRequest, asked: str, **fixtures: Any) -> None:
+        def test(*owner: Any, asked: str, **filled: Any) -> None:
             __tracebackhide__ = True
-            suite.run(asked, request, lambda **drawn: builder(*owner, **drawn, **fixtures))
+            given = suite.given(filled)
+            suite.run(asked, filled["request"], lambda **drawn: builder(*owner, **drawn, **given))
 
         _sign(test, suite.fixtures, "asked")
         marked: Callable[..., None] = pytest.mark.parametrize(
@@ -131,7 +135,8 @@ class LayerSuite:
             return MyLinear(features), (rng.standard_normal((2, features)),)
     ```
 
-    A subclass gets a method `test_vjp`, `test_adjoint`, ... for each check. The attributes `skip`,
+    A subclass gets a method `test_vjp`, `test_adjoint`, ... for each check that it does not write
+    itself; one of another suite has its own and none of that suite's. The attributes `skip`,
     `checks`, `examples`, `dtype` and `options` are the arguments of `layer_suite`.
     """
 
@@ -151,9 +156,12 @@ class LayerSuite:
             return
         suite = cls._suite()
         suite.validate()
-        for name in suite.checks:
-            if f"test_{name}" not in vars(cls):
-                setattr(cls, f"test_{name}", _method(cls.build, suite, name))
+        for name in CHECKS:  # also those that only a suite above asks
+            written = getattr(cls, f"test_{name}", None)
+            if f"test_{name}" in vars(cls) or (written and not hasattr(written, MADE)):
+                continue
+            made = _method(cls.build, suite, name) if name in suite.checks else None
+            setattr(cls, f"test_{name}", made)
 
     @classmethod
     def _suite(cls) -> "Suite":
@@ -175,13 +183,18 @@ class LayerSuite:
         )
 
 
+MADE = "_gradcheck_made"  # on a method that nobody wrote
+
+
 def _method(build: Builder, suite: "Suite", name: str) -> Callable[..., None]:
     @wraps(build)
-    def test(self: LayerSuite, *, request: pytest.FixtureRequest, **fixtures: Any) -> None:
+    def test(self: LayerSuite, **filled: Any) -> None:
         __tracebackhide__ = True
-        suite.run(name, request, lambda **drawn: self.build(**drawn, **fixtures))
+        given = suite.given(filled)
+        suite.run(name, filled["request"], lambda **drawn: self.build(**drawn, **given))
 
     test.__name__ = f"test_{name}"
+    setattr(test, MADE, True)
     _sign(test, suite.fixtures)
     for mark in suite.marks(name):
         test = mark(test)
@@ -195,9 +208,10 @@ def _parameters(builder: Builder) -> tuple[inspect.Parameter, ...]:
 def _sign(test: Any, fixtures: Sequence[inspect.Parameter], *others: str) -> None:
     """Have pytest see the arguments that it must fill in."""
     by_name = inspect.Parameter.KEYWORD_ONLY
-    ours = [inspect.Parameter(name, by_name) for name in ("request", *others)]
-    theirs = [p if p.name == SELF else p.replace(kind=by_name) for p in fixtures]
-    test.__signature__ = inspect.Signature(sorted((*theirs, *ours), key=lambda p: p.kind))
+    ours = {name: inspect.Parameter(name, by_name) for name in ("request", *others)}
+    theirs = {p.name: p if p.name == SELF else p.replace(kind=by_name) for p in fixtures}
+    both = {**ours, **theirs}.values()
+    test.__signature__ = inspect.Signature(sorted(both, key=lambda p: p.kind))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,6 +234,10 @@ class Suite:
         ours = {*self.strategies, RNG}
         given = [p for p in self.parameters if p.kind in NAMED and p.name not in ours]
         return [p for p in given if p.default is p.empty]
+
+    def given(self, filled: Mapping[str, Any]) -> dict[str, Any]:
+        """What the builder asked for, of what pytest filled in."""
+        return {p.name: filled[p.name] for p in self.fixtures if p.name in filled}
 
     def validate(self) -> None:
         """Refuse what cannot work, warn of an opt-out that matches nothing."""
@@ -269,7 +287,7 @@ class Suite:
 
         One result goes to the plugin, if it is there: the failure, or the pass that saw least.
         """
-        __tracebackhide__ = True
+        __tracebackhide__ = _is_traced
         found = Found(request, is_asked=name in self.asked)
 
         def example(**drawn: Any) -> None:
@@ -282,6 +300,7 @@ class Suite:
             options = {"name": f"{self.name}({shown})", "seed": found.seed, **self.options}
             with _surroundings(self.dtype, number or 0):
                 target, inputs = _pair(self.name, builder(**drawn))
+                inputs = _cast(inputs, self.dtype)
                 with unheard():
                     result = check(target, *inputs, **{**options, "checks": (name,)})
                 result = found.keep(result)
@@ -306,7 +325,8 @@ class Suite:
         finally:
             found.record()
         if failure is not None:
-            pytest.fail(failure, pytrace=False)
+            path, line, where = request.node.location
+            pytest.fail(f"{failure}\n\n{path}:{line + 1}: {where}", pytrace=False)
         if not found.findings:
             pytest.skip("; ".join(found.not_checked) or "nothing was checked")
 
@@ -339,6 +359,11 @@ FLAKY = "      asked again with the same arguments it passed: the target is not 
 NUMBERS = st.integers(0, 255)
 
 
+def _is_traced(raised: pytest.ExceptionInfo[BaseException]) -> bool:
+    """Whether pytest shows a traceback: of one that it does not, it would say that it is hidden."""
+    return getattr(raised.value, "pytrace", True)
+
+
 class Found:
     """What one check said of the examples so far."""
 
@@ -349,8 +374,8 @@ class Found:
         self.seed: int = 0 if self.fixture is None else self.fixture.seed
         self.test: str = request.node.nodeid
         self.replay = f"pytest {shlex.quote(self.test)}"
-        if has_fixture:
-            self.replay += f" --gradcheck-seed={self.seed}"
+        if self.fixture is not None:
+            self.replay = f"{self.fixture.again} --gradcheck-seed={self.seed}"
         self.is_asked = is_asked
         self.failed: CheckResult | None = None  # the last: what was shrunk to
         self.undecided: CheckResult | None = None  # the first: Hypothesis begins with simple ones
@@ -370,13 +395,13 @@ class Found:
             )
         result = replace(result, replay=self.replay)
         match result.verdict:
-            case _ if not result.findings:
-                self.passed = self.passed or result
+            case _ if not result.findings:  # nothing to record
+                pass
             case Verdict.PASS:
                 if self.passed is None or not self.passed.resolution >= result.resolution:
                     self.passed = result
             case Verdict.INCONCLUSIVE:
-                self.undecided = self.undecided or result
+                self.undecided = result if self.undecided is None else self.undecided
             case _:
                 self.failed = result
         self.findings += len(result.findings)
@@ -388,7 +413,8 @@ class Found:
 
         The session's report is made of it; what was built for it becomes the target.
         """
-        result = self.failed or self.undecided or self.passed
+        found = (self.failed, self.undecided, self.passed)
+        result = next((result for result in found if result is not None), None)
         if self.fixture is not None and result is not None:
             target = dict.fromkeys((result.name, result.target))
             named = replace(result, name=self.test, target=" = ".join(target))
@@ -406,6 +432,22 @@ def _pair(name: str, made: Any) -> tuple[Any, Sequence[Any]]:
             f"got {made!r:.60}"
         )
     return made
+
+
+def _cast(inputs: Sequence[Any], dtype: str | None) -> Any:
+    """Return `inputs` with the arrays that are in float64 in the dtype of the suite."""
+    if dtype in (None, "float64"):
+        return inputs
+    torch = sys.modules.get("torch")
+
+    def cast(_: str, leaf: Any) -> Any:
+        if not (isinstance(leaf, np.ndarray) and leaf.dtype == np.float64):
+            return leaf
+        if dtype != "bfloat16":
+            return leaf.astype(dtype)
+        return torch.as_tensor(leaf, dtype=torch.bfloat16) if torch else leaf  # NumPy has none
+
+    return rebuild(inputs, cast)
 
 
 @contextmanager

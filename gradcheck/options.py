@@ -20,6 +20,8 @@ __all__ = [
     "settled",
 ]
 
+SEEDS = 2**63  # PyTorch takes twice as many; some are counted on from the one that is given
+
 
 def settled(
     *,
@@ -35,8 +37,8 @@ def settled(
     Raises:
         InputError: an argument cannot be used; the message names it.
     """
-    if not is_whole(seed) or seed < 0:
-        raise InputError(f"expected seed to be an integer of at least 0; got {seed!r}")
+    if not (is_whole(seed) and 0 <= seed < SEEDS):
+        raise InputError(f"expected seed to be an integer from 0, below 2**63; got {seed!r}")
     return Settings(
         seed=int(seed),
         rtol=_positive("rtol", rtol, below=1.0),

@@ -11,6 +11,7 @@ PYTEST_DONT_REWRITE: there is no assertion here whose values anybody wants to se
 
 from __future__ import annotations
 
+import os
 import secrets
 import shlex
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["DEFAULT_SEED", "Gradcheck"]
 
 DEFAULT_SEED = 0  # any number would do; a fixed one makes two runs of one commit agree
+SEEDS = 2**63  # PyTorch takes twice as many; some are counted on from the one that is given
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +46,9 @@ class Gradcheck:
 
     test: str
     seed: int
+    again: str = field(repr=False)  # a line that runs the test, where pytest was started
     recorded: list[CheckResult] = field(default_factory=list, repr=False)
+    unread: set[str] = field(default_factory=set, repr=False)  # names of results, see `reading`
 
     def check(self, target: Any, *inputs: Any, **options: Any) -> CheckResult:
         """Return what `gradcheck.check` finds; never raises for a wrong gradient."""
@@ -106,7 +110,7 @@ class Gradcheck:
             found.append(find_culprit(*args, **kwargs))
             return found[0].result
 
-        self._record(asked, target, inputs, options)
+        self.unread.discard(self._record(asked, target, inputs, options).name)
         return found[0]
 
     @property
@@ -133,8 +137,9 @@ class Gradcheck:
         __tracebackhide__ = True
         from gradcheck.errors import InputError
         from gradcheck.listeners import unheard
+        from gradcheck.reading import read_by
 
-        replay = f"pytest {shlex.quote(self.test)}"
+        replay = self.again
         if "seed" not in options:
             replay += f" --gradcheck-seed={self.seed}"
         try:
@@ -144,12 +149,17 @@ class Gradcheck:
             raise error.with_traceback(None) from error.__cause__  # the message says it all
         result = replace(result, name=self._name(options.get("name")), replay=replay)
         self.recorded.append(result)
-        return result
+        self.unread.add(result.name)
+        return read_by(lambda: self.unread.discard(result.name), result)
 
     def hear(self, result: CheckResult) -> None:
         """Record the result of a function of the package that the test called itself."""
-        name, replay = self._name(result.name), f"pytest {shlex.quote(self.test)}"
-        self.recorded.append(replace(result, name=name, replay=replay))
+        name = self._name(result.name)
+        self.recorded.append(replace(result, name=name, replay=self.again))
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """Show Hypothesis what `repr` shows: it would print all that is recorded."""
+        printer.text(repr(self))
 
     def _name(self, given: str | None) -> str:
         """Return a name that no other result of this session has."""
@@ -198,6 +208,8 @@ def pytest_configure(config: pytest.Config) -> None:
         _hear(config, wanted=worker["gradcheck_reports"])
         return
     options = Options(seed=_seed(config), reports=_reports(config), record=_record(config))
+    if config.option.collectonly:
+        options = replace(options, reports=(), record=None)  # no test will run
     config.stash[OPTIONS] = options
     _listen(config, wanted=options.record is not None)
     _hear(config, wanted=bool(options.reports))
@@ -211,8 +223,8 @@ def _seed(config: pytest.Config) -> int:
     given = str(given)
     if given == "random":
         return secrets.randbelow(2**32)
-    if not given.isdecimal():
-        raise pytest.UsageError(f"{source}: expected a number or random; got {given!r}")
+    if not (given.isdecimal() and int(given) < SEEDS):
+        raise pytest.UsageError(f"{source}: expected a number below 2**63 or random; got {given!r}")
     return int(given)
 
 
@@ -263,8 +275,7 @@ def _hear(config: pytest.Config, *, wanted: bool) -> None:
     def hear(result: CheckResult) -> None:
         item = config.stash.get(RUNNING, None)
         if item is not None:
-            seed = config.stash[OPTIONS].seed
-            item.stash.setdefault(FIXTURE, Gradcheck(test=item.nodeid, seed=seed)).hear(result)
+            _fixture(item).hear(result)
 
     listeners.RESULTS.append(hear)
     config.add_cleanup(lambda: listeners.RESULTS.remove(hear))
@@ -286,9 +297,15 @@ def gradcheck(request: pytest.FixtureRequest) -> Gradcheck:
     `check`, `assert_gradients`, `compare`, `check_sequence`, `check_fixed_point`,
     `against_reference` and `Rule`, as in the package.
     """
-    test: pytest.Item = request.node
-    seed = request.config.stash[OPTIONS].seed
-    return test.stash.setdefault(FIXTURE, Gradcheck(test=test.nodeid, seed=seed))
+    return _fixture(request.node)
+
+
+def _fixture(item: pytest.Item) -> Gradcheck:
+    here, (_, *names) = item.config.invocation_params.dir, item.nodeid.split("::")
+    path = os.path.relpath(item.path, here) if item.path.drive == here.drive else str(item.path)
+    again = f"pytest {shlex.quote('::'.join([path, *names]))}"
+    seed = item.config.stash[OPTIONS].seed
+    return item.stash.setdefault(FIXTURE, Gradcheck(test=item.nodeid, seed=seed, again=again))
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -305,7 +322,8 @@ def pytest_runtest_makereport(
     report = yield
     fixture = item.stash.get(FIXTURE, None)
     if fixture is not None:
-        setattr(report, PAYLOAD, [result.to_json() for result in fixture.recorded])
+        texts = [result.to_json() for result in fixture.recorded]
+        setattr(report, PAYLOAD, (texts, sorted(fixture.unread)))
     if (targets := item.config.stash.get(TARGETS, None)) is not None:
         setattr(report, CHECKED, targets.drain())
     return report

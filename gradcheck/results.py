@@ -160,7 +160,7 @@ class CheckResult:
         return self.passed
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {str(self).partition(chr(10))[0]}>"
+        return f"<CheckResult {str(self).splitlines()[0]}>"
 
     def __str__(self) -> str:
         from gradcheck.text import describe  # text is above the plain values it reads

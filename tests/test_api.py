@@ -167,6 +167,7 @@ MISUSE: list[tuple[dict[str, Any], str]] = [
     ),
     ({"seed": -1}, "expected seed to be an integer"),
     ({"seed": 0.5}, "expected seed to be an integer"),
+    ({"seed": 2**63}, "expected seed to be an integer from 0, below 2**63"),
     ({"checks": "everything"}, "expected checks to be"),
     ({"checks": ()}, "expected checks to be"),
 ]

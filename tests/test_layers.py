@@ -44,6 +44,7 @@ def test_layer(features, batch, rng):
     return Layer(features), (rng.standard_normal((batch, features)),)
 """
 WRONG = RIGHT.replace("Layer(features)", "Layer(features, wrong=True)").replace("=5)", "=20)")
+WHERE = "test_made.py:[0-9]*: {}"
 CLASS = """
 class TestLayer(LayerSuite):
     features = st.integers(1, 5)
@@ -94,8 +95,11 @@ def test_failure_is_that_of_the_smallest_hyperparameters(pytester: pytest.Pytest
             "FAIL  gradient of test_layer(features=3, batch=2) at params.weight *",
             "*got 0.0  wanted *",
             "*again: pytest 'test_made.py::test_layer[[]vjp[]]' --gradcheck-seed=0",
+            "",
+            WHERE.format("test_layer[[]vjp[]]"),
         ]
     )
+    result.stdout.no_fnmatch_line("*hidden*")
     result.stdout.no_fnmatch_line("*site-packages*")
     result.stdout.no_fnmatch_line("*def example*")
 
@@ -111,7 +115,12 @@ def test_class_form_shrinks_too(pytester: pytest.Pytester) -> None:
     result = ran(pytester, CLASS.replace("(features)", "(features, wrong=True)"), "-k", "vjp")
 
     result.assert_outcomes(failed=1, deselected=len(DEFAULT) - 1)
-    result.stdout.fnmatch_lines(["FAIL  gradient of TestLayer(features=3) at params.weight *"])
+    result.stdout.fnmatch_lines(
+        [
+            "FAIL  gradient of TestLayer(features=3) at params.weight *",
+            WHERE.format("TestLayer.test_vjp"),
+        ]
+    )
 
 
 def test_points_differ_from_example_to_example(pytester: pytest.Pytester) -> None:
@@ -184,6 +193,43 @@ def test_class_form_takes_fixtures_too(pytester: pytest.Pytester) -> None:
     assert set(verdicts(ran(pytester, suite, "-v")).values()) == {"PASSED", "SKIPPED"}
 
 
+def test_suite_below_another_has_its_own_checks_and_hyperparameters(
+    pytester: pytest.Pytester,
+) -> None:
+    below = """
+class TestBelow(TestLayer):
+    checks = ["vjp", "jvp", "state"]
+    features = st.just(2)
+    skip = {}
+
+    def build(self, features, rng):
+        assert features == 2
+        return super().build(features, rng)
+
+    def test_state(self):
+        pass
+
+class TestLast(TestBelow):
+    checks = ["vjp"]
+"""
+    found = verdicts(ran(pytester, CLASS + below, "-v", "-k", "TestBelow or TestLast"))
+
+    assert found == {
+        "TestBelow::test_vjp": "PASSED",
+        "TestBelow::test_jvp": "PASSED",
+        "TestBelow::test_state": "PASSED",
+        "TestLast::test_vjp": "PASSED",
+        "TestLast::test_state": "PASSED",
+    }
+
+
+@pytest.mark.parametrize("form", [RIGHT, CLASS])
+def test_builder_may_ask_for_the_request(pytester: pytest.Pytester, form: str) -> None:
+    suite = form.replace("rng):", "rng, request):").replace("return", "request.node; return")
+
+    assert set(verdicts(ran(pytester, suite, "-v")).values()) - {"SKIPPED"} == {"PASSED"}
+
+
 def test_dtype_holds_while_the_layer_runs(pytester: pytest.Pytester) -> None:
     """A layer that makes its first state itself makes it in the default dtype."""
     suite = """
@@ -200,6 +246,21 @@ def test_cell(size, rng):
     return Cell(size), (rng.standard_normal((2, size)),)
 """
     ran(pytester, suite).assert_outcomes(passed=1)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_arrays_that_numpy_draws_are_of_the_dtype(pytester: pytest.Pytester, dtype: str) -> None:
+    suite = f"""
+class Step(torch.nn.Linear):
+    def forward(self, x, state):
+        assert state["h"].dtype == self.weight.dtype
+        return super().forward(x) + state["h"]
+
+@layer_suite(n=st.integers(1, 3), examples=3, dtype="{dtype}")
+def test_layer(n, rng):
+    return Step(n, n), (rng.standard_normal((2, n)), {{"h": rng.standard_normal(n)}})
+"""
+    ran(pytester, suite).assert_outcomes(passed=len(DEFAULT))
 
 
 def test_failure_is_not_shrunk_to_what_is_inconclusive(pytester: pytest.Pytester) -> None:
@@ -404,7 +465,13 @@ def test_check_that_the_target_does_not_support_is_skipped(pytester: pytest.Pyte
     result = ran(pytester, suite, "-v", "-rs", "-k", "second_order")
 
     assert verdicts(result) == {"test_layer[second_order]": "SKIPPED"}
-    result.stdout.fnmatch_lines(["SKIPPED*second_order: *"])
+    result.stdout.fnmatch_lines(
+        [
+            "0 checks in 1 test: 1 skipped; seed 0",
+            "not checked  *test_layer[[]second_order[]]: skipped without a check: second_order: *",
+            "SKIPPED*second_order: *",
+        ]
+    )
 
 
 def test_target_that_raises_fails(pytester: pytest.Pytester) -> None:
@@ -421,7 +488,7 @@ def test_builder_that_raises_shows_its_hyperparameters(pytester: pytest.Pytester
     )
     result = ran(pytester, suite.replace("=5)", "=20)"), "-k", "vjp")
 
-    result.stdout.fnmatch_lines(["E*ZeroDivisionError*", "E*features=3,"])
+    result.stdout.fnmatch_lines(["E*ZeroDivisionError*", "E*features=3,", "*: 1 error; seed 0"])
 
 
 def test_builder_that_returns_something_else_is_told_what_is_wanted(

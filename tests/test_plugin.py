@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,13 @@ def results(path: Path) -> list[dict[str, Any]]:
     return found
 
 
+def headline(pytester: pytest.Pytester) -> str:
+    """Return the verdict in the first lines of the page."""
+    page = (pytester.path / "report.html").read_text()
+    (found,) = re.findall('<header class="(.*)">', page)
+    return str(found)
+
+
 def test_right_gradient_passes(pytester: pytest.Pytester) -> None:
     make(pytester, PASSING)
 
@@ -112,6 +120,53 @@ def test_failure_says_how_to_run_it_again(pytester: pytest.Pytester) -> None:
     result.stdout.fnmatch_lines(["*again: pytest test_made.py::test_wrong --gradcheck-seed=7"])
 
 
+SUITE = """
+from hypothesis import strategies as st
+from gradcheck.layers import layer_suite
+import gradcheck as package
+
+@layer_suite(n=st.integers(1, 3), examples=2, checks="vjp")
+def test_layer(n):
+    return wrong(package), (POINT,)
+"""
+
+
+def test_what_runs_it_again_runs_where_pytest_was_started(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(pytester, FAILING, SUITE)
+    pytester.makeini("[pytest]")
+    below = pytester.mkdir("below")
+    monkeypatch.chdir(below)
+
+    pytester.runpytest("..", "--gradcheck-report=report.json").stdout.fnmatch_lines(
+        [
+            f"*again: pytest {test} --gradcheck-seed=0"
+            for test in ("../test_made.py::test_wrong", "'../test_made.py::test_layer[[]vjp[]]'")
+        ]
+    )
+    replays = [shlex.split(found["replay"]) for found in results(below / "report.json")]
+    for replay in replays:
+        pytester.runpytest(*replay[1:]).assert_outcomes(failed=1)
+
+
+def test_failing_example_of_hypothesis_shows_no_results(pytester: pytest.Pytester) -> None:
+    test = """
+from hypothesis import HealthCheck, given, settings, strategies as st
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], database=None)
+@given(n=st.integers(1, 3))
+def test_drawn(gradcheck, n):
+    gradcheck.assert_gradients(wrong(gradcheck), POINT[:n])
+"""
+    make(pytester, test)
+
+    output = pytester.runpytest().stdout
+
+    output.fnmatch_lines(["E*gradcheck=Gradcheck(test='test_made.py::test_drawn', seed=0),"])
+    output.no_fnmatch_line("*CheckResult*")
+
+
 def test_nothing_is_said_when_no_test_uses_the_fixture(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(UNUSED)
 
@@ -158,6 +213,78 @@ def test_summary_shows_a_failure_that_its_test_ignored(pytester: pytest.Pytester
     )
 
 
+READ = """
+import pytest
+import gradcheck as package
+
+def test_compared(gradcheck):
+    two = {"one": right(gradcheck), "two": right(gradcheck), "odd": wrong(gradcheck)}
+    assert gradcheck.compare(two, POINT).odd_one_out == "odd"
+
+def test_looked_at(gradcheck):
+    assert not gradcheck.check(wrong(gradcheck), POINT).passed
+
+def test_raises(gradcheck):
+    with pytest.raises(package.GradientMismatch):
+        gradcheck.assert_gradients(wrong(gradcheck), POINT)
+
+def test_culprit(gradcheck):
+    assert not gradcheck.find_culprit(wrong(gradcheck), POINT).passed
+
+def test_plainly():
+    assert not package.check(wrong(package), POINT).passed
+"""
+SUBTEST = """
+import unittest
+import gradcheck as package
+
+class TestThem(unittest.TestCase):
+    def test_subtest(self):
+        with self.subTest(which="wrong"):
+            package.assert_gradients(wrong(package), POINT)
+"""
+
+
+@pytest.mark.parametrize("tests", [READ, SUBTEST])
+def test_nothing_is_said_to_be_ignored_that_was_not(pytester: pytest.Pytester, tests: str) -> None:
+    make(pytester, tests)
+
+    output = pytester.runpytest_subprocess("--gradcheck-report=report.json").stdout
+
+    output.fnmatch_lines(["* fail; seed 0", "FAIL  gradient of *"])
+    output.no_fnmatch_line("*all the same*")
+
+
+def test_a_result_that_is_asserted_fails_its_test(pytester: pytest.Pytester) -> None:
+    make(pytester, IGNORED.replace("gradcheck.check", "assert gradcheck.check"))
+
+    output = pytester.runpytest()
+
+    output.assert_outcomes(failed=1)
+    output.stdout.no_fnmatch_line("*all the same*")
+
+
+def test_interrupted_test_is_not_said_to_have_passed(pytester: pytest.Pytester) -> None:
+    make(pytester, PASSING, IGNORED + "    raise KeyboardInterrupt\n")
+
+    output = pytester.runpytest_inprocess(no_reraise_ctrlc=True).stdout
+
+    output.fnmatch_lines(["1 check in 1 test: 1 pass; seed 0"])
+    output.no_fnmatch_line("*passed without*")
+
+
+def test_report_says_of_a_failure_what_the_summary_says(pytester: pytest.Pytester) -> None:
+    expected = "import pytest\n\n@pytest.mark.xfail(reason='known')\n" + FAILING.lstrip()
+    make(pytester, expected, IGNORED)
+
+    output = pytester.runpytest("--gradcheck-report=report.html").stdout
+
+    page = (pytester.path / "report.html").read_text()
+    for remark in ("as expected: the test is marked xfail: known", "the test passed all the same"):
+        output.fnmatch_lines([f"      {remark}*"])
+        assert f"<p>{remark}" in page
+
+
 def test_summary_says_which_test_checked_nothing(pytester: pytest.Pytester) -> None:
     make(pytester, "def test_idle(gradcheck): assert False")
 
@@ -166,9 +293,65 @@ def test_summary_says_which_test_checked_nothing(pytester: pytest.Pytester) -> N
     output.fnmatch_lines(
         [
             "0 checks in 1 test: nothing was checked; seed 0",
-            "not checked  test_made.py::test_idle: failed without a check",
+            "not checked  test_made.py::test_idle: failed without a check: assert False",
         ]
     )
+
+
+STOPPED = """
+def test_stopped(gradcheck):
+    gradcheck.assert_gradients(right(gradcheck), POINT)
+    raise ValueError("no layer of size 3")
+"""
+TORN_DOWN = """
+import pytest
+
+@pytest.fixture
+def sloppy():
+    yield
+    raise ValueError("no layer of size 3")
+
+def test_stopped(sloppy, gradcheck):
+    gradcheck.assert_gradients(right(gradcheck), POINT)
+"""
+
+
+@pytest.mark.parametrize("test", [STOPPED, TORN_DOWN])
+@pytest.mark.parametrize("workers", [(), ("-p", "xdist", "-n", "1")])
+def test_what_passed_in_a_test_that_failed_is_no_pass(
+    pytester: pytest.Pytester, test: str, workers: tuple[str, ...]
+) -> None:
+    make(pytester, test)
+
+    output = pytester.runpytest("--gradcheck-report=report.html", *workers).stdout
+
+    output.fnmatch_lines(
+        [
+            "1 check in 1 test: 1 error; seed 0",
+            "ERROR  test of test_made.py::test_stopped *",
+            "      the test failed for another reason: ValueError: no layer of size 3",
+        ]
+    )
+    assert headline(pytester) == "error"
+
+
+@pytest.mark.parametrize(
+    ("other", "why"),
+    [
+        ("def test_other(): assert False", "tests failed"),
+        ("def test_other(broken, gradcheck): pass", "tests failed"),
+        ("def test_other(): raise KeyboardInterrupt", "interrupted"),
+    ],
+)
+def test_no_report_is_green_where_the_session_is_red(
+    pytester: pytest.Pytester, other: str, why: str
+) -> None:
+    make(pytester, PASSING, other)
+
+    pytester.runpytest_inprocess("--gradcheck-report=report.html", no_reraise_ctrlc=True)
+
+    assert headline(pytester) == "inconclusive"
+    assert f"pytest did not pass ({why})" in (pytester.path / "report.html").read_text()
 
 
 def test_seed_comes_from_the_configuration_file(pytester: pytest.Pytester) -> None:
@@ -195,7 +378,7 @@ def test_random_seed_is_said_and_another_every_time(pytester: pytest.Pytester) -
     assert seeds[0][0] != seeds[1][0]
 
 
-@pytest.mark.parametrize("seed", ["-1", "1.5", "lucky"])
+@pytest.mark.parametrize("seed", ["-1", "1.5", "lucky", str(2**63)])
 def test_seed_that_is_no_number_is_refused(pytester: pytest.Pytester, seed: str) -> None:
     make(pytester, PASSING)
 
@@ -203,7 +386,7 @@ def test_seed_that_is_no_number_is_refused(pytester: pytest.Pytester, seed: str)
 
     assert output.ret == pytest.ExitCode.USAGE_ERROR
     output.stderr.fnmatch_lines(
-        [f"ERROR: --gradcheck-seed: expected a number or random; got '{seed}'"]
+        [f"ERROR: --gradcheck-seed: expected a number below 2**63 or random; got '{seed}'"]
     )
 
 
@@ -343,6 +526,17 @@ def test_report_is_written_when_no_test_used_the_fixture(pytester: pytest.Pytest
     output.stdout.fnmatch_lines(["0 checks in 0 tests: nothing was checked; seed 0"])
 
 
+def test_collecting_alone_writes_nothing(pytester: pytest.Pytester) -> None:
+    make(pytester, PASSING)
+
+    options = ("--gradcheck-report=report.json", "--gradcheck-record=record.txt")
+    output = pytester.runpytest("--collect-only", *options)
+
+    assert output.ret == pytest.ExitCode.OK
+    output.stdout.no_fnmatch_line("*report*")
+    assert not [*pytester.path.glob("re*")]
+
+
 @pytest.mark.parametrize(
     ("path", "why"),
     [
@@ -369,7 +563,9 @@ def test_wrong_seed_in_the_configuration_file_is_refused(pytester: pytest.Pytest
     output = pytester.runpytest()
 
     assert output.ret == pytest.ExitCode.USAGE_ERROR
-    output.stderr.fnmatch_lines(["ERROR: gradcheck_seed: expected a number or random; got 'lucky'"])
+    output.stderr.fnmatch_lines(
+        ["ERROR: gradcheck_seed: expected a number below 2**63 or random; got 'lucky'"]
+    )
 
 
 def test_report_that_cannot_be_written_fails_the_session(pytester: pytest.Pytester) -> None:
