@@ -190,11 +190,14 @@ def _tangled(posed: Posed, point: Arrays) -> list[Deed]:
 @torch.inference_mode(False)
 def _audited(posed: Posed, point: Arrays, cotangents: Arrays, hooks: Any) -> Audit:
     handed: dict[str, Handed] = {}
+    arrays: dict[str, tuple[Array, Array]] = {}  # of NumPy, with copies
     saved: list[torch.Tensor] = []
 
     def given(path: str, copy: Any) -> Any:
         if isinstance(copy, torch.Tensor):
             handed[path] = Handed(tensor=copy, contents=BRIDGE.out(copy), origin=copy.grad_fn)
+        elif isinstance(copy, np.ndarray):
+            arrays[path] = copy, copy.copy()
         return copy
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
@@ -225,6 +228,8 @@ def _audited(posed: Posed, point: Arrays, cotangents: Arrays, hooks: Any) -> Aud
         with _watched(outputs, values) as rules:
             gradients = posed.pulled_back(outputs, leaves, list(us.values()), own)
     reached = {p for p, g in zip(posed.named, gradients, strict=True) if g is not None}
+    wrote = [path for path, (now, then) in arrays.items() if not same(now, then)]
+    deeds += [Deed(path=path, what=WRITTEN, is_wrong=False) for path in wrote]
     deeds += _forward(posed, written, reached)
     deeds += [Deed(path=path, what=INTO_COTANGENT) for path in asked.changed()]
     overwritten = rest.changed()

@@ -465,6 +465,8 @@ class Posed:
 
     def _copied(self, value: Any) -> Any:
         """A tensor that the target may write into; in float64 if `wide`, constants too."""
+        if isinstance(value, np.ndarray):
+            return value.copy()
         if not isinstance(value, torch.Tensor):
             return value
         if self.wide and (value.is_floating_point() or value.is_complex()):

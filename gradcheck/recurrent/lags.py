@@ -264,10 +264,18 @@ def _worded(
         return replace(
             finding, verdict=Verdict.FAIL, message=message, entries=entries, diagnosis=pattern
         )
+    apart = [b for b in lags.blocks if b.lag]
+    if apart and all(b.is_still for b in apart):
+        message = (
+            f"{output}: no step of it depends on another step of the input; is time along axis "
+            f"{lags.axis}? (time_axis=)"
+        )
+        return replace(finding, message=message)
     longest = max((abs(b.lag) for b in lags.blocks), default=0)
     reach = f"lags up to {lags.reach} of {longest}" if lags.unseen else f"all {longest + 1} lags"
     declared = f", cut off after {truncation} steps as declared" if truncation is not None else ""
-    return replace(finding, message=f"{output}: {reach} seen and right{declared}")
+    ahead = "; it depends on later steps too" * any(b.lag < 0 and not b.is_still for b in apart)
+    return replace(finding, message=f"{output}: {reach} seen and right{declared}{ahead}")
 
 
 def is_in_chunks(blocks: Sequence[Block], truncation: int) -> bool:

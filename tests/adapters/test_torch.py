@@ -614,6 +614,79 @@ def test_parameters_that_a_function_finds_by_itself_are_said_to_be_unchecked() -
     ]
 
 
+class Holding(nn.Module):
+    """Scales by a trainable tensor, wherever that is kept."""
+
+    def __init__(self, **held: Any) -> None:
+        super().__init__()
+        for name, value in held.items():
+            setattr(self, name, value)
+        self.made: Any = None
+
+    def weight(self) -> torch.Tensor:
+        own: Any = self
+        if hasattr(self, "weights"):
+            found = own.weights[0]
+        elif hasattr(self, "layers"):
+            found = own.layers["first"].weight
+        elif hasattr(self, "buffer"):
+            found = self.buffer
+        else:
+            self.made = self.made or nn.Linear(3, 1)
+            found = self.made.weight
+        return found  # type: ignore[no-any-return]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.weight()
+
+
+TRAINABLE = torch.ones(3, requires_grad=True)
+
+
+@pytest.mark.parametrize(
+    ("held", "said"),
+    [
+        ({"weights": [TRAINABLE]}, "weights[0]"),
+        ({"layers": {"first": nn.Linear(3, 1)}}, "layers['first'].weight"),
+        ({"buffer": nn.Buffer(torch.ones(3, requires_grad=True))}, "buffer"),
+        ({}, "a tensor of shape (1, 3)"),
+    ],
+    ids=["a list", "a layer in a dict", "a buffer", "made by the call"],
+)
+def test_trainable_tensors_that_are_not_registered_are_said(
+    held: dict[str, Any], said: str
+) -> None:
+    result = gradcheck.check(Holding(**held), torch.randn(2, 3))
+
+    assert result.not_checked == (
+        f"{said}, which is trainable and no registered parameter of Holding: an optimiser does not "
+        "find it either",
+    )
+    registered = gradcheck.check(Holding(weights=nn.ParameterList([TRAINABLE])), torch.randn(2, 3))
+    assert registered.not_checked == ()
+
+
+def test_trainable_tensors_in_a_list_that_a_function_finds_are_said() -> None:
+    weights = [TRAINABLE]
+    (said,) = gradcheck.check(lambda x: x * weights[0], torch.randn(2, 3)).not_checked
+
+    assert said.startswith("parameters of weights[0], which the target finds by itself")
+
+
+class Opaque:
+    def __init__(self, logits: torch.Tensor) -> None:
+        self.logits = logits
+
+
+def test_an_output_that_hides_tensors_is_said() -> None:
+    x = torch.randn(2, 3)
+    (said,) = gradcheck.check(lambda x: (Opaque(x * x), x.sum()), x).not_checked
+
+    assert said.startswith("output[0]: a Opaque, in which no tensors are looked for")
+    with pytest.raises(gradcheck.InputError, match="output is a Opaque, in which no tensors"):
+        gradcheck.check(lambda x: Opaque(x * x), x)
+
+
 def test_lazy_module_is_refused() -> None:
     with pytest.raises(gradcheck.InputError, match="call it once"):
         gradcheck.check(torch.nn.LazyLinear(3), torch.ones(2, 3))

@@ -367,6 +367,18 @@ def test_writing_in_place_where_autograd_knows_is_only_said() -> None:
         assert remarks(result) == {"input[0]": "forward writes into it"}
 
 
+def test_an_array_of_numpy_that_is_written_into_is_said_and_comes_back() -> None:
+    def masked(x: Tensor, mask: Any) -> Tensor:
+        mask[0] = 0
+        return x * torch.as_tensor(mask)
+
+    mask = np.ones(3)
+    result = contract(masked, tensor(4, 3), mask)
+
+    assert remarks(result) == {"input[1]": "forward writes into it"}
+    assert np.array_equal(mask, np.ones(3))
+
+
 def test_running_statistics_are_no_breach() -> None:
     def functional(x: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
         return F.batch_norm(x, mean, variance, training=True)

@@ -206,6 +206,27 @@ def test_what_forgets_is_asked_at_weights_that_remember(lost: Callable[[int | No
     assert "all 40 lags seen and right" in blocks.message
 
 
+def test_a_batch_that_is_taken_for_time_is_asked_about() -> None:
+    layer = torch.nn.GRU(2, 3, batch_first=True).double()
+    x = torch.randn(4, 7, 2, **FLOAT64)  # type: ignore[call-overload]
+
+    (asked, _), (right, *_) = (
+        found(check_sequence(layer, x, time_axis=axis), "lag") for axis in (0, 1)
+    )
+    assert "is time along axis 0?" in asked.message
+    assert "all 7 lags seen and right" in right.message
+
+
+@pytest.mark.parametrize("ahead", [0, 1])
+def test_an_output_that_depends_on_later_steps_is_said_to(ahead: int) -> None:
+    def attention(x: torch.Tensor) -> torch.Tensor:
+        hidden = torch.ones(len(x), len(x)).tril(ahead) == 0
+        return (x @ x.mT).masked_fill(hidden, -torch.inf).softmax(-1) @ x
+
+    said = str(check_sequence(attention, torch.randn(6, 4, **FLOAT64)))  # type: ignore[call-overload]
+    assert ("it depends on later steps too" in said) is bool(ahead)
+
+
 def test_the_cotangent_of_the_final_state_must_be_heeded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Linear, "HEEDS_FINAL", False)
 
