@@ -279,7 +279,7 @@ class Noisy(torch.autograd.Function):
         (x,) = ctx.saved_tensors
         return u * x.cos() * (2.0 if WRONG and x.shape[0] >= 3 else 1.0)
 
-@layer_suite(n=st.integers(1, 5), checks="vjp")
+@layer_suite(n=st.integers(2, 3), checks="vjp")
 def test_layer(n, rng):
     return Noisy, (torch.as_tensor(rng.standard_normal(n)),)
 """
@@ -288,7 +288,7 @@ def test_layer(n, rng):
 
     noisy = ran(pytester, suite.replace("WRONG", "False"))
     noisy.assert_outcomes(failed=1)
-    noisy.stdout.fnmatch_lines(["INCONCLUSIVE  gradient of test_layer(n=1) at input*"])
+    noisy.stdout.fnmatch_lines(["INCONCLUSIVE  gradient of test_layer(n=2) at input*"])
 
 
 def test_target_that_fails_only_once_is_said_to(pytester: pytest.Pytester) -> None:
