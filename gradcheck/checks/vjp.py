@@ -66,6 +66,9 @@ def _in_part(answers: Answers, settings: Settings, rng: np.random.Generator) -> 
 
     def said(finding: Finding, x: Array, lost: int) -> Finding:
         held = np.count_nonzero(~np.isfinite(x))
+        if infinite and finding.verdict is Verdict.PASS and not lost and is_constant:
+            message = f"{infinite} of {entries.size} entries of the value are infinite, and stay so"
+            return replace(finding, message=finding.message or message)
         if infinite and finding.verdict is Verdict.PASS:
             right = "the gradient of the others is right"
             if held + lost == x.size:
@@ -85,9 +88,23 @@ def _in_part(answers: Answers, settings: Settings, rng: np.random.Generator) -> 
         message = "the value at this point is not finite: there is no derivative to check"
         asked = questions_of(answers, settings)
         return tuple(q.answer(Verdict.INCONCLUSIVE, message) for q in asked)
+    is_constant = _stays_infinite(answers, rng)
     paths = (leaf.path for leaf in answers.problem.leaves)
     known = dict(zip(paths, zip(answers.problem.point, part.lost, strict=True), strict=True))
     return tuple(said(f, *known[f.leaf]) for f in check_vjp(part.answers, settings, rng))
+
+
+def _stays_infinite(answers: Answers, rng: np.random.Generator) -> bool:
+    """Whether what is infinite of the value is so beside the point: a mask, a log of nothing."""
+    problem = answers.problem
+    for _ in range(2):
+        with maybe_out_of_domain(), np.errstate(all="ignore"):
+            there = problem.value(nudged(rng, problem.leaves, problem.point))
+            pairs = zip(answers.value, there, strict=True)
+            if all(np.array_equal(f[~np.isfinite(f)], g[~np.isfinite(f)]) for f, g in pairs):
+                continue
+        return False
+    return True
 
 
 # How far a leaf of zeros is moved, which has no size: about as much as a parameter is drawn.

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import gradcheck
-from gradcheck import Rule
+from gradcheck import Rule, Verdict, check
 from gradcheck.torch import gradcheck as drop_in
 
 INF = float("inf")
@@ -169,3 +169,19 @@ def test_a_logarithmic_slope_is_infinite_too() -> None:
 
     assert finding.verdict == "inconclusive"
     assert "slope is infinite" in finding.message
+
+
+@pytest.mark.parametrize(("factor", "verdict"), [(1.0, Verdict.PASS), (1.5, Verdict.FAIL)])
+def test_what_is_infinite_and_stays_so_is_left_out(factor: float, verdict: Verdict) -> None:
+    """Masked scores, an impossible state: there is nowhere to move the point."""
+    mask = np.triu(np.ones((3, 4), bool), 1)
+
+    rule = Rule(
+        lambda x: np.where(mask, -np.inf, 2 * x),
+        lambda inputs, u: (np.where(mask, 0, 2 * factor * u),),
+    )
+    result = check(rule, np.arange(12.0).reshape(3, 4) / 7, checks="vjp")
+
+    assert result.verdict is verdict
+    if factor == 1:
+        assert "6 of 12 entries of the value are infinite, and stay so" in str(result)
