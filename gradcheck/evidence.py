@@ -1,7 +1,7 @@
 """What was claimed of a leaf's gradient, what is true, and how far apart the two are."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import inf
 
@@ -11,10 +11,19 @@ from gradcheck.oracles.ladder import Estimate
 from gradcheck.oracles.path import Integral
 from gradcheck.probes import Line
 from gradcheck.problem import Array, norm
-from gradcheck.results import Entry
+from gradcheck.results import Entry, Step
 from gradcheck.settings import SIGNIFICANCE
 
-__all__ = ["CLEARLY", "SHOWN", "Probe", "entries_of", "entry_of", "finest", "telling"]
+__all__ = [
+    "CLEARLY",
+    "SHOWN",
+    "Probe",
+    "entries_of",
+    "entry_of",
+    "finest",
+    "relative_steps",
+    "telling",
+]
 
 # Error bars, of the ladder alone, beyond which a mismatch is out of doubt.
 CLEARLY = 1e3
@@ -166,6 +175,15 @@ class Probe:
         if self.bar:
             return self.excess / self.bar
         return float("inf") if self.excess else 0.0
+
+
+def relative_steps(probe: Probe) -> tuple[Step, ...]:
+    """The steps of the ladder, in parts of what a mismatch of the probe is relative to."""
+    size = probe.size or 1.0
+    return tuple(
+        replace(step, mismatch=step.mismatch / size, error_bar=step.error_bar / size)
+        for step in probe.truth.steps
+    )
 
 
 def telling(probes: Sequence[Probe]) -> Probe | None:

@@ -9,7 +9,7 @@ import pytest
 
 from gradcheck import Rule
 from gradcheck.adapters import problem_of
-from gradcheck.evidence import Probe, finest, telling
+from gradcheck.evidence import Probe, finest, relative_steps, telling
 from gradcheck.oracles.ladder import estimate
 from gradcheck.probes import Line, scale
 from gradcheck.problem import EPSILON
@@ -164,3 +164,10 @@ def test_the_finest_probe_is_one_that_sees() -> None:
     assert finest([noisy, RIGHT, vacuous]) is RIGHT
     assert finest([noisy, replace(RIGHT, is_aligned=True)]) is noisy
     assert finest([vacuous]) is None
+
+
+@pytest.mark.parametrize("size", [1e-8, 1.0, 1e8])
+def test_steps_are_as_relative_as_the_mismatch(size: float) -> None:
+    probe = _probe(lambda x: size * np.sin(x), lambda x: 0.5 * size * np.cos(x))
+
+    assert all(step.mismatch == pytest.approx(0.5, rel=1e-3) for step in relative_steps(probe))

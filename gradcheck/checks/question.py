@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from gradcheck.evidence import Probe, finest, telling
+from gradcheck.evidence import Probe, finest, relative_steps, telling
 from gradcheck.power import prove
 from gradcheck.problem import Leaf
 from gradcheck.results import Entry, Finding, Reason, Verdict
@@ -44,7 +44,7 @@ class Question:
             entries=entries,
             diagnosis=diagnosis,
             reason=reason,
-            steps=most.truth.steps if most else (),
+            steps=relative_steps(most) if most else (),
         )
 
     def passed(self, message: str, probes: Sequence[Probe]) -> Finding:
