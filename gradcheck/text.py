@@ -255,8 +255,9 @@ def _proved(findings: Iterable[Finding]) -> list[str]:
     if not finite:
         return _wrapped("would catch no error, however large, in ", hidden, 1)
     faults = ", ".join(f"{scientific(size, 1)} in {kind}" for kind, size in finite.items())
+    usual = " of usual size" * (set(finite) != {"a leaf"})
     none = f"; none, however large, in {hidden}" if hidden else ""
-    return _wrapped("would catch an error of ", faults + none, 1)
+    return _wrapped("would catch an error of ", faults + usual + none, 1)
 
 
 def _notes(findings: Iterable[Finding]) -> list[str]:
