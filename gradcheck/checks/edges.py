@@ -5,7 +5,7 @@ do. Where an entry lies on a threshold, the value jumps. Such entries are found 
 a few among many cost little.
 """
 
-from itertools import chain
+from itertools import chain, pairwise
 
 import numpy as np
 
@@ -20,9 +20,10 @@ __all__ = ["leaps", "movable"]
 # the other, by more than a thousand roundings, jumps.
 STEPS, ROUNDINGS = (2.0**-20, 2.0**-25), 2.0**10
 
-# Those at which no stair of a narrow dtype inside is likely to begin, and the part of the value
-# above which a leap is none of float32: 64 of its roundings.
-FINEST, STEPPED = (2.0**-34, 2.0**-39), 2.0**-20
+# Those at which no stair of a narrow dtype inside is likely to begin, the last so fine that even
+# the sine of 1e10 does not rise, and the part of the value above which a leap is none of float32:
+# 64 of its roundings.
+FINEST, STEPPED = (2.0**-34, 2.0**-39, 2.0**-44), 2.0**-20
 
 TESTS = 128  # of four evaluations; what is in doubt then counts as lying at an edge
 
@@ -54,8 +55,8 @@ def movable(answers: Answers, index: int, leaf: Leaf, rng: np.random.Generator) 
 def leaps(line: Line) -> bool:
     """Whether the value jumps at the point, by more than what rounds inside leaves."""
     for side in (1, -1):
-        far, near = (line.at(side * step * line.unit) for step in FINEST)
-        if _rises(line, far, near, STEPPED):
+        values = [line.at(side * step * line.unit) for step in FINEST]
+        if all(_rises(line, far, near, STEPPED) for far, near in pairwise(values)):
             return True
     return False
 
