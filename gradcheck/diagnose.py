@@ -25,7 +25,7 @@ TELLS = 0.1  # the part of a mismatch that its noise may be, for a hypothesis to
 
 ADVICE = {
     "zero": "the gradient is zero where the output does depend on this leaf: it was detached, "
-    "overwritten, or its term was never added",
+    "overwritten, or its term was never added; a constant is left out by wrt= or declared=",
     "nothing wanted": "the value does not change with this leaf here, and its gradient is not "
     "zero: a straight-through estimate, or a term too many; if it is meant, declare the leaf",
     "sign": "the sign is wrong: a difference taken the other way round, a lost minus",
