@@ -273,12 +273,17 @@ def _left_open(status: int, seed: int) -> CheckResult:
 
 
 def _say(terminal: pytest.TerminalReporter, result: CheckResult, run: Run) -> None:
+    from gradcheck.errors import GradientMismatch
     from gradcheck.results import Verdict
     from gradcheck.text import describe
 
     is_open = result.verdict is Verdict.INCONCLUSIVE or run.outcome == "xfailed"
     colour = "yellow" if is_open else "red"
-    lines = 2 if result.verdict is Verdict.ERROR else 1  # the second says what was raised
+    lines: int | None = 1
+    if result.verdict is Verdict.ERROR:
+        lines = 2  # the second says what was raised
+    elif run.outcome == "failed" and GradientMismatch.__name__ not in run.reason:
+        lines = None  # nobody has shown it: of `assert check(...)` pytest shows one line
     for line in describe(result).split("\n")[:lines]:
         terminal.write_line(line, **{colour: True})
     if remark := run.remark(result):

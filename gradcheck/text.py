@@ -209,7 +209,7 @@ def _how_sure(finding: Finding) -> str:
         case Verdict.INCONCLUSIVE if not math.isnan(finding.tolerance):
             return f"{resolution}, tolerance {scientific(finding.tolerance, 1)}{oracle}"
         case Verdict.ERROR if finding.check == "test":  # which failed for another reason
-            return "right"
+            return "its checks passed"
         case Verdict.INCONCLUSIVE | Verdict.ERROR:
             return f"nothing compared{oracle}"
         case Verdict.FAIL if math.isnan(finding.mismatch):  # a shape, or what was raised

@@ -262,6 +262,7 @@ def test_a_result_that_is_asserted_fails_its_test(pytester: pytest.Pytester) -> 
 
     output.assert_outcomes(failed=1)
     output.stdout.no_fnmatch_line("*all the same*")
+    output.stdout.fnmatch_lines(["FAIL  gradient of *", "      looks like: *"])  # pytest shows none
 
 
 def test_interrupted_test_is_not_said_to_have_passed(pytester: pytest.Pytester) -> None:
