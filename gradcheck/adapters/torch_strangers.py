@@ -38,7 +38,9 @@ def said_of(target: Any, found: Collection[torch.Tensor]) -> list[str]:
     ids = {id(tensor) for name in named for _, tensor in _tensors(near[name], name)}
     lost = [tensor for tensor in found if id(tensor) not in ids]
     places = dict(pair for name, value in near.items() for pair in _places(value, name))
-    return unchecked([*named, *(places.get(id(x), _described(x)) for x in lost)])
+    said = unchecked([*named, *(places[id(x)] for x in lost if id(x) in places)])
+    unplaced = [_described(x) for x in lost if id(x) not in places]
+    return [*said, *(f"{x}, trainable, which the target finds by itself" for x in unplaced)]
 
 
 def _unregistered(tensor: torch.Tensor, module: torch.nn.Module) -> str:

@@ -139,9 +139,6 @@ def _settled(question: Question, joint: Sequence[Probe]) -> tuple[Finding, None]
         return None
     if any(probe.is_significant or not probe.is_smooth for probe in joint):
         return None
-    is_rough = any(probe.truth.ripple >= min(RIPPLE.values()) for probe in joint)
-    if is_rough and not joint[0].line.problem.is_narrow:  # a quantiser, maybe
-        return None
     views = [replace(probe, index=question.index) for probe in joint]
     if not all(probe.size for probe in views):  # it may be that nothing depends on it
         return None
