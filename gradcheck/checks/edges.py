@@ -53,9 +53,15 @@ def movable(answers: Answers, index: int, leaf: Leaf, rng: np.random.Generator) 
 
 
 def leaps(line: Line) -> bool:
-    """Whether the value jumps at the point, by more than what rounds inside leaves."""
+    """Whether the value jumps at the point, by more than what rounds inside leaves.
+
+    That of numbers like one may be all that there is.
+    """
     for side in (1, -1):
         values = [line.at(side * step * line.unit) for step in FINEST]
+        height = abs(line.rise(values[-1], line.centre))
+        if height <= ROUNDINGS * line.ulp:
+            continue
         if all(_rises(line, far, near, STEPPED) for far, near in pairwise(values)):
             return True
     return False

@@ -439,3 +439,14 @@ def test_the_end_of_the_domain_nearby_is_no_kink(name: str, seed: int) -> None:
 
     assert result.passed
     assert not any("jumps" in finding.message for finding in result.findings)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_gradient_of_which_rounding_alone_is_left_does_not_jump(seed: int) -> None:
+    """Normalised over one number it is one, and its gradient zero, but for the last digits."""
+    x = torch.randn(1, 2, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+    def normalised(x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.normalize(x, p=0.5, dim=0)
+
+    assert gradcheck.check(normalised, x, checks="second_order", seed=seed).passed
