@@ -37,8 +37,9 @@ ADVICE = {
     "constant factor": "it is right up to that factor",
     "this leaf alone": "other leaves show that the adjoint is right; what is made of it for "
     "this leaf is not",
-    "not converged": "it is near the true one: the adjoint stopped before it settled, or has W in "
-    "the place of Wᵀ; let it run longer, and say rtol= only if that brings it nearer",
+    "not converged": "it is near the true one: the adjoint stopped before it settled, solves a "
+    "regularised equation, or has W in the place of Wᵀ; let it run longer, which brings the first "
+    "one nearer alone, and say rtol= only then",
 }
 
 
