@@ -88,7 +88,7 @@ def _in_part(answers: Answers, settings: Settings, rng: np.random.Generator) -> 
         message = "the value at this point is not finite: there is no derivative to check"
         asked = questions_of(answers, settings)
         return tuple(q.answer(Verdict.INCONCLUSIVE, message) for q in asked)
-    is_constant = _stays_infinite(answers, rng)
+    is_constant = infinite > 0 and _stays_infinite(answers, rng)
     paths = (leaf.path for leaf in answers.problem.leaves)
     known = dict(zip(paths, zip(answers.problem.point, part.lost, strict=True), strict=True))
     return tuple(said(f, *known[f.leaf]) for f in check_vjp(part.answers, settings, rng))
