@@ -162,7 +162,6 @@ def nudged(
     leaves: Sequence[Leaf],
     point: Arrays,
     signs: Arrays | None = None,
-    size: float = BESIDE,
 ) -> Arrays:
     """Return a point beside `point`, off a kink that it may lie on.
 
@@ -171,15 +170,14 @@ def nudged(
     """
     ways = signs or [None] * len(point)
     return tuple(
-        leaf.rounded(x + _off_ties(rng, leaf, x, way, size))
+        leaf.rounded(x + _off_ties(rng, leaf, x, way))
         for leaf, x, way in zip(leaves, point, ways, strict=True)
     )
 
 
-def _off_ties(
-    rng: np.random.Generator, leaf: Leaf, x: Array, way: Array | None, size: float
-) -> Array:
+def _off_ties(rng: np.random.Generator, leaf: Leaf, x: Array, way: Array | None) -> Array:
     sizes = np.where((x != 0) & (np.abs(x) < TINY * scale(x)), np.abs(x), scale(x))
+    size = max(BESIDE, FEW * leaf.epsilon)  # or it is rounded away
     step = size * sizes * direction(rng, leaf) * rng.uniform(0.5, 1, x.shape)
     if np.iscomplexobj(step):
         return step
@@ -189,6 +187,7 @@ def _off_ties(
     return np.where(may_cross, np.copysign(step, x), step)
 
 
+FEW = 4.0  # spacings of numbers
 TINY = 2.0**-20  # of a leaf's size: what is smaller is moved by a part of its own
 
 

@@ -98,7 +98,7 @@ def problem_of_torch(
     problem = _problem(posed, [BRIDGE.leaf(path, tensor) for path, tensor in outputs], name)
     missed = [*seen.refused, *(f"{path}: {why}" for path, why in left_out.items())]
     missed += [f"{path}: {UNREAD.format(kind)}" for path, kind in posed.unread.items()]
-    missed += said_of(target, seen.strangers)
+    missed += said_of(target, seen.strangers, posed.named.values())
     missed += [
         f"{path}: a sparse tensor, and a constant beside dense ones; have it require a gradient"
         for path, leaf in trees.leaves(inputs, "input")

@@ -1,6 +1,7 @@
 """Tensors to arrays of the engine and back, and which of a target's outputs are differentiable."""
 
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -109,8 +110,12 @@ def unread(outputs: Any) -> dict[str, str]:
     }
 
 
+LOOKED_INTO = 100  # what an object holds
+
+
 def _hides_tensors(value: Any, depth: int = 2) -> bool:
-    inside = [leaf for _, leaf in trees.leaves(getattr(value, "__dict__", ()))]
+    held = trees.leaves(getattr(value, "__dict__", ()))
+    inside = [leaf for _, leaf in islice(held, LOOKED_INTO)]
     if any(map(BRIDGE.is_differentiable, inside)):
         return True
     return depth > 0 and any(_hides_tensors(leaf, depth - 1) for leaf in inside)

@@ -29,11 +29,13 @@ def out_of_reach(target: Any) -> list[str]:
     return [name for name, value in within_reach(target).items() if _is_trainable(value)]
 
 
-def said_of(target: Any, found: Collection[torch.Tensor]) -> list[str]:
+def said_of(
+    target: Any, found: Collection[torch.Tensor], leaves: Collection[torch.Tensor]
+) -> list[str]:
     """Return what to say of the trainable things that `target` names, and of those `found`."""
     module = module_of(target)
     if module is not None:
-        return [_unregistered(tensor, module) for tensor in found]
+        return [_unregistered(tensor, module, leaves) for tensor in found]
     near, named = within_reach(target), out_of_reach(target)
     ids = {id(tensor) for name in named for _, tensor in _tensors(near[name], name)}
     lost = [tensor for tensor in found if id(tensor) not in ids]
@@ -43,13 +45,22 @@ def said_of(target: Any, found: Collection[torch.Tensor]) -> list[str]:
     return [*said, *(f"{x}, trainable, which the target finds by itself" for x in unplaced)]
 
 
-def _unregistered(tensor: torch.Tensor, module: torch.nn.Module) -> str:
+def _unregistered(
+    tensor: torch.Tensor, module: torch.nn.Module, leaves: Collection[torch.Tensor]
+) -> str:
+    if any(tensor is leaf for leaf in leaves):
+        return "what was made of a parameter before the call, and is kept"
+    own = {id(each): name for name, each in module.named_parameters()}
+    if id(tensor) in own:
+        return f"{own[id(tensor)]}, made by the first call: call the module once before the check"
     buffers = {id(buffer): name for name, buffer in module.named_buffers()}
     places = dict(pair for name, value in attributes(module) for pair in _places(value, name))
-    name = (buffers | places).get(id(tensor), _described(tensor))
+    name, kind = (buffers | places).get(id(tensor)), type(module).__name__
+    if name is None:
+        return f"{_described(tensor)}, trainable, which {kind} makes or finds by itself"
     return (
-        f"{name}, which is trainable and no registered parameter of {type(module).__name__}: an "
-        "optimiser does not find it either"
+        f"{name}, which is trainable and no registered parameter of {kind}: an optimiser does not "
+        "find it either"
     )
 
 

@@ -25,7 +25,7 @@ from gradcheck.checks.doubts import (
 )
 from gradcheck.checks.edges import movable
 from gradcheck.checks.entrywise import narrowest
-from gradcheck.checks.hidden import hidden, is_suspect, through_what_moves
+from gradcheck.checks.hidden import hidden, is_nothing, is_suspect, through_what_moves
 from gradcheck.checks.iterations import unless_another_jumps
 from gradcheck.checks.judgement import judge
 from gradcheck.checks.question import Question
@@ -81,14 +81,15 @@ def examined(
         if finding.verdict is Verdict.INCONCLUSIVE and not np.isfinite(finding.resolution):
             finding = _within(own, finding, answers, problem, settings, rng)
         if finding.verdict is Verdict.PASS and settings.probes > 1:  # one is a first look
-            levels, nothing = hidden(answers.gradients(0)[question.index])
+            gradient = answers.gradients(0)[question.index]
+            levels, nothing = hidden(gradient)
             if nothing and not finding.message:
                 finding = replace(finding, message=TINIEST.format(nothing, np.prod(leaf.shape)))
             for few in levels:
                 seen = through_what_moves(own, answers, few, rng)
                 if is_suspect(own, seen, few, rng):
                     found, _ = _alone(own, seen, problem, settings, rng, few)
-                    if found.verdict is Verdict.FAIL:
+                    if found.verdict is Verdict.FAIL and not is_nothing(found, gradient):
                         finding = found
                         break
         findings.append(finding)

@@ -7,8 +7,9 @@ from gradcheck.checks.along import along, line_of
 from gradcheck.checks.question import Question
 from gradcheck.probes import among, scale
 from gradcheck.problem import Array, blocks, norm
+from gradcheck.results import Finding
 
-__all__ = ["hidden", "is_suspect", "through_what_moves"]
+__all__ = ["hidden", "is_nothing", "is_suspect", "through_what_moves"]
 
 # Below this part of the usual size of a gradient an entry may be wrong by all of itself and not be
 # seen among the others; so many of the entries must be for another look.
@@ -48,6 +49,12 @@ def hidden(gradient: Array) -> tuple[list[Array], int]:
     if MANY * gradient.size <= np.count_nonzero(zero) < gradient.size:
         levels.append(zero)
     return levels, nothing
+
+
+def is_nothing(finding: Finding, gradient: Array) -> bool:
+    """Whether all that is wrong is so small beside the others that it may be rounding."""
+    least = NOTHING * norm(gradient)
+    return bool(finding.entries) and all(entry.size <= least for entry in finding.entries)
 
 
 def through_what_moves(

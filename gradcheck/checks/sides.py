@@ -11,12 +11,14 @@ from dataclasses import replace
 import numpy as np
 
 from gradcheck.answers import Answers
+from gradcheck.checks.along import line_of
 from gradcheck.checks.here import at_point
 from gradcheck.errors import maybe_out_of_domain
+from gradcheck.oracles import ladder
 from gradcheck.probes import BESIDE, nudged
-from gradcheck.problem import Array, Arrays, Problem, norm
+from gradcheck.problem import Array, Arrays, Problem, norm, widened
 from gradcheck.results import Finding, Reason, Verdict
-from gradcheck.settings import Settings
+from gradcheck.settings import SIGNIFICANCE, Settings
 
 __all__ = ["right_on_one_side"]
 
@@ -24,10 +26,10 @@ __all__ = ["right_on_one_side"]
 # zero there are 2ⁿ, but entries that show another gradient are turned, so often from each start.
 SIDES, TURNS = 48, 4
 
-# How near, in sizes of the leaf, and how nearly the gradient must be that at the kink: closer than
-# any tolerance. What a narrow dtype cannot tell from the point is looked at farther away, and
-# must be the same there but for rounding.
-NEAR, SAME, SAME_NARROW = 2.0**-30, 1e-7, 1e-9
+# How near to the point, in parts of how far a side is looked at, and how nearly the gradient must
+# be that at the kink: closer than any tolerance. What a narrow dtype cannot tell from the point is
+# looked at where the side is, and must be the same there but for rounding.
+NEAR, SAME, SAME_NARROW = 2.0**-22, 1e-7, 1e-9
 
 
 def right_on_one_side(
@@ -39,60 +41,89 @@ def right_on_one_side(
 ) -> dict[str, Finding]:
     """The passes, by leaf, of those that are `open_`, on a side that has the gradient of the point.
 
-    Of all that are `kinked` it must be the same side.
+    Of all that are `kinked` it must be the same side. Into it the value must rise as is claimed: a
+    rule with a branch for small numbers is the same near a point that lies on no kink, and wrong.
     """
     problem = answers.problem
     one = {k for k, leaf in enumerate(problem.leaves) if leaf.path in (*open_, *kinked)}
-    signs = _side(answers, one, rng)
-    if signs is not None:
-        with maybe_out_of_domain():
-            point = nudged(rng, problem.leaves, problem.point, signs)
-            found, _ = at_point(answers.of(replace(problem, point=point)), settings, rng)
-            message = "the point lies on a kink, and the gradient is that of one side"
-            return {
-                f.leaf: replace(f, message=message, reason=Reason.KINK)
-                for f in found
-                if f.leaf in open_ and f.verdict is Verdict.PASS
-            }
+    side = _side(answers, one, rng)
+    if side is None or not _rises(answers.formula or answers, side):
+        return {}
+    with maybe_out_of_domain():
+        found, _ = at_point(answers.of(_moved(problem, side)), settings, rng)
+        message = "the point lies on a kink, and the gradient is that of one side"
+        return {
+            f.leaf: replace(f, message=message, reason=Reason.KINK)
+            for f in found
+            if f.leaf in open_ and f.verdict is Verdict.PASS
+        }
     return {}
 
 
 def _side(answers: Answers, one: Collection[int], rng: np.random.Generator) -> Arrays | None:
-    """The signs of a side on which the gradients of the leaves that are on `one` are those here."""
+    """A way off the point on which the gradients of the leaves that are on `one` are those here."""
     looks = 0
-    for signs in _starts(answers.problem, one, rng):
+    for way in _starts(answers.problem, one, rng):
         for _ in range(TURNS):
             if looks == SIDES:
                 return None
             looks += 1
-            others = _others(answers, signs, rng)
+            others = _others(answers, way)
             if not any(np.any(others[k]) for k in one):
-                return signs
-            turned = tuple(np.where(o, -s, s) for o, s in zip(others, signs, strict=True))
-            if all(map(np.array_equal, turned, signs)):
+                return way
+            triples = zip(others, way, answers.problem.point, strict=True)
+            # None is moved across zero, beyond which it may have no meaning.
+            turned = tuple(
+                np.where(o & ((x == 0) | (abs(x) > abs(d))), -d, d) for o, d, x in triples
+            )
+            if all(map(np.array_equal, turned, way)):
                 break
-            signs = turned
+            way = turned
     return None
 
 
-def _starts(
-    problem: Problem, one: Collection[int], rng: np.random.Generator
-) -> Iterator[tuple[Array, ...]]:
-    """Sides to begin with: a leaf moved down, or up, alone or with the others; then any."""
+def _turned(others: Array, way: Array, x: Array) -> Array:
+    """The way with some entries turned; none across zero, beyond which it may have no meaning."""
+    may_turn = (x == 0) | (np.abs(x) > np.abs(way))
+    return np.where(others & may_turn, -way, way)
+
+
+def _starts(problem: Problem, one: Collection[int], rng: np.random.Generator) -> Iterator[Arrays]:
+    """Ways to begin with: a leaf moved down, or up, alone or with the others; then any."""
+
+    def way(signs: Arrays) -> Arrays:
+        there = nudged(rng, problem.leaves, problem.point, signs)
+        return tuple(widened(y) - widened(x) for x, y in zip(problem.point, there, strict=True))
+
     for moved in (*((k,) for k in sorted(one)), range(len(problem.leaves))):
         for sign in (-1.0, 1.0):
-            yield tuple(np.full(x.shape, sign * (k in moved)) for k, x in enumerate(problem.point))
+            yield way(
+                tuple(np.full(x.shape, sign * (k in moved)) for k, x in enumerate(problem.point))
+            )
     while True:
-        yield tuple(rng.choice([-1.0, 1.0], x.shape) for x in problem.point)
+        yield way(tuple(rng.choice([-1.0, 1.0], x.shape) for x in problem.point))
 
 
-def _others(answers: Answers, signs: Arrays, rng: np.random.Generator) -> Arrays:
+def _others(answers: Answers, way: Arrays) -> Arrays:
     """The entries of each leaf whose gradient is another on that side; all, if it refuses."""
     problem = answers.problem
-    near, same = (BESIDE, SAME_NARROW) if problem.is_narrow else (NEAR, SAME)
+    near, same = (1.0, SAME_NARROW) if problem.is_narrow else (NEAR, SAME)
     with maybe_out_of_domain():
-        point = nudged(rng, problem.leaves, problem.point, signs, near)
-        there = answers.of(replace(problem, point=point)).gradients(0)
+        there = answers.of(_moved(problem, tuple(near * d for d in way))).gradients(0)
         pairs = zip(answers.gradients(0), there, strict=True)
         return tuple(np.abs(g - h) > same * norm(g) for g, h in pairs)
     return tuple(np.ones(x.shape, bool) for x in problem.point)
+
+
+def _moved(problem: Problem, way: Arrays) -> Problem:
+    triples = zip(problem.leaves, problem.point, way, strict=True)
+    return replace(problem, point=tuple(leaf.rounded(x + d) for leaf, x, d in triples))
+
+
+def _rises(answers: Answers, way: Arrays) -> bool:
+    """Whether the slope of the value along a way, to its side or the other, is what is claimed."""
+    line = line_of(answers, 0, {k: d / BESIDE for k, d in enumerate(way) if np.any(d)})
+    truth = ladder.estimate(line, careful=True)
+    bar = SIGNIFICANCE * (truth.error_bar + SAME * line.size)
+    ends = truth.slope - truth.kink / 2, truth.slope + truth.kink / 2
+    return min(abs(line.slope - end) for end in ends) <= bar

@@ -40,13 +40,15 @@ def check_vjp(
     if kinked:
         problem = answers.problem
         moved = replace(problem, point=nudged(rng, problem.leaves, problem.point))
-        with maybe_out_of_domain():
-            beside, _ = at_point(answers.of(moved), settings, rng)
+        beside = _found(answers.of(moved), settings, rng)
+        if beside is not None:
             findings = tuple(
                 _joined(here, there, kinked.get(here.leaf), problem)
-                for here, there in zip(findings, beside, strict=True)
+                for here, there in zip(findings, beside[0], strict=True)
             )
-    doubtful = {f.leaf for f in findings if f.oracle == "path integral"}
+    doubtful = {
+        f.leaf for f in findings if f.oracle == "path integral" or f.verdict is Verdict.INCONCLUSIVE
+    }
     if tied := kinked.keys() | doubtful:
         asked = questions_of(answers, settings)
         findings = unless_untied(findings, asked, answers.formula or answers, tied, rng)
@@ -56,6 +58,20 @@ def check_vjp(
         findings = _redrawn(findings, answers, settings, rng)
     findings = _unless_unsteady(findings, answers)
     return tuple(_strong_enough(finding, settings.min_power) for finding in findings)
+
+
+def _found(
+    answers: Answers, settings: Settings, rng: np.random.Generator
+) -> tuple[tuple[Finding, ...], Kinks] | None:
+    """What is found elsewhere, or of other random numbers; None where that is out of the domain.
+
+    There the value is not finite, or the target raises, or returns as much as it drew.
+    """
+    with maybe_out_of_domain():
+        shapes = [y.shape for y in answers.problem.outputs]
+        if is_finite(answers) and [y.shape for y in answers.value] == shapes:
+            return at_point(answers, settings, rng)
+    return None
 
 
 def _in_part(answers: Answers, settings: Settings, rng: np.random.Generator) -> tuple[Finding, ...]:
@@ -127,19 +143,26 @@ def _off_defaults(
     moved = replace(
         problem,
         point=tuple(
-            leaf.rounded(x + direction(rng, leaf, OFF)) if k in first else x
+            leaf.rounded(x + _off(rng, leaf, x)) if k in first else x
             for k, (leaf, x) in enumerate(zip(problem.leaves, problem.point, strict=True))
         ),
     )
-    with maybe_out_of_domain():
-        beside, _ = at_point(answers.of(moved), settings, rng)
-        names = listed([problem.leaves[k].path for k in sorted(first)])
-        where = f"at the point nothing is wrong; it is once {names}, of zeros or ones, is moved: "
-        return tuple(
-            replace(there, message=where + there.message) if there.verdict is Verdict.FAIL else here
-            for here, there in zip(findings, beside, strict=True)
-        )
-    return findings
+    beside = _found(answers.of(moved), settings, rng)
+    if beside is None:
+        return findings
+    names = listed([problem.leaves[k].path for k in sorted(first)])
+    where = f"at the point nothing is wrong; it is once {names}, of zeros or ones, is moved: "
+    return tuple(
+        replace(there, message=where + there.message) if there.verdict is Verdict.FAIL else here
+        for here, there in zip(findings, beside[0], strict=True)
+    )
+
+
+def _off(rng: np.random.Generator, leaf: Leaf, x: Array) -> Array:
+    """How far a leaf is moved; an input that is symmetric may have to be, as distances are."""
+    v = direction(rng, leaf, OFF)
+    is_square = x.ndim == 2 and x.shape[0] == x.shape[1]
+    return (v + v.T) / 2 if is_square and not leaf.path.startswith("params.") else v
 
 
 def _is_default(leaf: Leaf, x: Array) -> bool:
@@ -168,17 +191,16 @@ def _redrawn(
         return findings
     found = {finding.leaf: finding for finding in findings}
     for k in range(DRAWS):
-        with maybe_out_of_domain():
-            other = answers.of(problem.redrawn(k))
-            if [y.shape for y in other.value] != [y.shape for y in answers.value]:
-                continue  # its cotangents are others
-            there, kinked = at_point(other, replace(settings, probes=1), rng)
-            message = "right for some of the random numbers that it draws; for others, "
-            found |= {
-                f.leaf: replace(f, message=message + (f.message or "wrong"))
-                for f in there
-                if f.verdict is Verdict.FAIL and f.leaf not in kinked
-            }
+        other = _found(answers.of(problem.redrawn(k)), replace(settings, probes=1), rng)
+        if other is None:
+            continue
+        there, kinked = other
+        message = "right for some of the random numbers that it draws; for others, "
+        found |= {
+            f.leaf: replace(f, message=message + (f.message or "wrong"))
+            for f in there
+            if f.verdict is Verdict.FAIL and f.leaf not in kinked
+        }
         if any(finding.verdict is Verdict.FAIL for finding in found.values()):
             break
     return tuple(found[finding.leaf] for finding in findings)

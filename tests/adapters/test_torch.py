@@ -649,9 +649,8 @@ TRAINABLE = torch.ones(3, requires_grad=True)
         ({"weights": [TRAINABLE]}, "weights[0]"),
         ({"layers": {"first": nn.Linear(3, 1)}}, "layers['first'].weight"),
         ({"buffer": nn.Buffer(torch.ones(3, requires_grad=True))}, "buffer"),
-        ({}, "a tensor of shape (1, 3)"),
     ],
-    ids=["a list", "a layer in a dict", "a buffer", "made by the call"],
+    ids=["a list", "a layer in a dict", "a buffer"],
 )
 def test_trainable_tensors_that_are_not_registered_are_said(
     held: dict[str, Any], said: str
@@ -664,6 +663,27 @@ def test_trainable_tensors_that_are_not_registered_are_said(
     )
     registered = gradcheck.check(Holding(weights=nn.ParameterList([TRAINABLE])), torch.randn(2, 3))
     assert registered.not_checked == ()
+
+
+def test_trainable_tensors_that_the_first_call_makes_are_said() -> None:
+    (said,) = gradcheck.check(Holding(), torch.randn(2, 3)).not_checked
+
+    assert said == "made.weight, made by the first call: call the module once before the check"
+
+
+def test_what_was_made_of_a_parameter_before_is_said() -> None:
+    class Stale(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.p = nn.Parameter(torch.ones(3))
+            self.w = 2 * self.p
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * self.w
+
+    assert gradcheck.check(Stale(), torch.randn(2, 3)).not_checked == (
+        "what was made of a parameter before the call, and is kept",
+    )
 
 
 def test_trainable_tensors_in_a_list_that_a_function_finds_are_said() -> None:

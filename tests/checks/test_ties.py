@@ -220,3 +220,27 @@ def test_what_is_wrong_only_where_numbers_are_equal(count: int, seed: int) -> No
     assert verdict(-0.5) == "pass"
     assert verdict(30.0) == "fail"
     assert verdict(0.0) == "fail"
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    "x", [[0.0, 0.0, 1.3], [0.0] * 3, [0.0, 1.5, 1.5]], ids=["two", "all", "others"]
+)
+def test_a_wrong_branch_for_small_numbers_is_no_side_of_a_kink(x: Any, seed: int) -> None:
+    """(eˣ - 1) / x is smooth at zero, where its slope is a half."""
+
+    def value(x: Any) -> Any:
+        return np.where(x == 0, 1.0, np.expm1(x) / np.where(x == 0, 1.0, x))
+
+    def verdict(at_zero: float) -> str:
+        def vjp(inputs: Any, u: Any) -> Any:
+            (x,) = inputs
+            far = np.where(np.abs(x) < 1e-6, 1.0, x)
+            slope = (far * np.exp(far) - np.expm1(far)) / far**2
+            return (u * np.where(far == x, slope, at_zero),)
+
+        target = Rule(value, vjp)
+        return gradcheck.check(target, np.array(x), checks="vjp", seed=seed).verdict.value
+
+    assert verdict(0.5) == "pass"
+    assert [verdict(at_zero) for at_zero in (0.0, 0.33, 1.0)] == ["fail"] * 3

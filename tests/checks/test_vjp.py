@@ -1145,6 +1145,37 @@ def test_what_ones_and_an_identity_hide_is_looked_for_beside_them(
     assert failed == ({"input[0]"} if wrong else set())
 
 
+DOMAINS: dict[str, Any] = {
+    "arcsine of ones": (torch.asin, 0.999 * torch.ones(3)),
+    "a variance of zeros": (lambda v: torch.rsqrt(v + 1e-2), torch.zeros(4)),
+    "a probability of one": (lambda p: torch.log(1.001 - p), torch.ones(3)),
+    "a root of what is drawn": (
+        lambda x: torch.sqrt(x + torch.randn(3).double()),
+        3 * torch.ones(3),
+    ),
+    "distances": (lambda d: torch.linalg.cholesky(d.mT @ d + torch.eye(3)), torch.ones(3, 3)),
+}
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("name", DOMAINS)
+def test_where_the_value_is_not_finite_nothing_is_looked_for(name: str, seed: int) -> None:
+    target, x = DOMAINS[name]
+    assert check(target, x.double(), checks="vjp", seed=seed).verdict is not Verdict.FAIL
+
+
+@pytest.mark.parametrize(("most", "verdict"), [(3.0, Verdict.FAIL), (6.5, Verdict.PASS)])
+def test_zeros_are_looked_at_but_for_what_would_be_rounding(most: float, verdict: Verdict) -> None:
+    """A kernel whose tail is cut off: e⁻⁹ of the leaf is an error, and e⁻⁴² is nothing."""
+
+    def vjp(inputs: Any, u: Array) -> Any:
+        (x,) = inputs
+        return (np.where(np.abs(x) > most, 0, -2 * x * np.exp(-(x**2)) * u),)
+
+    x = np.array([0.3, -0.7, 3.2 if most < 4 else 6.8, -7.5])
+    assert check(Rule(lambda x: np.exp(-(x**2)), vjp), x, checks="vjp").verdict is verdict
+
+
 def _scales(x: Array) -> Array:
     return np.array([x[0] ** 2, np.sin(1e6 * x[1])])
 
