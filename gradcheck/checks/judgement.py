@@ -397,7 +397,7 @@ def _is_torn(probe: Probe, location: Location, rng: np.random.Generator) -> bool
         known = frozenset()
     return all(
         entry.index not in known
-        and any(_tears(probe.line, probe.index, entry, rng) for _ in range(AGAIN))
+        and any(_tears(probe.line, probe.index, entry, rng) for _ in range(TRIES))
         for entry in location.entries[:LOOKED_AT]
     )
 
@@ -424,6 +424,8 @@ def _tears(line: Line, index: int, entry: Entry, rng: np.random.Generator) -> bo
 
 
 NEAR = (2.0**-18, 2.0**-26)  # the steps, in sizes of the leaf
+
+TRIES = 8  # directions: of three equal numbers a third of them show nothing of one
 
 TORN = 0.1  # of what an entry is off by, what slopes that do not add up miss at the least
 

@@ -242,12 +242,12 @@ def _of_one_side(
     points = dict(zip((leaf.path for leaf in problem.leaves), problem.point, strict=True))
 
     def may_be(finding: Finding) -> bool:
+        x = points[finding.leaf]
+        is_tied = finding.leaf in kinked or len(np.unique(x)) < x.size
         if finding.verdict is Verdict.FAIL:
-            x = points[finding.leaf]
-            is_tied = finding.leaf in kinked or len(np.unique(x)) < x.size
             return is_tied and answers.formula is None  # else a dtype may be to blame
-        is_open = finding.verdict is Verdict.INCONCLUSIVE
-        return is_open and finding.reason in (Reason.KINK, Reason.CONTRADICTING)
+        is_kink = finding.reason in (Reason.KINK, Reason.CONTRADICTING)
+        return finding.verdict is Verdict.INCONCLUSIVE and (is_kink or is_tied)
 
     left = {finding.leaf for finding in findings if may_be(finding)}
     found = right_on_one_side(answers, left, kinked.keys(), settings, rng) if left else {}

@@ -244,3 +244,23 @@ def test_a_wrong_branch_for_small_numbers_is_no_side_of_a_kink(x: Any, seed: int
 
     assert verdict(0.5) == "pass"
     assert [verdict(at_zero) for at_zero in (0.0, 0.33, 1.0)] == ["fail"] * 3
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_median_of_equal_numbers_beside_one_without(seed: int) -> None:
+    """The framework's passes, one that shares evenly is not accused, and one that gives all is."""
+    x = np.array([[1.0, 2.0, 2.0, 2.0, 5.0], [0.2, 0.7, 0.7, 0.3, -0.7]])
+
+    def verdict(share: Callable[[Any], Any]) -> str:
+        def vjp(inputs: Any, u: Any) -> Any:
+            (x,) = inputs
+            return (u[:, None] * share(x == np.median(x, -1, keepdims=True)),)
+
+        target = Rule(lambda x: np.median(x, -1), vjp)
+        return gradcheck.check(target, x, checks="vjp", seed=seed).verdict.value
+
+    assert gradcheck.check(
+        lambda x: x.median(-1).values, torch.tensor(x), checks="vjp", seed=seed
+    ).passed
+    assert verdict(lambda tied: tied / tied.sum(-1, keepdims=True)) != "fail"
+    assert verdict(lambda tied: tied.astype(float)) == "fail"
