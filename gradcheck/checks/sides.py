@@ -121,9 +121,17 @@ def _moved(problem: Problem, way: Arrays) -> Problem:
 
 
 def _rises(answers: Answers, way: Arrays) -> bool:
-    """Whether the slope of the value along a way, to its side or the other, is what is claimed."""
+    """Whether the slope of the value along a way, to its side or the other, is what is claimed.
+
+    It must be known: at a jump, or where the value bends too fast, nothing is.
+    """
     line = line_of(answers, 0, {k: d / BESIDE for k, d in enumerate(way) if np.any(d)})
     truth = ladder.estimate(line, careful=True)
-    bar = SIGNIFICANCE * (truth.error_bar + SAME * line.size)
     ends = truth.slope - truth.kink / 2, truth.slope + truth.kink / 2
-    return min(abs(line.slope - end) for end in ends) <= bar
+    bar = SIGNIFICANCE * truth.error_bar
+    if truth.jump or not bar <= KNOWN * max(line.size, *map(abs, ends)):
+        return False
+    return min(abs(line.slope - end) for end in ends) <= bar + SAME * line.size
+
+
+KNOWN = 1e-6  # of a slope, the tolerance of float64

@@ -264,3 +264,21 @@ def test_a_median_of_equal_numbers_beside_one_without(seed: int) -> None:
     ).passed
     assert verdict(lambda tied: tied / tied.sum(-1, keepdims=True)) != "fail"
     assert verdict(lambda tied: tied.astype(float)) == "fail"
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(
+    "first", [lambda x: (x > 0) * 1.0, np.floor, lambda x: 1e-4 * np.tanh(1e4 * x)]
+)
+def test_where_nothing_is_known_of_a_side_it_excuses_nothing(first: Any, seed: int) -> None:
+    """A jump, or a slope that ends at once, beside sines whose rule is wrong near zero."""
+
+    def vjp(inputs: Any, u: Any) -> Any:
+        (x,) = inputs
+        slopes = np.where(np.abs(x) < 1e-4, 2.0, np.cos(x))
+        slopes[0] = 1 - np.tanh(1e4 * x[0]) ** 2 if first(0.5) == 1e-4 else 0
+        return (u * slopes,)
+
+    target = Rule(lambda x: np.array([first(x[0]), *np.sin(x[1:])]), vjp)
+    for x in (np.zeros(3), np.array([0, 0, 0.3])):
+        assert gradcheck.check(target, x, checks="vjp", seed=seed).verdict is not Verdict.PASS
