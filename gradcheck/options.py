@@ -8,7 +8,7 @@ from typing import Any
 from gradcheck.checks import CHECKS
 from gradcheck.errors import InputError
 from gradcheck.problem import Problem
-from gradcheck.settings import Settings
+from gradcheck.settings import SEEDS, Settings
 
 __all__ = [
     "a_count",
@@ -19,8 +19,6 @@ __all__ = [
     "require_known",
     "settled",
 ]
-
-SEEDS = 2**63  # PyTorch takes twice as many; some are counted on from the one that is given
 
 
 def settled(

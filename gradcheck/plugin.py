@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 __all__ = ["DEFAULT_SEED", "Gradcheck"]
 
 DEFAULT_SEED = 0  # any number would do; a fixed one makes two runs of one commit agree
-SEEDS = 2**63  # PyTorch takes twice as many; some are counted on from the one that is given
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -217,6 +216,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def _seed(config: pytest.Config) -> int:
+    from gradcheck.settings import SEEDS
+
     given, source = config.getoption("gradcheck_seed"), "--gradcheck-seed"
     if given is None:
         given, source = config.getini("gradcheck_seed") or DEFAULT_SEED, "gradcheck_seed"

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
-__all__ = ["RIPPLE", "SIGNIFICANCE", "TOLERANCE", "Settings"]
+__all__ = ["RIPPLE", "SEEDS", "SIGNIFICANCE", "TOLERANCE", "Settings"]
 
 # A mismatch is real when it exceeds this many error bars. The bar is an estimate made from a few
 # evaluations, not a bound: at 3 a smooth float64 layer is accused about once in a thousand probes,
@@ -30,6 +30,9 @@ RIPPLE: Mapping[str, float] = {
     "float16": 2.0**-15,
     "bfloat16": 2.0**-12,
 }
+
+# Seeds there are. PyTorch takes twice as many; some are counted on from the one that is given.
+SEEDS = 2**63
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -39,6 +39,8 @@ def said_of(
     near, named = within_reach(target), out_of_reach(target)
     ids = {id(tensor) for name in named for _, tensor in _tensors(near[name], name)}
     lost = [tensor for tensor in found if id(tensor) not in ids]
+    if not lost:  # what else it finds may be as large as a data set
+        return unchecked(named)
     places = dict(pair for name, value in near.items() for pair in _places(value, name))
     said = unchecked([*named, *(places[id(x)] for x in lost if id(x) in places)])
     unplaced = [_described(x) for x in lost if id(x) not in places]

@@ -11,6 +11,7 @@ import numpy as np
 
 from gradcheck.answers import Answers
 from gradcheck.checks.along import line_of
+from gradcheck.oracles.stairs import STEPPED
 from gradcheck.probes import Line, direction, scale
 from gradcheck.problem import Array, Arrays, Leaf
 
@@ -21,9 +22,8 @@ __all__ = ["leaps", "movable"]
 STEPS, ROUNDINGS = (2.0**-20, 2.0**-25), 2.0**10
 
 # Those at which no stair of a narrow dtype inside is likely to begin, the last so fine that even
-# the sine of 1e10 does not rise, and the part of the value above which a leap is none of float32:
-# 64 of its roundings.
-FINEST, STEPPED = (2.0**-34, 2.0**-39, 2.0**-44), 2.0**-20
+# the sine of 1e10 does not rise.
+FINEST = (2.0**-34, 2.0**-39, 2.0**-44)
 
 TESTS = 128  # of four evaluations; what is in doubt then counts as lying at an edge
 

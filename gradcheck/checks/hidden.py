@@ -45,9 +45,9 @@ def hidden(gradient: Array) -> tuple[list[Array], int]:
             break
         levels.append(small)
         whole, count = norm(gradient[small]), fewer
-    zero = gradient == 0
-    if MANY * gradient.size <= np.count_nonzero(zero) < gradient.size:
-        levels.append(zero)
+    zeros = gradient.size - np.count_nonzero(gradient)
+    if MANY * gradient.size <= zeros < gradient.size:
+        levels.append(gradient == 0)
     return levels, nothing
 
 

@@ -23,7 +23,7 @@ from gradcheck.locate import Location, locate
 from gradcheck.oracles import complex_step, ladder, path
 from gradcheck.oracles.ladder import FLOATING
 from gradcheck.oracles.rungs import FIRST, OFF_GRID
-from gradcheck.oracles.stairs import is_staircase
+from gradcheck.oracles.stairs import STEPPED, is_staircase
 from gradcheck.probes import Line, direction
 from gradcheck.problem import WIDER, Array, Arrays
 from gradcheck.results import Entry, Finding, Reason, Verdict
@@ -47,10 +47,6 @@ REACHES = (1.0, 2.0**-3, 2.0**8, 2.0**16, 2.0**24)
 SHORTER = (1 / 2, 1 / 4)  # parts of a path along which a mismatch must stay to be an error
 
 FLAT = 2.0**-30  # of the leaf's size: the finest step of the ladder
-
-# The least height of steps, relative to the value, that are none of float32: 64 of its roundings,
-# of 2⁻²⁶ as `noise` measures one.
-STEPPED = 2.0**-20
 
 SIGNS = np.array([-1.0, 1.0])
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from gradcheck.answers import Answers
 from gradcheck.checks.along import line_of
-from gradcheck.checks.here import at_point
+from gradcheck.checks.beside import found_at
 from gradcheck.errors import maybe_out_of_domain
 from gradcheck.oracles import ladder
 from gradcheck.probes import BESIDE, nudged
@@ -49,15 +49,15 @@ def right_on_one_side(
     side = _side(answers, one, rng)
     if side is None or not _rises(answers.formula or answers, side):
         return {}
-    with maybe_out_of_domain():
-        found, _ = at_point(answers.of(_moved(problem, side)), settings, rng)
-        message = "the point lies on a kink, and the gradient is that of one side"
-        return {
-            f.leaf: replace(f, message=message, reason=Reason.KINK)
-            for f in found
-            if f.leaf in open_ and f.verdict is Verdict.PASS
-        }
-    return {}
+    found = found_at(answers.of(_moved(problem, side)), settings, rng)
+    if found is None:
+        return {}
+    message = "the point lies on a kink, and the gradient is that of one side"
+    return {
+        f.leaf: replace(f, message=message, reason=Reason.KINK)
+        for f in found[0]
+        if f.leaf in open_ and f.verdict is Verdict.PASS
+    }
 
 
 def _side(answers: Answers, one: Collection[int], rng: np.random.Generator) -> Arrays | None:
@@ -72,10 +72,7 @@ def _side(answers: Answers, one: Collection[int], rng: np.random.Generator) -> A
             if not any(np.any(others[k]) for k in one):
                 return way
             triples = zip(others, way, answers.problem.point, strict=True)
-            # None is moved across zero, beyond which it may have no meaning.
-            turned = tuple(
-                np.where(o & ((x == 0) | (abs(x) > abs(d))), -d, d) for o, d, x in triples
-            )
+            turned = tuple(_turned(*each) for each in triples)
             if all(map(np.array_equal, turned, way)):
                 break
             way = turned

@@ -6,7 +6,11 @@ from gradcheck.oracles.rungs import FINER, FIRST, OFF_GRID, RUNGS, STALLED
 from gradcheck.probes import Line
 from gradcheck.problem import Array
 
-__all__ = ["climbing", "is_staircase"]
+__all__ = ["STEPPED", "climbing", "is_staircase"]
+
+# The least height of steps, relative to the value, that are none of float32: 64 of its roundings,
+# of 2⁻²⁶ as `noise` measures one.
+STEPPED = 2.0**-20
 
 
 def is_staircase(line: Line) -> bool:
