@@ -3,11 +3,12 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
+from weakref import ref
 
 import numpy as np
 
 from gradcheck.probes import cotangent
-from gradcheck.problem import Arrays, Problem, is_same, posed_in_float64
+from gradcheck.problem import Array, Arrays, Problem, is_same, posed_in_float64
 
 __all__ = ["Answers", "answers_of"]
 
@@ -16,12 +17,15 @@ __all__ = ["Answers", "answers_of"]
 class Answers:
     """The value of a problem at its point, and its gradients for some cotangents.
 
-    Each is evaluated when it is first asked for; whatever the target raises then is raised.
+    Each is evaluated when it is first asked for; whatever the target raises then is raised. Of a
+    large problem only the first gradients are kept: the others are as large, and looked at once.
     """
 
     problem: Problem
     cotangents: Callable[[int], Arrays]  # the k-th, the same at every call
     found: dict[int, Arrays] = field(default_factory=dict, init=False)
+    # Those that somebody may hold yet, array by array.
+    lent: dict[int, list[ref[Array]]] = field(default_factory=dict, init=False)
 
     @cached_property
     def value(self) -> Arrays:
@@ -34,10 +38,18 @@ class Answers:
 
     def gradients(self, k: int) -> Arrays:
         """The gradients of all leaves for the k-th cotangent."""
-        if k not in self.found:
-            with np.errstate(all="ignore"):
-                self.found[k] = self.problem.vjp(self.problem.point, self.cotangents(k))
-        return self.found[k]
+        if k in self.found:
+            return self.found[k]
+        alive = tuple(array for held in self.lent.get(k, ()) if (array := held()) is not None)
+        if len(alive) == len(self.problem.leaves):
+            return alive
+        with np.errstate(all="ignore"):
+            gradients = self.problem.vjp(self.problem.point, self.cotangents(k))
+        if k and self.problem.is_large:
+            self.lent[k] = [ref(array) for array in gradients]
+        else:
+            self.found[k] = gradients
+        return gradients
 
     def of(self, problem: Problem) -> "Answers":
         """What `problem` says when it is asked the same."""

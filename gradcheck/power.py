@@ -32,10 +32,14 @@ def prove(probes: Sequence[Probe], tolerance: float) -> tuple[Power, ...]:
         changes = [probe.claimed for probe in probes]
         return (Power(fault="leaf", smallest=_smallest(probes, changes, tolerance)),)
     gradient = first.line.gradients[first.index]
-    return tuple(
-        Power(fault=name, smallest=_smallest(probes, _changes(probes, part), tolerance))
-        for name, part in _faults(gradient)
-    )
+    faults = _faults(gradient)
+    whole, _ = next(faults)
+    found = [Power(fault=whole, smallest=_smallest(probes, _changes(probes, ...), tolerance))]
+    held = probes[:1] if first.line.problem.is_large else probes  # whose gradients are at hand
+    for name, part in faults:
+        smallest = _smallest(held, _changes(held, part), tolerance)
+        found.append(Power(fault=name, smallest=smallest))
+    return tuple(found)
 
 
 def _faults(gradient: Array) -> Iterator[tuple[str, Any]]:

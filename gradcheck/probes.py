@@ -5,7 +5,7 @@ problem is a function of one variable, φ(t) = ⟨u, f(x + t v)⟩, whose slope 
 oracle can estimate in its own way.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import hypot
@@ -27,6 +27,7 @@ from gradcheck.problem import (
     inner,
     norm,
     products,
+    widened,
 )
 from gradcheck.settings import RIPPLE
 
@@ -39,6 +40,7 @@ __all__ = [
     "cotangent",
     "direction",
     "disturbed",
+    "known",
     "nudged",
     "relative",
     "scale",
@@ -69,18 +71,22 @@ def cotangent(
     return tuple(leaf.rounded(np.asarray(u)) for leaf, u in zip(outputs, drawn, strict=True))
 
 
-def direction(rng: np.random.Generator, leaf: Leaf, size: float = 1.0) -> Array:
+def direction(
+    rng: np.random.Generator, leaf: Leaf, size: float = 1.0, *, is_held_short: bool = False
+) -> Array:
     """Return random signs times magnitudes between 1/2 and 3/2, independent for each entry.
 
     All of it is `size` times as large.
 
     No entry is missed because its draw was near zero (as with a normal draw), and no two errors
     of equal size cancel (as with bare signs). The magnitudes are multiples of 2⁻¹⁰, so that a
-    power-of-two multiple of the direction is exact in every dtype but bfloat16.
+    power-of-two multiple of the direction is exact in every dtype but bfloat16. A real one may be
+    held in float32: it is half as large.
     """
     is_complex = "complex" in leaf.dtype
-    v = np.empty(leaf.shape, np.complex128 if is_complex else np.float64)
-    drawn = MAGNITUDES * size
+    short = np.float32 if is_held_short else np.float64
+    v = np.empty(leaf.shape, np.complex128 if is_complex else short)
+    drawn = (MAGNITUDES * size).astype(short)
     for (part,) in blocks(v):
         words = rng.integers(0, 2**64, -(-part.size // 4), dtype=np.uint64)
         places = words.view(np.uint16)[: part.size] & np.uint16(len(drawn) - 1)
@@ -246,7 +252,7 @@ class Claim:
 class Line:
     """A problem along a direction `v` of some of its leaves, seen through a cotangent `u`.
 
-    `gradients` is the target's own VJP at the point, used only to correct for what rounding the
+    `gradients` are the target's own VJP at the point, used only to correct for what rounding the
     moved leaf to its dtype does to the displacement: the correction is 1e-16/h of the slope in
     float64, so that an error of the gradient enters at second order.
     """
@@ -254,7 +260,7 @@ class Line:
     problem: Problem
     v: Mapping[int, Array]  # the position of a leaf -> its direction; the others stay
     u: Arrays
-    gradients: Arrays  # of all leaves
+    asked: Callable[[], Arrays]  # the gradients of all leaves: those of large ones anew each time
     centre: Arrays  # f at the point
     unit: float = 1.0  # what steps are measured in: how far along `v` is the leaf's own size
     unrest: Mapping[int, Array] | None = None  # of each gradient, when the point moves by an ulp
@@ -264,12 +270,16 @@ class Line:
     beside: "Beside | None" = None  # the same direction, seen through other cotangents too
     rooms: dict[int, Array] = field(default_factory=dict)  # memory of what moves, as `v` has it
 
+    @property
+    def gradients(self) -> Arrays:
+        return self.asked()
+
     @cached_property
     def claims(self) -> Mapping[int, Claim]:
         """What is claimed of each leaf that moves."""
-        claims = {}
+        claims, gradients = {}, self.gradients
         for k, v in self.v.items():
-            slope, moved, held = products(self.gradients[k], v, self.problem.point[k])
+            slope, moved, held = products(gradients[k], v, self.problem.point[k])
             slack = self.problem.leaves[k].epsilon * held
             claims[k] = Claim(slope=slope, extent=moved, slack=slack)
         return claims
@@ -346,7 +356,8 @@ class Line:
         moved = {}
         with np.errstate(all="ignore"):  # a step may leave the dtype; infinity says so
             for index, v in self.v.items():
-                step = np.multiply(v, t, out=self._room(index))
+                room = self._room(index)
+                step = np.multiply(v, t, out=room, dtype=room.dtype)
                 step += self.problem.point[index]
                 moved[index] = self.problem.leaves[index].rounded(step)
         return moved
@@ -360,8 +371,9 @@ class Line:
         # A target may keep it.
         is_held = index in self.rooms and _references(self.rooms, index) > UNHELD
         room = self.rooms.get(index)
-        if room is None or is_held or (room.shape, room.dtype) != (v.shape, v.dtype):
-            room = np.empty(v.shape, v.dtype)
+        wide = np.result_type(v, np.float64)
+        if room is None or is_held or (room.shape, room.dtype) != (v.shape, wide):
+            room = np.empty(v.shape, wide)
             if room.size > BLOCK:
                 self.rooms[index] = room
         return room
@@ -424,8 +436,9 @@ class Line:
             rounding = hypot(rounding, self.slack)
         else:  # rounding moved the leaves by `right - left` instead of 2 h v
             right, left = self.moved(h), self.moved(-h)
+            gradients = self.gradients
             shift = sum(
-                inner(self.gradients[index], _difference(right[index], left[index]) - 2 * h * v)
+                inner(gradients[index], _difference(right[index], left[index]) - 2 * h * widened(v))
                 for index, v in self.v.items()
             )
             central -= shift
@@ -456,6 +469,11 @@ class Beside:
             self.samples[h] = [each.sampled(h, above, below) for each in self.lines]
         position = next(k for k, each in enumerate(self.lines) if each.u is line.u)
         return self.samples[h][position]
+
+
+def known(gradients: Arrays) -> Callable[[], Arrays]:
+    """Return what gives gradients that were asked for elsewhere."""
+    return lambda: gradients
 
 
 def side_by_side(lines: Sequence[Line]) -> list[Line]:

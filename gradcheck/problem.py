@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 __all__ = [
     "BLOCK",
     "EPSILON",
+    "LARGE",
     "WIDER",
     "Array",
     "Arrays",
@@ -199,6 +200,11 @@ class Problem:
         return max(array.epsilon for array in (*self.leaves, *self.outputs))
 
     @property
+    def is_large(self) -> bool:
+        """Whether memory counts: that of a leaf is many times what all else takes."""
+        return not self.is_narrow and sum(x.size for x in self.point) > LARGE
+
+    @property
     def is_narrow(self) -> bool:
         """Whether a leaf or an output has the digits of a dtype below float64."""
         return any(leaf.digits in WIDER for leaf in (*self.leaves, *self.outputs))
@@ -320,6 +326,10 @@ def inner(a: Array, b: Array) -> float:
 # Numbers that are worked on at a time: what is made of a large leaf on the way stays in the cache.
 # From 10,000 on OpenBLAS splits an inner product among threads, which waits for the busy ones.
 BLOCK = 2**13
+
+
+# The entries of all leaves above which not all that is asked of a problem is kept: 8 MB in float64.
+LARGE = 2**20
 
 
 def blocks(*arrays: Array) -> Iterator[tuple[Array, ...]]:

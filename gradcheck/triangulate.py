@@ -17,7 +17,7 @@ from gradcheck.answers import answers_of
 from gradcheck.errors import InputError
 from gradcheck.evidence import entries_of
 from gradcheck.oracles import ladder
-from gradcheck.probes import Line, cotangent, disturbed, nudged, scale
+from gradcheck.probes import Line, cotangent, disturbed, known, nudged, scale
 from gradcheck.problem import EPSILON, Array, Arrays, Leaf, Problem, inner, norm
 from gradcheck.results import Finding, Reason, Verdict
 from gradcheck.rounding import natural, restless, rounded
@@ -321,9 +321,11 @@ def _judged(
         problem=replace(first, point=point),
         v={index: v},
         u=u,
-        gradients=tuple(
-            next(iter(arrays.values())) if k == index else np.zeros(leaf.shape)
-            for k, leaf in enumerate(first.leaves)
+        asked=known(
+            tuple(
+                next(iter(arrays.values())) if k == index else np.zeros(leaf.shape)
+                for k, leaf in enumerate(first.leaves)
+            )
         ),
         centre=first.value(point),
         unit=scale(point[index]),

@@ -11,7 +11,7 @@ from gradcheck import Rule
 from gradcheck.adapters import problem_of
 from gradcheck.evidence import Probe, finest, relative_steps, telling
 from gradcheck.oracles.ladder import estimate
-from gradcheck.probes import Line, scale
+from gradcheck.probes import Line, known, scale
 from gradcheck.problem import EPSILON
 
 Function = Callable[[Any], Any]
@@ -25,7 +25,7 @@ def _probe(f: Function, gradient: Function, x: Any = X, **line: Any) -> Probe:
         problem=problem,
         v={0: np.ones(np.shape(x))},
         u=ones,
-        gradients=problem.vjp(problem.point, ones),
+        asked=known(problem.vjp(problem.point, ones)),
         centre=problem.value(problem.point),
         unit=scale(problem.point[0]),
         **line,

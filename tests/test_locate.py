@@ -8,7 +8,7 @@ import pytest
 from gradcheck import Rule, check
 from gradcheck.adapters import problem_of
 from gradcheck.locate import Location, locate
-from gradcheck.probes import Line, direction, scale
+from gradcheck.probes import Line, direction, known, scale
 
 RNG = 7
 
@@ -33,7 +33,7 @@ def _location(wrong: Any, x: Any, rtol: float = 1e-6) -> tuple[Location, int]:
         problem=problem,
         v={0: direction(rng, problem.leaves[0])},
         u=u,
-        gradients=problem.vjp(problem.point, u),
+        asked=known(problem.vjp(problem.point, u)),
         centre=problem.value(problem.point),
         unit=scale(problem.point[0]),
     )

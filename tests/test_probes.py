@@ -7,7 +7,7 @@ import pytest
 
 from gradcheck import Rule
 from gradcheck.adapters import problem_of
-from gradcheck.probes import Line, cotangent, direction, disturbed, nudged, relative, scale
+from gradcheck.probes import Line, cotangent, direction, disturbed, known, nudged, relative, scale
 from gradcheck.problem import EPSILON, Leaf
 
 REAL = ["float64", "float32", "float16", "bfloat16"]
@@ -174,7 +174,7 @@ def _line(forward: Any, x: Any, gradient: Any) -> Line:
         problem=problem,
         v={0: np.ones(x.shape)},
         u=ones,
-        gradients=(gradient,),
+        asked=known((gradient,)),
         centre=problem.value(problem.point),
         unit=scale(problem.point[0]),
     )

@@ -10,7 +10,7 @@ import torch
 from gradcheck import trees
 from gradcheck.adapters.bridge import Bridge
 from gradcheck.adapters.torch_packed import values_of
-from gradcheck.problem import Array, Arrays
+from gradcheck.problem import LARGE, Array, Arrays
 
 __all__ = [
     "BRIDGE",
@@ -20,11 +20,26 @@ __all__ = [
     "generator_of",
     "gradients_of",
     "into",
+    "read",
     "unread",
 ]
 
 
 def _out(tensor: torch.Tensor) -> Array:
+    """The numbers of a tensor, in memory of their own."""
+    return _numbers(tensor).copy()
+
+
+def read(tensor: torch.Tensor) -> Array:
+    """The numbers of a tensor that stays as it is; those of a large one where they lie."""
+    if tensor.numel() <= LARGE:
+        return _out(tensor)
+    array = _numbers(tensor)
+    array.flags.writeable = False
+    return array
+
+
+def _numbers(tensor: torch.Tensor) -> Array:
     if tensor.is_nested:
         tensor = values_of(tensor.detach())
     dense = tensor if tensor.layout is torch.strided else tensor.detach().to_dense()
@@ -32,7 +47,7 @@ def _out(tensor: torch.Tensor) -> Array:
     if plain.dtype in (torch.bfloat16, torch.float16):
         plain = plain.to(torch.float32)
     try:
-        array: Array = plain.numpy(force=True).copy()  # also what PyTorch knows to be zero
+        array: Array = plain.numpy(force=True)  # also what PyTorch knows to be zero
     except RuntimeError:  # a wrapper around a tensor, which can be copied into a plain one
         inner = torch.empty(plain.shape, dtype=plain.dtype)
         inner.copy_(plain)
@@ -52,6 +67,9 @@ def crossed(
     array: Array, like: torch.Tensor, dtype: torch.dtype | None, *, copy: bool = True
 ) -> torch.Tensor:
     contiguous = np.ascontiguousarray(array).reshape(array.shape)
+    if not contiguous.flags.writeable:  # it is the caller's own
+        contiguous = contiguous.copy()
+        copy = False
     tensor = torch.from_numpy(contiguous)
     there = tensor.to(device=like.device, dtype=dtype or tensor.dtype)
     # NumPy copies a large array in a third of the time that PyTorch takes.

@@ -26,6 +26,7 @@ from gradcheck.adapters.torch_bridge import (
     generator_of,
     gradients_of,
     into,
+    read,
     unread,
 )
 from gradcheck.adapters.torch_compiling import compiling, forget, is_compiled
@@ -74,7 +75,7 @@ class Posed:
 
     @cached_property
     def point(self) -> Arrays:
-        arrays = [BRIDGE.out(tensor) for tensor in self.named.values()]
+        arrays = [read(tensor) for tensor in self.named.values()]
         if self.wide:
             dtypes = [
                 WIDER.get(BRIDGE.dtype_of(t), array.dtype)

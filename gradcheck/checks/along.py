@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -26,7 +27,7 @@ def line_of(answers: Answers, k: int, v: Mapping[int, Array], unit: float = 1.0)
         problem=answers.problem,
         v=v,
         u=us,
-        gradients=answers.gradients(k),
+        asked=partial(answers.gradients, k),
         centre=answers.value,
         unit=unit,
         floor=sum(norm(u * (a - b)) for u, a, b in spread),

@@ -32,7 +32,7 @@ from gradcheck.checks.question import Question
 from gradcheck.diagnose import ADVICE
 from gradcheck.evidence import Probe, entries_of
 from gradcheck.oracles import ladder
-from gradcheck.probes import Line, among, by_size, direction, scale, side_by_side
+from gradcheck.probes import Line, among, by_size, direction, known, scale, side_by_side
 from gradcheck.problem import Array, Problem
 from gradcheck.results import Entry, Finding, Reason, Verdict
 from gradcheck.settings import RIPPLE, Settings
@@ -43,6 +43,7 @@ __all__ = ["Kink", "Kinks", "examined"]
 # of 1e-3, its resolution over the tolerance: one of a percent, in float64, with 1e-7. It is looked
 # at through two cotangents, as a rule may keep the first that it was given.
 HIDING, COTANGENTS = 1e-3, 2
+SHORTEST = 2.0**-100  # from here to its inverse the numbers of a direction are exact in float32
 
 
 TINIEST = (
@@ -102,23 +103,19 @@ def _joint(
     answers: Answers, questions: Sequence[Question], count: int, rng: np.random.Generator
 ) -> tuple[Probe, ...]:
     """Probes that move all leaves at once, each by its own size; as many as it takes to `count`."""
-    live = [
-        question
-        for question in questions
-        if 0 not in question.leaf.shape
-        and np.all(np.isfinite(answers.gradients(0)[question.index]))
-    ]
-    if not live:
-        return ()
-    leaves, point = answers.problem.leaves, answers.problem.point
-    epsilon = max(epsilon_of(answers, q.index) for q in live)
+    live = [question for question in questions if 0 not in question.leaf.shape]
     probes: list[Probe] = []
     for first in range(0, count, COTANGENTS):
         draws = range(count)[first : first + COTANGENTS]
-        for k in draws:  # before anything else of that size is made
-            answers.gradients(k)
-        v = {q.index: direction(rng, leaves[q.index], scale(point[q.index])) for q in live}
-        for line in side_by_side([line_of(answers, k, v) for k in draws]):
+        lines = _lines(answers, draws, _steps(answers.problem, live, rng))
+        finite = [q for q in live if np.isfinite(lines[0].claims[q.index].extent)]
+        if not finite:
+            return ()
+        if len(finite) < len(live):
+            live = finite
+            lines = _lines(answers, draws, {q.index: lines[0].v[q.index] for q in live})
+        epsilon = max(epsilon_of(answers, q.index) for q in live)
+        for line in lines:
             truth = ladder.estimate(line)
             probes.append(Probe(index=live[0].index, epsilon=epsilon, line=line, truth=truth))
             if probes[-1].is_significant or not probes[-1].is_smooth:
@@ -132,6 +129,29 @@ def _joint(
         ):
             break
     return tuple(probes)
+
+
+def _steps(
+    problem: Problem, questions: Sequence[Question], rng: np.random.Generator
+) -> Mapping[int, Array]:
+    """A direction of each leaf in question, as large as the leaf."""
+    steps = {}
+    for q in questions:
+        size = scale(problem.point[q.index])
+        is_held_short = problem.is_large and SHORTEST < size < 1 / SHORTEST
+        steps[q.index] = direction(rng, problem.leaves[q.index], size, is_held_short=is_held_short)
+    return steps
+
+
+def _lines(answers: Answers, draws: Sequence[int], v: Mapping[int, Array]) -> list[Line]:
+    """The line along `v` through some cotangents, with what is claimed along it.
+
+    The gradients of the first are kept: those of a large problem are asked for last.
+    """
+    lines = [line_of(answers, k, v) for k in draws]
+    for line in reversed(lines):
+        line.claims  # noqa: B018 - asks for them
+    return side_by_side(lines)
 
 
 def _settled(question: Question, joint: Sequence[Probe]) -> tuple[Finding, None] | None:
@@ -335,7 +355,7 @@ def _along(entry: Entry, index: int, answers: Answers) -> Line:
     v = np.zeros_like(x)
     v[entry.index] = 1.0
     unclaimed = tuple(np.zeros_like(gradient) for gradient in answers.gradients(0))
-    return replace(line_of(answers, 0, {index: v}, scale(x)), gradients=unclaimed)
+    return replace(line_of(answers, 0, {index: v}, scale(x)), asked=known(unclaimed))
 
 
 def _read(entry: Entry, index: int, answers: Answers) -> Entry:

@@ -13,6 +13,7 @@ other points.
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -24,7 +25,7 @@ from gradcheck.errors import maybe_out_of_domain
 from gradcheck.evidence import Probe
 from gradcheck.finite import is_finite
 from gradcheck.oracles import ladder
-from gradcheck.probes import Line, direction
+from gradcheck.probes import Line, direction, known
 from gradcheck.problem import EPSILON, Array, Arrays, Problem
 from gradcheck.results import Finding, Verdict
 from gradcheck.settings import Settings
@@ -170,7 +171,7 @@ def _way(answers: Answers, steps: Mapping[int, Array], gradients: Arrays | None 
         problem=answers.problem,
         v=steps,
         u=answers.cotangents(0),
-        gradients=answers.gradients(0) if gradients is None else gradients,
+        asked=partial(answers.gradients, 0) if gradients is None else known(gradients),
         centre=answers.value,
     )
 

@@ -6,6 +6,7 @@ then compared with that.
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -141,7 +142,7 @@ def _is_another(
             continue
         v = among(rng, leaf, narrow.problem.point[index], differs)
         own = along(narrow, k, index, v, careful=True)
-        wide = replace(own, line=replace(own.line, gradients=formula.gradients(k)))
+        wide = replace(own, line=replace(own.line, asked=partial(formula.gradients, k)))
         return own.is_smooth and not own.is_significant and wide.is_significant
     return False
 

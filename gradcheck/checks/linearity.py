@@ -78,7 +78,7 @@ def check_linearity(
     found: dict[int, list[Finding]] = {k: [] for k in wanted}
     refused = ""
     try:
-        none: Sum | None = zeros(answers)
+        none = zeros(answers)
     except GradcheckError:
         raise
     except Exception as error:  # it took others
@@ -86,7 +86,7 @@ def check_linearity(
         refused = f"for a cotangent of zeros, it raises {type(error).__name__}: {first_line(error)}"
     for k, finding in asking.far_and_near(partial(large, answers), wanted, may_clip=True):
         found[k].append(finding)
-        if none is not None and np.any(none.whole[2][k]):  # no rounding makes anything of nothing
+        if none is not None and np.any(none.got[k]):  # no rounding makes anything of nothing
             found[k].append(asking.of(none, k, is_exact=True))
     if fine is not None:
         pose = partial(ones, fine.problem, rng, answers.cotangents(0))
@@ -138,7 +138,7 @@ class Asking:
         for k in wanted:
             finding = self.of(far, k)
             if may_clip and self.is_coarse:
-                got, expected, size = far.at(k)
+                got, expected, size = far.got[k], far.expected[k], far.size[k]
                 if self._is_clipped(k, got, expected, size):
                     left = norm(got - expected) / norm(expected)
                     finding = replace(finding, verdict=Verdict.FAIL, mismatch=left)
@@ -152,15 +152,14 @@ class Asking:
 
     def of(self, asked: Sum, k: int, *, is_exact: bool = False) -> Finding:
         """Whether a sum adds up in the k-th leaf."""
-        got, expected, size = asked.at(k)
         problem = self.answers.problem
         # A median is added to what is said, and half of it leaves the first below the second.
         unrest = [lambda: np.asarray(self._cancelled(k) / 2), lambda: self._restless[k]]
         finding = compared(
-            got,
-            expected,
+            asked.got[k],
+            asked.expected[k],
             [] if is_exact else unrest,
-            size=size,
+            size=asked.size[k],
             check="adjoint",
             leaf=problem.leaves[k],
             outputs=problem.outputs,
@@ -221,20 +220,19 @@ def _far_off(asked: Sum, k: int, leaf: Leaf, far: Finding, near: Finding) -> Fin
     What is dropped below a threshold, or clipped above one, is wrong. Anything else may be the
     absolute tolerance of a solver. A dtype may end there, and that is no fault of the rule.
     """
-    got, expected, size = asked.at(k)
-    times, _, part = asked.parts[0]
-    is_small = asked.is_small
+    got, expected, size = asked.got[k], asked.expected[k], asked.size[k]
+    times, part, is_small = asked.weight, asked.first()[k], asked.is_small
     with np.errstate(invalid="ignore"):
         apart = got - expected
     off = ~(np.abs(apart) <= far.tolerance * size)
     if is_small:
-        off &= np.abs(times * widened(part[k]) + apart) > ABOVE * leaf.tiny * times
+        off &= np.abs(times * widened(part) + apart) > ABOVE * leaf.tiny * times
     # No absolute tolerance makes a large gradient worse, but it makes a usual one: by a little. The
     # digits of float32 may be lost beside a large number: first those of small entries.
     usual = norm(expected) / max(expected.size, 1) ** 0.5
     much = np.where(np.abs(got) < np.abs(expected), GROSS, GROSSER)
     gross = ~(np.abs(apart) <= much * np.maximum(np.abs(expected), usual))
-    lost = off & ((part[k] == 0) if is_small else gross)
+    lost = off & ((part == 0) if is_small else gross)
     if not np.any(off):
         return near
     which = "small" if is_small else "large"

@@ -1,12 +1,13 @@
 """Cotangents that add up to another one, whose gradients must add up likewise."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from gradcheck.answers import Answers
-from gradcheck.problem import Array, Arrays, Problem, widened
+from gradcheck.problem import Array, Arrays, Problem, blocks, widened
 
 __all__ = ["Pose", "Sum", "large", "ones", "zeros"]
 
@@ -21,44 +22,37 @@ Pose = Callable[[float], "Sum"]  # how many times a usual cotangent another is, 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sum:
-    """Weighted cotangents that add up to the first of them, and the gradients of each."""
+    """Weighted cotangents that add up to another one, and what their gradients add up to."""
 
     complaint: str
-    whole: tuple[float, Arrays, Arrays]  # weight, cotangents, gradients
-    parts: tuple[tuple[float, Arrays, Arrays], ...]
-
-    def at(self, k: int) -> tuple[Array, Array, Array]:
-        """Of the k-th leaf the gradient of the whole, the sum of the parts, the size of both."""
-        weight, _, gradients = self.whole
-        (factor, _, part), *others = self.parts
-        total = factor * widened(part[k])
-        size = np.abs(total)
-        with np.errstate(invalid="ignore"):  # infinities are said
-            for factor, _, part in others:
-                term = factor * widened(part[k])
-                total += term
-                size += np.abs(term)
-            return weight * widened(gradients[k]), total, size
+    got: Arrays  # the gradients of the whole
+    expected: Arrays  # the sum of those of the parts
+    size: Arrays  # of each entry of that, if nothing in it cancelled
+    first: Callable[[], Arrays]  # asks for the gradients of the first part
+    weight: float  # of that part
+    factor: float  # how many times a usual cotangent that part is, if it is small; else the whole
 
     @property
     def is_small(self) -> bool:
         """Whether the first of the parts is one of a small cotangent; else the whole is large."""
-        return self.parts[0][0] > 1
-
-    @property
-    def factor(self) -> float:
-        """How many times a usual cotangent that small or large one is."""
-        return 1 / self.parts[0][0] if self.is_small else 1 / self.whole[0]
+        return self.weight > 1
 
 
-def zeros(answers: Answers) -> Sum:
-    """Nothing, made of a cotangent less itself."""
-    u, gradients = answers.cotangents(0), answers.gradients(0)
-    nothing = tuple(np.zeros_like(u_) for u_ in u)
+def zeros(answers: Answers) -> Sum | None:
+    """Nothing, made of a cotangent less itself; None if nothing comes of it, as it must."""
+    problem, gradients = answers.problem, answers.gradients(0)
+    got = problem.vjp(problem.point, tuple(np.zeros_like(u) for u in answers.cotangents(0)))
+    if not any(map(np.any, got)):
+        return None
+    expected, size = _added([(1.0, gradients), (-1.0, gradients)])
     return Sum(
         complaint="the gradient of a zero cotangent is not zero",
-        whole=(1.0, nothing, answers.problem.vjp(answers.problem.point, nothing)),
-        parts=((1.0, u, gradients), (-1.0, u, gradients)),
+        got=got,
+        expected=expected,
+        size=size,
+        first=lambda: gradients,
+        weight=1.0,
+        factor=1.0,
     )
 
 
@@ -71,17 +65,21 @@ def large(answers: Answers, times: float) -> Sum:
     digits = {array.digits for array in (*problem.leaves, *problem.outputs)}
     times = min(times, WITHIN) if "float16" in problem.written_for else times
     factor = 1.0 if "float16" in digits else times
-    much = tuple(factor * z for z in both)
-    summed = problem.vjp(problem.point, much)
+    summed = problem.vjp(problem.point, tuple(factor * z for z in both))
     largest = max(float(np.max(np.abs(g), initial=0.0)) for g in (*of_u, *of_w))
     # Inside of what has the digits of bfloat16 there may be float16, which ends at 65504.
     ends = not factor * largest < ENDS or "bfloat16" in digits
     if factor > 1 and ends and not all(np.all(np.isfinite(g)) for g in summed):  # it overflows
-        factor, much, summed = 1.0, both, problem.vjp(problem.point, both)
+        factor, summed = 1.0, problem.vjp(problem.point, both)
+    expected, size = _added([(1.0, of_u), (-2.0, of_w)])
     return Sum(
         complaint="the gradient is not linear in the cotangent",
-        whole=(4.0 / factor, much, summed),
-        parts=((1.0, u, of_u), (-2.0, w, of_w)),
+        got=tuple(4.0 / factor * widened(g) for g in summed),
+        expected=expected,
+        size=size,
+        first=lambda: of_u,
+        weight=1.0,
+        factor=factor / 4.0,
     )
 
 
@@ -96,12 +94,38 @@ def ones(problem: Problem, rng: np.random.Generator, u: Arrays, times: float) ->
     every = tuple(np.ones_like(u_) for u_ in u)
     rest = tuple(one - p for one, p in zip(every, part, strict=True))
     small = tuple(p / times for p in part)
-    whole, less, more = (problem.vjp(problem.point, z) for z in (every, small, rest))
+    asked = partial(problem.vjp, problem.point)
+    got = asked(every)
+    expected, size = _added((weight, asked(z)) for weight, z in ((times, small), (1.0, rest)))
     return Sum(
         complaint="the gradient of a cotangent of ones is not the sum of those of its parts",
-        whole=(1.0, every, whole),
-        parts=((times, small, less), (1.0, rest, more)),
+        got=tuple(map(widened, got)),
+        expected=expected,
+        size=size,
+        first=lambda: asked(small),
+        weight=times,
+        factor=1 / times,
     )
+
+
+def _added(terms: Iterable[tuple[float, Arrays]]) -> tuple[Arrays, Arrays]:
+    """The sum of weighted gradients and that of their sizes, asked for one after the other."""
+    total: Arrays = ()
+    size: Arrays = ()
+    with np.errstate(invalid="ignore"):  # infinities are said
+        for weight, gradients in terms:
+            if not total:
+                total = tuple(np.multiply(weight, widened(g), order="C") for g in gradients)
+                total = tuple(map(np.asarray, total))
+                size = tuple(np.asarray(np.abs(t)) for t in total)
+            else:
+                for whole in zip(total, size, gradients, strict=True):
+                    for sum_, size_, g in blocks(*whole):
+                        term = weight * widened(g)
+                        sum_ += term
+                        size_ += np.abs(term)
+            del gradients  # before the next ones are made
+    return total, size
 
 
 def _some(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:

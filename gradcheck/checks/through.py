@@ -7,7 +7,7 @@ import numpy as np
 
 from gradcheck.evidence import Probe
 from gradcheck.oracles import ladder
-from gradcheck.probes import side_by_side
+from gradcheck.probes import known, side_by_side
 from gradcheck.problem import Array, Arrays
 
 __all__ = ["Passage", "passage"]
@@ -67,7 +67,7 @@ def _seen(probe: Probe, cotangents: Sequence[Arrays]) -> list[Probe]:
     problem = probe.line.problem
     lines = side_by_side(
         [
-            replace(probe.line, u=u, gradients=problem.vjp(problem.point, u), beside=None)
+            replace(probe.line, u=u, asked=known(problem.vjp(problem.point, u)), beside=None)
             for u in cotangents
         ]
     )

@@ -12,7 +12,7 @@ from gradcheck import Rule
 from gradcheck.adapters import problem_of
 from gradcheck.oracles.complex_step import sharpened
 from gradcheck.oracles.ladder import Estimate, estimate
-from gradcheck.probes import Line, scale
+from gradcheck.probes import Line, known, scale
 from gradcheck.results import Finding
 
 Function = Callable[[Any], Any]
@@ -25,7 +25,7 @@ def _line(f: Function, x: Any, claimed: Any = 1.0) -> Line:
         problem=problem,
         v={0: np.ones(np.shape(x))},
         u=ones,
-        gradients=problem.vjp(problem.point, ones),
+        asked=known(problem.vjp(problem.point, ones)),
         centre=problem.value(problem.point),
         unit=scale(problem.point[0]),
     )

@@ -13,7 +13,7 @@ from gradcheck import Rule
 from gradcheck.adapters import problem_of
 from gradcheck.oracles.creases import fold
 from gradcheck.oracles.ladder import Estimate, estimate, still
-from gradcheck.probes import Line, scale
+from gradcheck.probes import Line, known, scale
 
 Function = Callable[[Any], Any]
 
@@ -25,7 +25,7 @@ def _line(f: Function, x: Any, claimed: Any) -> Line:
         problem=problem,
         v={0: np.ones(np.shape(x))},
         u=ones,
-        gradients=problem.vjp(problem.point, ones),
+        asked=known(problem.vjp(problem.point, ones)),
         centre=problem.value(problem.point),
         unit=scale(problem.point[0]),
     )

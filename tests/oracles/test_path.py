@@ -10,7 +10,7 @@ import gradcheck
 from gradcheck import Rule
 from gradcheck.adapters import problem_of
 from gradcheck.oracles.path import Integral, integrate
-from gradcheck.probes import Line, scale
+from gradcheck.probes import Line, known, scale
 from gradcheck.results import Finding
 
 Function = Callable[[Any], Any]
@@ -25,7 +25,7 @@ def _line(f: Function, derivative: Function, x: Any) -> Line:
         problem=problem,
         v={0: np.ones(x.shape)},
         u=ones,
-        gradients=problem.vjp(problem.point, ones),
+        asked=known(problem.vjp(problem.point, ones)),
         centre=problem.value(problem.point),
         unit=scale(problem.point[0]),
     )
