@@ -20,6 +20,7 @@ __all__ = [
     "generator_of",
     "gradients_of",
     "into",
+    "numbers",
     "read",
     "unread",
 ]
@@ -27,19 +28,20 @@ __all__ = [
 
 def _out(tensor: torch.Tensor) -> Array:
     """The numbers of a tensor, in memory of their own."""
-    return _numbers(tensor).copy()
+    return numbers(tensor).copy()
 
 
 def read(tensor: torch.Tensor) -> Array:
     """The numbers of a tensor that stays as it is; those of a large one where they lie."""
     if tensor.numel() <= LARGE:
         return _out(tensor)
-    array = _numbers(tensor)
+    array = numbers(tensor)
     array.flags.writeable = False
     return array
 
 
-def _numbers(tensor: torch.Tensor) -> Array:
+def numbers(tensor: torch.Tensor) -> Array:
+    """The numbers of a tensor, where they lie if they can be read there."""
     if tensor.is_nested:
         tensor = values_of(tensor.detach())
     dense = tensor if tensor.layout is torch.strided else tensor.detach().to_dense()

@@ -19,7 +19,7 @@ from gradcheck import trees
 from gradcheck.adapters.layouts import CONJUGATED, EXPANSIONS, SWAPPED, placement
 from gradcheck.adapters.manners import narrowed, same
 from gradcheck.adapters.randomness import OTHER
-from gradcheck.adapters.torch_bridge import BRIDGE, gradients_of, into
+from gradcheck.adapters.torch_bridge import BRIDGE, gradients_of, into, numbers
 from gradcheck.adapters.torch_digits import eagerly
 from gradcheck.adapters.torch_graphs import graph_of
 from gradcheck.adapters.torch_posed import Posed
@@ -93,7 +93,8 @@ def _call(
         if manner.is_in_place:
             leaves = _written(first, leaves)
         own = posed.own(leaves)
-        found = posed.run(leaves, own, shared=manner.is_in_place and not posed.writes)
+        is_spared = manner.is_in_place or (posed.is_large and not manner.layouts)
+        found = posed.run(leaves, own, shared=is_spared and not posed.writes)
 
     @torch.inference_mode(False)
     def pull(cotangents: Arrays) -> Callable[[], Arrays]:
@@ -213,7 +214,7 @@ def _audited(posed: Posed, point: Arrays, cotangents: Arrays, hooks: Any) -> Aud
             deeds = _flags()
         direct = {p: x for p, x in zip(posed.named, leaves, strict=True) if p not in handed}
         before = dict(zip(posed.named, point, strict=True))
-        forward = [path for path, x in direct.items() if not same(before[path], BRIDGE.out(x))]
+        forward = [path for path, x in direct.items() if not same(before[path], numbers(x))]
         deeds += [
             Deed(path=p, what=WRITTEN + ONCE * p.startswith("params."), is_wrong=False)
             for p in forward
@@ -221,7 +222,7 @@ def _audited(posed: Posed, point: Arrays, cotangents: Arrays, hooks: Any) -> Aud
         outputs = [y for _, y in found]
         us = {path: into(u, y) for (path, y), u in zip(found, cotangents, strict=True)}
         held = {**{path: x.tensor for path, x in handed.items()}, **direct}
-        written = {p: x for p, x in handed.items() if not same(x.contents, BRIDGE.out(x.tensor))}
+        written = {p: x for p, x in handed.items() if not same(x.contents, numbers(x.tensor))}
         asked, rest, kept = Contents(us), Contents(held), Contents(dict(enumerate(saved)))
         versions = [tensor._version for tensor in saved]
         values = tuple(BRIDGE.out(y) for y in outputs) if isinstance(posed.target, type) else None
@@ -281,7 +282,7 @@ class Contents:
         self.now = {key: BRIDGE.out(tensor) for key, tensor in tensors.items()}
 
     def changed(self) -> list[Any]:
-        return [key for key, x in self.tensors.items() if not same(self.now[key], BRIDGE.out(x))]
+        return [key for key, x in self.tensors.items() if not same(self.now[key], numbers(x))]
 
 
 def _flags() -> list[Deed]:

@@ -37,7 +37,7 @@ from gradcheck.adapters.torch_paddings import Paddings, holding
 from gradcheck.adapters.torch_refusals import refusals
 from gradcheck.adapters.torch_strangers import out_of_reach
 from gradcheck.errors import Unsupported, first_line
-from gradcheck.problem import WIDER, Arrays, Axes
+from gradcheck.problem import LARGE, WIDER, Arrays, Axes
 
 __all__ = ["Posed", "Restore"]
 
@@ -90,6 +90,11 @@ class Posed:
         if other.wide is self.wide:
             vars(other)["point"] = self.point
         return other
+
+    @cached_property
+    def is_large(self) -> bool:
+        """Whether a copy of the leaves is not made where it can be spared."""
+        return sum(tensor.numel() for tensor in self.named.values()) > LARGE
 
     @cached_property
     def module(self) -> torch.nn.Module | None:
@@ -412,7 +417,8 @@ class Posed:
         with torch.enable_grad():
             leaves = [tensor.requires_grad_() for tensor in self.tensors(point)]
             own = self.own(leaves)
-            return leaves, own, [tensor for _, tensor in self.run(leaves, own)]
+            run = self.run(leaves, own, shared=self.is_large and not self.writes)
+            return leaves, own, [tensor for _, tensor in run]
 
     def pulled_back(
         self,

@@ -12,22 +12,24 @@ from gradcheck.evidence import Probe
 from gradcheck.oracles import ladder
 from gradcheck.oracles.rungs import NARROW
 from gradcheck.oracles.stairs import is_staircase
-from gradcheck.probes import Line, relative, scale
+from gradcheck.probes import Line, known, relative, scale
 from gradcheck.problem import EPSILON, Array, norm
 from gradcheck.settings import SIGNIFICANCE
 
 __all__ = ["aligned", "along", "closer", "epsilon_of", "finer", "line_of", "sharper"]
 
 
-def line_of(answers: Answers, k: int, v: Mapping[int, Array], unit: float = 1.0) -> Line:
-    """The line along `v` seen through the k-th cotangent."""
+def line_of(
+    answers: Answers, k: int, v: Mapping[int, Array], unit: float = 1.0, *, keeps: bool = True
+) -> Line:
+    """The line along `v` seen through the k-th cotangent; it `keeps` the gradients, or asks."""
     us = answers.cotangents(k)
     spread = zip(us, answers.value, answers.again, strict=True)
     return Line(
         problem=answers.problem,
         v=v,
         u=us,
-        asked=partial(answers.gradients, k),
+        asked=known(answers.gradients(k)) if keeps else partial(answers.gradients, k),
         centre=answers.value,
         unit=unit,
         floor=sum(norm(u * (a - b)) for u, a, b in spread),

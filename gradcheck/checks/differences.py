@@ -148,7 +148,7 @@ def _lines(answers: Answers, draws: Sequence[int], v: Mapping[int, Array]) -> li
 
     The gradients of the first are kept: those of a large problem are asked for last.
     """
-    lines = [line_of(answers, k, v) for k in draws]
+    lines = [line_of(answers, k, v, keeps=False) for k in draws]
     for line in reversed(lines):
         line.claims  # noqa: B018 - asks for them
     return side_by_side(lines)

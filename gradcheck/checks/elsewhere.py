@@ -13,7 +13,6 @@ other points.
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 
@@ -171,7 +170,7 @@ def _way(answers: Answers, steps: Mapping[int, Array], gradients: Arrays | None 
         problem=answers.problem,
         v=steps,
         u=answers.cotangents(0),
-        asked=partial(answers.gradients, 0) if gradients is None else known(gradients),
+        asked=known(answers.gradients(0) if gradients is None else gradients),
         centre=answers.value,
     )
 

@@ -6,7 +6,6 @@ then compared with that.
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 
@@ -14,7 +13,7 @@ from gradcheck.answers import Answers
 from gradcheck.checks.along import along
 from gradcheck.checks.differences import Kinks, examined
 from gradcheck.checks.question import Question
-from gradcheck.probes import among
+from gradcheck.probes import among, known
 from gradcheck.problem import is_same_entrywise
 from gradcheck.results import Finding, Verdict
 from gradcheck.rounding import rounded
@@ -142,7 +141,7 @@ def _is_another(
             continue
         v = among(rng, leaf, narrow.problem.point[index], differs)
         own = along(narrow, k, index, v, careful=True)
-        wide = replace(own, line=replace(own.line, asked=partial(formula.gradients, k)))
+        wide = replace(own, line=replace(own.line, asked=known(formula.gradients(k))))
         return own.is_smooth and not own.is_significant and wide.is_significant
     return False
 
