@@ -35,9 +35,10 @@ def prove(probes: Sequence[Probe], tolerance: float) -> tuple[Power, ...]:
     faults = _faults(gradient)
     whole, _ = next(faults)
     found = [Power(fault=whole, smallest=_smallest(probes, _changes(probes, ...), tolerance))]
-    held = probes[:1] if first.line.problem.is_large else probes  # whose gradients are at hand
     for name, part in faults:
-        smallest = _smallest(held, _changes(held, part), tolerance)
+        smallest = _smallest([first], _changes([first], part), tolerance)
+        if smallest > ABOVE * tolerance:  # the gradients of the others may have to be asked for
+            smallest = _smallest(probes, _changes(probes, part), tolerance)
         found.append(Power(fault=name, smallest=smallest))
     return tuple(found)
 

@@ -16,7 +16,7 @@ from gradcheck.adapters import torch_manners
 from gradcheck.adapters.bridge import declared, received
 from gradcheck.adapters.holdings import generators_of
 from gradcheck.adapters.randomness import OTHER
-from gradcheck.adapters.torch_bridge import BRIDGE
+from gradcheck.adapters.torch_bridge import BRIDGE, versions_of
 from gradcheck.adapters.torch_graphs import graph_of
 from gradcheck.adapters.torch_modules import module_of, rooms_of
 from gradcheck.adapters.torch_packed import SPARSE, is_packed, unpacked
@@ -74,6 +74,7 @@ def problem_of_torch(
         restores=restores,
         generators=generators_of(target),
     )
+    versions = versions_of(named.values())
     with torch.set_grad_enabled(torch.is_grad_enabled()):  # a target may leave it switched off
         with _seeing(FunctionCtx, "mark_non_differentiable") as calls:
             posed, outputs = _first_run(posed)
@@ -95,6 +96,8 @@ def problem_of_torch(
             "expected the target to return at least one floating or complex tensor"
             + "".join(hidden)
         )
+    if posed.is_large and versions is not None and versions == versions_of(named.values()):
+        posed = posed.lent()
     problem = _problem(posed, [BRIDGE.leaf(path, tensor) for path, tensor in outputs], name)
     missed = [*seen.refused, *(f"{path}: {why}" for path, why in left_out.items())]
     missed += [f"{path}: {UNREAD.format(kind)}" for path, kind in posed.unread.items()]

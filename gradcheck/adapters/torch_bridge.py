@@ -1,6 +1,6 @@
 """Tensors to arrays of the engine and back, and which of a target's outputs are differentiable."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 from gradcheck import trees
 from gradcheck.adapters.bridge import Bridge
 from gradcheck.adapters.torch_packed import values_of
-from gradcheck.problem import LARGE, Array, Arrays
+from gradcheck.problem import Array, Arrays
 
 __all__ = [
     "BRIDGE",
@@ -21,23 +21,14 @@ __all__ = [
     "gradients_of",
     "into",
     "numbers",
-    "read",
     "unread",
+    "versions_of",
 ]
 
 
 def _out(tensor: torch.Tensor) -> Array:
     """The numbers of a tensor, in memory of their own."""
     return numbers(tensor).copy()
-
-
-def read(tensor: torch.Tensor) -> Array:
-    """The numbers of a tensor that stays as it is; those of a large one where they lie."""
-    if tensor.numel() <= LARGE:
-        return _out(tensor)
-    array = numbers(tensor)
-    array.flags.writeable = False
-    return array
 
 
 def numbers(tensor: torch.Tensor) -> Array:
@@ -102,6 +93,14 @@ def gradients_of(gradients: Sequence[torch.Tensor | None], like: Arrays) -> Arra
         np.zeros_like(array) if gradient is None else BRIDGE.out(gradient)
         for array, gradient in zip(like, gradients, strict=True)
     )
+
+
+def versions_of(tensors: Iterable[torch.Tensor]) -> list[int] | None:
+    """How often each was written into; None where PyTorch does not count."""
+    try:
+        return [tensor._version for tensor in tensors]
+    except RuntimeError:  # of a tensor that was made in inference mode
+        return None
 
 
 def are_equal(ones: Sequence[torch.Tensor], others: Sequence[torch.Tensor]) -> bool:

@@ -17,6 +17,7 @@ import torch
 from torch.autograd import forward_ad
 
 from gradcheck import trees
+from gradcheck.adapters.manners import same
 from gradcheck.adapters.randomness import EVERYBODYS, seeded
 from gradcheck.adapters.torch_bridge import (
     BRIDGE,
@@ -26,7 +27,7 @@ from gradcheck.adapters.torch_bridge import (
     generator_of,
     gradients_of,
     into,
-    read,
+    numbers,
     unread,
 )
 from gradcheck.adapters.torch_compiling import compiling, forget, is_compiled
@@ -37,7 +38,7 @@ from gradcheck.adapters.torch_paddings import Paddings, holding
 from gradcheck.adapters.torch_refusals import refusals
 from gradcheck.adapters.torch_strangers import out_of_reach
 from gradcheck.errors import Unsupported, first_line
-from gradcheck.problem import LARGE, WIDER, Arrays, Axes
+from gradcheck.problem import LARGE, WIDER, Arrays, Axes, blocks
 
 __all__ = ["Posed", "Restore"]
 
@@ -75,7 +76,7 @@ class Posed:
 
     @cached_property
     def point(self) -> Arrays:
-        arrays = [read(tensor) for tensor in self.named.values()]
+        arrays = [BRIDGE.out(tensor) for tensor in self.named.values()]
         if self.wide:
             dtypes = [
                 WIDER.get(BRIDGE.dtype_of(t), array.dtype)
@@ -83,6 +84,20 @@ class Posed:
             ]
             arrays = [a.astype(d, copy=False) for a, d in zip(arrays, dtypes, strict=True)]
         return tuple(arrays)
+
+    def lent(self) -> "Posed":
+        """The same, which reads what is large of its point where the caller has it."""
+        read = [
+            numbers(tensor) if tensor.numel() > LARGE else x
+            for tensor, x in zip(self.named.values(), self.point, strict=True)
+        ]
+        pairs = zip(self.point, read, strict=True)
+        if not all(same(*part) for pair in pairs for part in blocks(*pair)):
+            return self  # a run has written there
+        for array in read:
+            array.flags.writeable = array.size <= LARGE
+        vars(other := replace(self))["point"] = tuple(read)
+        return other
 
     def but(self, **changes: Any) -> "Posed":
         """The same at the same point, which is not copied again, but for some `changes`."""

@@ -35,7 +35,7 @@ def x() -> torch.Tensor:
 @pytest.fixture
 def large_from_a_thousand(monkeypatch: pytest.MonkeyPatch) -> None:
     """A failure is located by a thousand evaluations, which of what is large take their time."""
-    for place in ("problem", "adapters.torch_bridge", "adapters.torch_posed"):
+    for place in ("problem", "adapters.torch_posed"):
         monkeypatch.setattr(f"gradcheck.{place}.LARGE", 1000)
 
 
@@ -141,3 +141,26 @@ def test_gradients_add_up_in_every_order_of_memory() -> None:
 
     assert check(rule(0.0), x, checks="adjoint").passed
     assert check(rule(0.1), x, checks="adjoint").verdict is Verdict.FAIL
+
+
+def test_what_the_target_writes_into_is_copied(x: torch.Tensor, weight: torch.Tensor) -> None:
+    """As a captured graph does with its static input, which may be the tensor itself."""
+    static, before = weight, weight.clone()
+
+    class Static(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, given: torch.Tensor) -> torch.Tensor:
+            static.copy_(given)
+            ctx.save_for_backward(given.clone())
+            return torch.sin(static).sum(0)
+
+        @staticmethod
+        def backward(ctx: Any, u: torch.Tensor) -> torch.Tensor:
+            (given,) = ctx.saved_tensors
+            return u * torch.cos(given)
+
+    result = check(Static, weight, checks="vjp")
+
+    assert result.passed, result
+    assert result.evaluations.forward < 30, result
+    static.copy_(before)
