@@ -33,8 +33,9 @@ from gradcheck.diagnose import ADVICE
 from gradcheck.evidence import Probe, entries_of
 from gradcheck.oracles import ladder
 from gradcheck.probes import Line, among, by_size, direction, known, scale, side_by_side
-from gradcheck.problem import Array, Problem
+from gradcheck.problem import Array, Problem, norm
 from gradcheck.results import Entry, Finding, Reason, Verdict
+from gradcheck.rounding import unrest_of
 from gradcheck.settings import RIPPLE, Settings
 
 __all__ = ["Kink", "Kinks", "examined"]
@@ -79,8 +80,9 @@ def examined(
         finding, kink = _settled(own, joint) or _alone(own, answers, problem, settings, rng)
         if finding.verdict is Verdict.FAIL:
             finding = _by_size(own, finding, answers, problem, settings, rng)
-        if finding.verdict is Verdict.INCONCLUSIVE and not np.isfinite(finding.resolution):
-            finding = _within(own, finding, answers, problem, settings, rng)
+        if finding.verdict is Verdict.INCONCLUSIVE and own.leaf.shape:
+            beside = _apart if np.isfinite(finding.resolution) else _within
+            finding = beside(own, finding, answers, problem, settings, rng)
         if finding.verdict is Verdict.PASS and settings.probes > 1:  # one is a first look
             gradient = answers.gradients(0)[question.index]
             levels, nothing = hidden(gradient)
@@ -282,6 +284,44 @@ def _within(
         "the gradient of the others is right"
     )
     return replace(finding, message=message)
+
+
+def _apart(
+    question: Question,
+    finding: Finding,
+    answers: Answers,
+    problem: Problem,
+    settings: Settings,
+    rng: np.random.Generator,
+) -> Finding:
+    """The finding of a leaf that a few of its entries leave open: these and the others apart.
+
+    Of the few the gradient is another an ulp away, as at the border of a branch; or they are zero,
+    where the value may bend as it does nowhere else.
+    """
+    gradient, x = answers.gradients(0)[question.index], answers.problem.point[question.index]
+    unrest = unrest_of(answers.problem, question.index, answers.cotangents(0), gradient, rng)
+    sizes = np.maximum(np.abs(gradient), norm(gradient) / max(gradient.size, 1) ** 0.5)
+    for which, few in ((RESTLESS, unrest > question.tolerance * sizes), (ZERO, x == 0)):
+        count = np.count_nonzero(few)
+        if not 0 < count <= few.size / 2:
+            continue
+        found, _ = _alone(question, answers, problem, settings, rng, ~few)
+        if found.verdict is not Verdict.PASS or found.reason is Reason.VACUOUS:
+            if found.verdict is Verdict.FAIL:
+                return found
+            continue
+        left, _ = _alone(question, answers, problem, settings, rng, few)
+        said = f"{count} of {few.size} entries {which} and were moved without the others"
+        if left.verdict is Verdict.PASS:
+            return replace(found, message=said)
+        if left.verdict is Verdict.FAIL:
+            return left
+        return replace(finding, message=f"{left.message} ({said}, whose gradient is right)")
+    return finding
+
+
+RESTLESS, ZERO = "have another gradient an ulp away", "are zero"
 
 
 def _not_finite(
