@@ -6,6 +6,7 @@ and of what it is a method of, and containers among those.
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from functools import partial
 from itertools import chain, islice
@@ -48,12 +49,13 @@ def _reached(target: Any, is_wanted: Callable[[Any], bool]) -> Iterator[Any]:
         value = ahead.popleft()
         if id(value) in seen:
             continue
-        if is_wanted(value):
-            seen[id(value)] = value
-            yield value
-        elif not _is_plain(value):
-            seen[id(value)] = value
-            ahead.extend(_held(value))
+        with suppress(Exception):  # an object may refuse to be looked into
+            if is_wanted(value):
+                seen[id(value)] = value
+                yield value
+            elif not _is_plain(value):
+                seen[id(value)] = value
+                ahead.extend(_held(value))
 
 
 def _is_array(value: Any) -> bool:
@@ -103,9 +105,9 @@ def _held(value: Any) -> Iterator[Any]:
     elif isinstance(value, partial):
         yield from (value.func, *value.args, *value.keywords.values())
     elif isinstance(value, dict):
-        yield from islice(list(value.values()), LONG)
+        yield from list(islice(iter(value.values()), LONG))
     elif isinstance(value, list | tuple | set | frozenset | deque):
-        yield from islice(list(value), LONG)
+        yield from list(islice(iter(value), LONG))  # of which `len` may be refused
     elif hasattr(value, "_modules") and _root(value) in FOREIGN:  # a container of others
         yield from value._modules.values()
     elif is_dataclass(value) and not isinstance(value, type):

@@ -269,23 +269,46 @@ def _unless_it_jumps(
     if has_digits_of_float32(base):
         return finding
 
-    def along(step: Arrays) -> Callable[[float], float]:
-        def change(t: float) -> float:
+    def along(step: Arrays) -> Callable[[float], Array]:
+        def at(t: float) -> Array:
             moved = tuple(
                 output.rounded(a + t * b)
                 for output, a, b in zip(problem.outputs, u, step, strict=True)
             )
-            return inner(problem.vjp(problem.point, moved)[index] - base, v)
+            return problem.vjp(problem.point, moved)[index]
 
-        return change
+        return at
 
     size = extent(base, v)
     least = max(NOTHING * size, finding.mismatch * size / (EACH * times))
     away, down = along(w), along(tuple(-u_ for u_ in u))
-    for change, low, high in [*((away, -reach, reach) for reach in NEARBY), (down, 0.0, SHRUNK)]:
-        if jumps.highest(change, low, high, least).height:
-            return _jumping(finding)
+    for at, low, high in [*((away, -reach, reach) for reach in NEARBY), (down, 0.0, SHRUNK)]:
+        jump = jumps.highest(lambda t, at=at: inner(at(t) - base, v), low, high, least)  # type: ignore[misc]
+        if jump.height:
+            return finding if _is_branch(at, jump) else _jumping(finding)
     return finding
+
+
+def _is_branch(at: Callable[[float], Array], jump: jumps.Jump) -> bool:
+    """Whether the rule decides by its cotangent, where its gradient jumps.
+
+    Then a few entries are others, or all by one factor. An iteration that takes another step moves
+    most of them, each as it will.
+    """
+    near = (jump.high - jump.low) * NEAR
+    below = at(jump.low)
+    slope = (at(jump.low + near) - below) / near  # between jumps it is linear
+    apart = at(jump.high) - below - slope * (jump.high - jump.low)
+    largest = norm(apart)
+    if np.count_nonzero(np.abs(apart) > ALIKE * largest) <= apart.size / FEW:
+        return True
+    factor = inner(below, apart) / inner(below, below) if np.any(below) else 0.0
+    return apart.size > FEW and norm(apart - factor * below) <= ALIKE * largest
+
+
+# How near it is to the jump that the slope is looked at, in parts of the way to it; what part of a
+# jump is rounding, or what the gradient moves on the way; and of how many entries one is few.
+NEAR, ALIKE, FEW = 2.0**-4, 1e-2, 4
 
 
 JUMPS = (

@@ -540,3 +540,42 @@ def test_an_attention_that_is_sure_of_itself_is_linear(seed: int) -> None:
         return torch.softmax(scores, -1) @ v
 
     assert gradcheck.check(attention, q, k, v, checks="adjoint", seed=seed).verdict != "fail"
+
+
+@pytest.mark.parametrize("factor", [0.9, 0.999])
+@pytest.mark.parametrize("seed", range(6))
+def test_a_rule_that_decides_by_its_cotangent_is_no_iteration(seed: int, factor: float) -> None:
+    """Its gradient jumps as that of an iteration does, but of the entries that are decided on."""
+    target = _sine(lambda u: torch.where(u < -2, factor * u, u))
+
+    result = _asked(target, torch.randn(3, 4, dtype=torch.float64), seed=seed)
+
+    assert result.verdict is Verdict.FAIL, result
+
+
+@pytest.mark.parametrize("tolerance", [1e-3, 1e-5, 1e-8])
+@pytest.mark.parametrize("seed", range(3))
+def test_an_iteration_in_the_backward_pass_is_no_branch(seed: int, tolerance: float) -> None:
+    class Solve(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+            x = torch.linalg.solve(a, b)
+            ctx.save_for_backward(a, x)
+            return x
+
+        @staticmethod
+        def backward(ctx: Any, u: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            a, x = ctx.saved_tensors
+            y, step = u.clone(), torch.ones_like(u)
+            while step.norm() >= tolerance:
+                step = (u - a.T @ y) / torch.diagonal(a)
+                y = y + step
+            return -torch.outer(y, x), y
+
+    generator = torch.Generator().manual_seed(seed)
+    a = 0.3 * torch.randn(5, 5, dtype=torch.float64, generator=generator)
+    b = torch.randn(5, dtype=torch.float64, generator=generator)
+
+    result = _asked(Solve, a + 4 * torch.eye(5, dtype=torch.float64), b, seed=seed)
+
+    assert result.verdict is Verdict.INCONCLUSIVE, result

@@ -1,4 +1,4 @@
-"""A few entries that leave a leaf open, at the border of a branch or at zero, do not hide others."""
+"""A few entries that leave a leaf open, at the border of a branch or at zero, hide no others."""
 
 from collections.abc import Callable
 
