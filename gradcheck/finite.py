@@ -2,11 +2,14 @@
 
 A mask of -inf is a number to whom it is given, and moving it says nothing; a logarithm of a
 negative number is none, and says nothing of the others. Held still are entries of the leaves that
-are not finite, and those whose gradient is not, if they move an infinite entry of the value. The
-cotangent of an entry of the value that is not finite is zero.
+are not finite, or stand for infinity (a mask of -1e30), and those whose gradient is not, if they
+move an infinite entry of the value. The cotangent of an entry of the value that is not finite is
+zero.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -15,7 +18,7 @@ from gradcheck.errors import maybe_out_of_domain
 from gradcheck.probes import scale
 from gradcheck.problem import Array, Arrays, Problem
 
-__all__ = ["Part", "finite_part", "is_finite"]
+__all__ = ["Part", "finite_part", "is_finite", "vast"]
 
 
 def is_finite(answers: Answers) -> bool:
@@ -26,17 +29,56 @@ def is_finite(answers: Answers) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """What is left of a problem, and how many entries of each leaf have no finite gradient."""
+    """What is left of a problem; and of each leaf how many entries stay or have no gradient."""
 
     answers: Answers
+    held: tuple[int, ...]
     lost: tuple[int, ...]
 
 
-def finite_part(answers: Answers) -> Part:
-    """The answers of the problem where it is finite; the rest of it is zero to whom asks."""
+# From where on a number stands for infinity beside others, and how many times it is as large.
+VAST = 2.0**40
+
+
+def vast(answers: Answers) -> Mapping[int, Array]:
+    """Which entries stand for infinity, by the position of their leaf.
+
+    They are vast beside others of their leaf, have no gradient, and half of them is as good.
+    """
+    problem = answers.problem
+    found: dict[int, Array] = {}
+    for k, x in enumerate(problem.point):
+        if x.size and max(abs(np.min(x)), abs(np.max(x))) >= VAST:
+            sizes = np.where(np.isfinite(x), np.abs(x), 0)
+            is_vast = sizes >= max(
+                VAST, VAST * float(np.min(sizes, initial=np.inf, where=np.isfinite(x)))
+            )
+            is_vast &= answers.gradients(0)[k] == 0
+            if np.any(is_vast):
+                found[k] = is_vast
+    if not found:
+        return found
+    point = list(problem.point)
+    for k, few in found.items():
+        point[k] = problem.leaves[k].rounded(np.where(few, point[k] / 2, point[k]))
+    with maybe_out_of_domain(), np.errstate(all="ignore"):
+        halved = problem.value(tuple(point))
+        if all(map(partial(np.array_equal, equal_nan=True), halved, answers.value)):
+            return found
+    return {}
+
+
+NONE = np.asarray(False)
+
+
+def finite_part(answers: Answers, still: Mapping[int, Array]) -> Part:
+    """The answers of the problem where it is finite; the rest of it is zero to whom asks.
+
+    So are the entries of the leaves that stand `still`.
+    """
     problem = answers.problem
     outputs = tuple(np.isfinite(array) for array in answers.value)
-    leaves = tuple(np.isfinite(x) for x in problem.point)
+    leaves = tuple(np.isfinite(x) & ~still.get(k, NONE) for k, x in enumerate(problem.point))
     masks = _Masks(point=problem.point, leaves=leaves, outputs=outputs)
     lost: Arrays = tuple(np.zeros(x.shape, bool) for x in problem.point)
     if not all(map(np.all, outputs)):
@@ -48,7 +90,8 @@ def finite_part(answers: Answers) -> Part:
             masks, leaves=tuple(kept & ~bad for kept, bad in zip(leaves, lost, strict=True))
         )
     counts = tuple(int(np.count_nonzero(bad)) for bad in lost)
-    return Part(answers=answers.of(masks.seen(problem)), lost=counts)
+    held = tuple(int(np.count_nonzero(~kept)) for kept in leaves)
+    return Part(answers=answers.of(masks.seen(problem)), held=held, lost=counts)
 
 
 NEAR = 2.0**-20  # of a leaf's size, or a few of its roundings: what is infinite there may be finite

@@ -8,6 +8,7 @@ At a kink, at zeros and where something is infinite one point does not tell all:
 are asked, or the part that is finite; of a target that draws random numbers, others.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -19,7 +20,7 @@ from gradcheck.checks.here import at_point, questions_of
 from gradcheck.checks.sides import right_on_one_side
 from gradcheck.checks.ties import unless_untied
 from gradcheck.errors import maybe_out_of_domain
-from gradcheck.finite import finite_part, is_finite
+from gradcheck.finite import finite_part, is_finite, vast
 from gradcheck.probes import nudged
 from gradcheck.problem import Array, Problem, is_same_entrywise
 from gradcheck.results import Finding, Reason, Verdict, worst
@@ -35,8 +36,9 @@ def check_vjp(
 
     Raises whatever the target raises.
     """
-    if not is_finite(answers):
-        return _in_part(answers, settings, rng)
+    still = vast(answers)
+    if still or not is_finite(answers):
+        return _in_part(answers, still, settings, rng)
     findings, kinked = at_point(answers, settings, rng)
     if kinked:
         problem = answers.problem
@@ -61,14 +63,15 @@ def check_vjp(
     return tuple(_strong_enough(finding, settings.min_power) for finding in findings)
 
 
-def _in_part(answers: Answers, settings: Settings, rng: np.random.Generator) -> tuple[Finding, ...]:
+def _in_part(
+    answers: Answers, still: Mapping[int, Array], settings: Settings, rng: np.random.Generator
+) -> tuple[Finding, ...]:
     """The findings where point and value are finite; what is right there is not known elsewhere."""
     entries = np.concatenate([np.isfinite(output).ravel() for output in answers.value])
     infinite = np.count_nonzero(~entries)
-    part = finite_part(answers)
+    part = finite_part(answers, still)
 
-    def said(finding: Finding, x: Array, lost: int) -> Finding:
-        held = np.count_nonzero(~np.isfinite(x))
+    def said(finding: Finding, x: Array, held: int, lost: int) -> Finding:
         if infinite and finding.verdict is Verdict.PASS and not lost and is_constant:
             message = f"{infinite} of {entries.size} entries of the value are infinite, and stay so"
             return replace(finding, message=finding.message or message)
@@ -84,7 +87,8 @@ def _in_part(answers: Answers, settings: Settings, rng: np.random.Generator) -> 
             )
             return replace(finding, verdict=Verdict.INCONCLUSIVE, message=message, power=())
         if held and finding.verdict is Verdict.PASS and not finding.message:
-            return replace(finding, message=f"{held} infinite entries of it were not moved")
+            kind = "infinite" if np.count_nonzero(~np.isfinite(x)) else "vast"
+            return replace(finding, message=f"{held} {kind} entries of it were not moved")
         return finding
 
     if infinite == entries.size:
@@ -93,7 +97,8 @@ def _in_part(answers: Answers, settings: Settings, rng: np.random.Generator) -> 
         return tuple(q.answer(Verdict.INCONCLUSIVE, message) for q in asked)
     is_constant = infinite > 0 and _stays_infinite(answers, rng)
     paths = (leaf.path for leaf in answers.problem.leaves)
-    known = dict(zip(paths, zip(answers.problem.point, part.lost, strict=True), strict=True))
+    counts = zip(answers.problem.point, part.held, part.lost, strict=True)
+    known = dict(zip(paths, counts, strict=True))
     return tuple(said(f, *known[f.leaf]) for f in check_vjp(part.answers, settings, rng))
 
 

@@ -559,14 +559,15 @@ def test_an_iteration_in_the_backward_pass_is_no_branch(seed: int, tolerance: fl
     class Solve(torch.autograd.Function):
         @staticmethod
         def forward(ctx: Any, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-            x = torch.linalg.solve(a, b)
+            x: torch.Tensor = torch.linalg.solve(a, b)
             ctx.save_for_backward(a, x)
             return x
 
         @staticmethod
         def backward(ctx: Any, u: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             a, x = ctx.saved_tensors
-            y, step = u.clone(), torch.ones_like(u)
+            y: torch.Tensor = u.clone()
+            step = torch.ones_like(u)
             while step.norm() >= tolerance:
                 step = (u - a.T @ y) / torch.diagonal(a)
                 y = y + step

@@ -185,3 +185,34 @@ def test_what_is_infinite_and_stays_so_is_left_out(factor: float, verdict: Verdi
     assert result.verdict is verdict
     if factor == 1:
         assert "6 of 12 entries of the value are infinite, and stay so" in str(result)
+
+
+@pytest.mark.parametrize("masked", [-1e9, -1e15, -1e30, torch.finfo(torch.float32).min])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_a_mask_of_vast_numbers_is_as_good_as_one_of_infinities(
+    masked: float, dtype: torch.dtype
+) -> None:
+    def attention(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return torch.softmax(x @ x.mT + mask, -1) @ x
+
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 4, 3, dtype=dtype, generator=generator)
+
+    result = gradcheck.check(attention, x, torch.full((4, 4), masked, dtype=dtype).triu(1))
+
+    assert result.verdict is Verdict.PASS, result
+
+
+def test_vast_numbers_that_the_value_depends_on_are_moved() -> None:
+    class Ratio(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):  # type: ignore[no-untyped-def]
+            return x / 1e30
+
+        @staticmethod
+        def backward(ctx, u):  # type: ignore[no-untyped-def]
+            return torch.zeros_like(u)
+
+    x = torch.tensor([1.0, 1e30, 2e30], dtype=torch.float64)
+
+    assert gradcheck.check(Ratio, x, checks="vjp").verdict is Verdict.FAIL
