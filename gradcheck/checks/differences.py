@@ -220,8 +220,7 @@ def _alone(
         ripple = 0.0 if oscillates else max(probe.truth.ripple for probe in probes)
         if ripple >= min(RIPPLE.values()):  # seen along one line, it is along all
             probes = [confirmed(rippled(probe, ripple)) for probe in probes]
-        if not clear:
-            probes = [leaping(probe) for probe in probes]
+        probes = [leaping(probe) for probe in probes]
         coarsest = narrowest(leaf, problem.outputs)
         question = replace(question, tolerance=settings.tolerance(coarsest.digits, ripple))
     kink = None
@@ -336,6 +335,9 @@ def _not_finite(
     found = entries_of(~finite, gradients[0], unknown, np.real(unknown))
     if all(_is_steep(entry, question.index, answers) for entry in found):
         return _beside_steep(question, answers, problem, settings, rng, finite)
+    ends = np.finfo(gradients[0].dtype).max
+    if any(np.any(np.abs(g[np.isfinite(g)]) > NEAR_ITS_END * ends) for g in gradients):
+        return question.answer(Verdict.INCONCLUSIVE, OVERFLOWS)
     read = [_read(entry, question.index, answers) for entry in found[:READ]]
     found = (*read, *found[READ:])
     finding = question.answer(
@@ -343,6 +345,13 @@ def _not_finite(
     )
     return replace(finding, mismatch=float("inf"))
 
+
+# What part of the largest number of a dtype is so large that the gradient overflows with it.
+NEAR_ITS_END = 2.0**-20
+OVERFLOWS = (
+    "the gradient is as large as its dtype ends, and overflows: scale it down, or leave the leaf "
+    "out (wrt=) if it stands for a choice, as a mask does"
+)
 
 READ, SURE = 3, 1e-3  # entries that are not finite of which is said what they should be; how sure
 
