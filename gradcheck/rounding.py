@@ -79,7 +79,7 @@ def rounded(
             wrong &= off > SIGNIFICANCE * bar
         in_doubt = np.any(wrong) or _is_off(factor, tolerance, spread)
         in_doubt |= is_coarse and _is_much(off, usual)
-        if is_coarse and in_doubt:
+        if in_doubt and (is_coarse or np.any(wrong)):
             epsilon = _epsilon(problem, index)
             chosen = _chosen(wide, index, u, claim, wrong | (off > bar), epsilon, rng)
             claim = np.where(chosen, truth, claim)
@@ -200,6 +200,7 @@ def _bend(
 # many times as large as the leaf. This part of the distance between two sides counts as either: of
 # what varies smoothly twelve draws lie that near the ends once in 10⁶.
 ASKED, TIMES, LIKE = 12, (1, 2, 4, 8, 16), 0.15
+KINDS, SAME = 4, 1e-2  # as many numbers, each the same up to a part of the distance
 
 
 def _chosen(
@@ -233,8 +234,11 @@ def _chosen(
         low, high = np.min(found, axis=0), np.max(found, axis=0)
         little = LIKE * (high - low)
         is_either = [(there <= low + little) | (there >= high - little) for there in found]
+        # Of several branches the numbers are more than two, and still few.
+        gaps = np.diff(np.sort(found, axis=0), axis=0) > SAME * (high - low)
+        is_of_few = np.all(is_either, axis=0) | (np.count_nonzero(gaps, axis=0) < KINDS)
         is_within = (low - little <= claimed) & (claimed <= high + little)
-        excused |= (little > 0) & is_within & np.all(is_either, axis=0)
+        excused |= (little > 0) & is_within & is_of_few
         if np.all(excused):
             break
     chosen[doubted] = excused

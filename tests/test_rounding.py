@@ -401,3 +401,20 @@ def test_a_sample_that_a_half_precision_forgets_is_found(dtype: torch.dtype, see
     ]
 
     assert verdicts == ["pass", "fail"]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_what_saturates_by_a_rounding_of_float32_is_no_failure(seed: int) -> None:
+    """Colours that are converted back from where they were converted to: some are at the end."""
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.rand(20, 3, generator=generator)
+    chosen = torch.rand(20, 3, generator=generator)
+    colours = torch.where(chosen < 0.3, (drawn > 0.5).float(), drawn)
+    mixed = torch.randn(3, 3, generator=generator) + 2 * torch.eye(3)
+
+    def back(x: torch.Tensor) -> torch.Tensor:
+        return torch.clamp(x @ torch.linalg.inv(mixed).to(x.dtype), 0, 1) ** 2
+
+    result = gradcheck.check(back, colours @ mixed, checks="vjp", seed=seed)
+
+    assert result.verdict is not Verdict.FAIL, result

@@ -220,7 +220,9 @@ def _alone(
         ripple = 0.0 if oscillates else max(probe.truth.ripple for probe in probes)
         if ripple >= min(RIPPLE.values()):  # seen along one line, it is along all
             probes = [confirmed(rippled(probe, ripple)) for probe in probes]
-        probes = [leaping(probe) for probe in probes]
+        if not clear or len(by_size(answers.problem.point[index])) == 1:
+            # Else the finest steps are no small ones to some entries, which are moved apart.
+            probes = [leaping(probe) for probe in probes]
         coarsest = narrowest(leaf, problem.outputs)
         question = replace(question, tolerance=settings.tolerance(coarsest.digits, ripple))
     kink = None
@@ -310,13 +312,14 @@ def _apart(
             if found.verdict is Verdict.FAIL:
                 return found
             continue
-        left, _ = _alone(question, answers, problem, settings, rng, few)
-        said = f"{count} of {few.size} entries {which} and were moved without the others"
-        if left.verdict is Verdict.PASS:
-            return replace(found, message=said)
-        if left.verdict is Verdict.FAIL:
-            return left
-        return replace(finding, message=f"{left.message} ({said}, whose gradient is right)")
+        said = f"{count} of {few.size} entries {which}; the gradient of the others is right"
+        if which is ZERO:
+            left, kink = _alone(question, answers, problem, settings, rng, few)
+            if left.verdict is Verdict.FAIL:
+                return left
+            if left.verdict is Verdict.PASS and kink is None:
+                return replace(found, message=f"{count} zeros were moved without the others")
+        return replace(finding, message=f"{finding.message} ({said})")
     return finding
 
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from gradcheck import jumps
-from gradcheck.checks.along import closer
+from gradcheck.checks.contradictions import is_cleared, is_torn, repeats
 from gradcheck.checks.doubts import folded, measured
 from gradcheck.checks.halves import PEAK, by_many_paths
 from gradcheck.checks.iterations import unless_it_jumps
@@ -24,18 +24,12 @@ from gradcheck.oracles import complex_step, ladder, path
 from gradcheck.oracles.ladder import FLOATING
 from gradcheck.oracles.rungs import FIRST, OFF_GRID
 from gradcheck.oracles.stairs import STEPPED, is_staircase
-from gradcheck.probes import Line, direction
+from gradcheck.probes import Line
 from gradcheck.problem import WIDER, Array, Arrays
-from gradcheck.results import Entry, Finding, Reason, Verdict
+from gradcheck.results import Finding, Reason, Verdict
 from gradcheck.settings import SIGNIFICANCE
 
 __all__ = ["judge"]
-
-# Other directions along which a mismatch that no entry explains must show once more. One that is
-# wrong as a whole, as when both of two tied maxima get the cotangent, shows in half of them.
-AGAIN = 3
-
-LOOKED_AT = 8  # wrong entries, along which slopes must add up
 
 CONTRADICTING = "difference quotients along different directions contradict each other here"
 
@@ -47,8 +41,6 @@ REACHES = (1.0, 2.0**-3, 2.0**8, 2.0**16, 2.0**24)
 SHORTER = (1 / 2, 1 / 4)  # parts of a path along which a mismatch must stay to be an error
 
 FLAT = 2.0**-30  # of the leaf's size: the finest step of the ladder
-
-SIGNS = np.array([-1.0, 1.0])
 
 
 def judge(question: Question, probes: Sequence[Probe], rng: np.random.Generator) -> Finding:
@@ -269,7 +261,7 @@ def _located(
             "gradient is none of its subgradients: move the point, or compare implementations"
         )
         return question.answer(Verdict.INCONCLUSIVE, message, probes, reason=Reason.KINK)
-    if not location.entries and _is_cleared(most, location):
+    if not location.entries and is_cleared(most, location):
         return question.answer(
             Verdict.INCONCLUSIVE, CONTRADICTING, probes, reason=Reason.CONTRADICTING
         )
@@ -280,9 +272,9 @@ def _located(
         )
         return question.answer(Verdict.PASS, message, probes)
     contradicts = (
-        _is_torn(most, location, rng)
+        is_torn(most, location, rng)
         if location.entries
-        else not _repeats(most, question.tolerance, rng)
+        else not repeats(most, question.tolerance, rng)
     )
     if contradicts:
         return question.answer(
@@ -303,24 +295,6 @@ def _located(
     message += "; " + (ADVICE[pattern.split(":")[0]] if pattern else "no known pattern fits")
     shown = location.entries[:SHOWN]
     return question.answer(Verdict.FAIL, message, probes, entries=shown, diagnosis=pattern)
-
-
-def _is_cleared(probe: Probe, location: Location) -> bool:
-    """Whether every entry was read, and what they may be off by is not the mismatch."""
-    v, read = probe.line.v[probe.index], location.read
-    if len(read) < v.size:
-        return False
-    room = sum(abs(v[e.index]) * (e.off + SIGNIFICANCE * e.error_bar) for e in read)
-    return bool(room < probe.excess / 2) and not any(_hides(probe, e) for e in read)
-
-
-def _hides(probe: Probe, entry: Entry) -> bool:
-    """Whether the steps at which an entry was read lead over what is wrong with it."""
-    v = np.zeros_like(probe.line.v[probe.index])
-    v[entry.index] = 1.0
-    line = probe.line.along({probe.index: v})
-    alone = replace(probe, line=line, truth=ladder.estimate(line, careful=True))
-    return closer([alone])[0].is_significant
 
 
 def _evidence(probe: Probe) -> Evidence:
@@ -365,65 +339,6 @@ def _scene(probe: Probe, location: Location) -> Scene:
         mixes=mixes,
         complete=location.complete,
     )
-
-
-def _repeats(probe: Probe, tolerance: float, rng: np.random.Generator) -> bool:
-    """Whether a mismatch that no entry explains shows along another direction as well."""
-    for _ in range(AGAIN):
-        v = probe.line.v[probe.index]
-        other = rng.uniform(0.5, 1.5, v.shape) if probe.is_aligned else rng.choice(SIGNS, v.shape)
-        line = probe.line.along({probe.index: v * other})
-        again = folded(replace(probe, line=line, truth=ladder.estimate(line, careful=True)))
-        if again.is_significant and again.mismatch > tolerance:
-            return True
-    return False
-
-
-def _is_torn(probe: Probe, location: Location, rng: np.random.Generator) -> bool:
-    """Whether slopes do not add up where entries are wrong: the value has no derivative there.
-
-    Of the middle one of three equal numbers no single one moves the value, and all together do.
-    """
-    if np.iscomplexobj(probe.line.v[probe.index]):
-        return False
-    # Of a kink along an entry itself more is known, but for a rule that nobody but the framework
-    # has a say in.
-    known = location.kinks
-    if known and not probe.line.problem.has_rules_of_its_own():
-        known = frozenset()
-    return all(
-        entry.index not in known
-        and any(_tears(probe.line, probe.index, entry, rng) for _ in range(TRIES))
-        for entry in location.entries[:LOOKED_AT]
-    )
-
-
-def _tears(line: Line, index: int, entry: Entry, rng: np.random.Generator) -> bool:
-    """Whether the slope along all entries is not the sum of those along one and the others.
-
-    By as much at small steps and at smaller ones, where what is curved has become straight.
-    """
-    v = direction(rng, line.problem.leaves[index])
-    own, others = np.zeros_like(v), v.copy()
-    own[entry.index], others[entry.index] = v[entry.index], 0.0
-    lines = [line.along({index: part}) for part in (v, own, others)]
-    least = TORN * float(abs(v[entry.index])) * entry.off
-    offs = []
-    for step in NEAR:
-        whole, one, rest = (each.sample(step * line.unit) for each in lines)
-        offs.append(abs(whole.central - one.central - rest.central))
-        if not offs[-1] > max(
-            SIGNIFICANCE * (whole.rounding + one.rounding + rest.rounding), least
-        ):
-            return False
-    return min(offs) > max(offs) / 2
-
-
-NEAR = (2.0**-18, 2.0**-26)  # the steps, in sizes of the leaf
-
-TRIES = 8  # directions: of three equal numbers a third of them show nothing of one
-
-TORN = 0.1  # of what an entry is off by, what slopes that do not add up miss at the least
 
 
 def _of_one_sign(location: Location, probe: Probe) -> str:

@@ -282,3 +282,18 @@ def test_where_nothing_is_known_of_a_side_it_excuses_nothing(first: Any, seed: i
     target = Rule(lambda x: np.array([first(x[0]), *np.sin(x[1:])]), vjp)
     for x in (np.zeros(3), np.array([0, 0, 0.3])):
         assert gradcheck.check(target, x, checks="vjp", seed=seed).verdict is not Verdict.PASS
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_minimum_of_maxima_may_take_pieces_that_nowhere_meet(seed: int) -> None:
+    """An opening (Serra, 1982) of an image with equal pixels: what autograd gives is no
+    subgradient, and nobody's error; right beside the point, it passes."""
+
+    def opening(x: torch.Tensor) -> torch.Tensor:
+        eroded = -torch.nn.functional.max_pool2d(-x, 3, stride=1, padding=1)
+        return torch.nn.functional.max_pool2d(eroded, 3, stride=1, padding=1)
+
+    rows = [[0.27, 0.04, 0, 0, 0.54], [0.47, 0.86, 0.04, 0, 0.88], [1, 0.26, 1, 0.99, 0]]
+    x = torch.tensor([[*rows, [1, 0.57, 0.74, 1, 0]]], dtype=torch.float64)
+
+    assert gradcheck.check(opening, x, checks="vjp", seed=seed).verdict is not Verdict.FAIL
