@@ -17,7 +17,7 @@ from jax.extend.core import Literal
 
 from gradcheck.problem import EPSILON, WIDER
 
-__all__ = ["has_vmap_rule", "inside", "is_long", "is_native", "lifted", "narrow_dtypes"]
+__all__ = ["has_vmap_rule", "inside", "is_long", "is_native", "lifted", "narrow_dtypes", "rejects"]
 
 NARROW = tuple(WIDER)
 
@@ -134,6 +134,11 @@ def has_vmap_rule(jaxpr: Any) -> bool:
 def is_native(jaxpr: Any) -> bool:
     """Return whether all custom rules in it are JAX's own."""
     return all(map(_is_written_in_jax, _equations(jaxpr)))
+
+
+def rejects(jaxpr: Any) -> bool:
+    """Return whether something in it draws by rejection, and is differentiated implicitly."""
+    return any(equation.primitive.name == "random_gamma" for equation in _equations(jaxpr))
 
 
 def _is_written_in_jax(equation: Any) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["graph_of", "is_native", "raises_when_differentiated"]
+__all__ = ["graph_of", "is_native", "raises_when_differentiated", "rejects"]
 
 # A rule of PyTorch has a number; that of a custom Function is called after its class.
 NATIVE = re.compile(r"\w+Backward\d+|torch::autograd::(AccumulateGrad|CopySlices|CopyBackwards)")
@@ -15,6 +15,15 @@ NATIVE = re.compile(r"\w+Backward\d+|torch::autograd::(AccumulateGrad|CopySlices
 def is_native(tensors: Sequence[torch.Tensor]) -> bool:
     """Whether every node of their graph is one of PyTorch's own."""
     return all(NATIVE.fullmatch(node.name()) for node in graph_of(tensors))
+
+
+def rejects(tensors: Sequence[torch.Tensor]) -> bool:
+    """Whether a node of their graph is the implicit derivative of a sampler by rejection."""
+    return any(node.name() in REJECTING for node in graph_of(tensors))
+
+
+# Gamma, of which Beta, Dirichlet and Student's t are made.
+REJECTING = ("StandardGammaBackward0", "_DirichletBackward")
 
 
 def raises_when_differentiated(tensors: Sequence[torch.Tensor]) -> bool:

@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from gradcheck import jumps
-from gradcheck.checks.contradictions import is_cleared, is_torn, repeats
+from gradcheck.checks.contradictions import is_absorbed, is_cleared, is_torn, repeats
 from gradcheck.checks.doubts import folded, measured
 from gradcheck.checks.halves import PEAK, by_many_paths
 from gradcheck.checks.iterations import unless_it_jumps
@@ -64,6 +64,8 @@ def judge(question: Question, probes: Sequence[Probe], rng: np.random.Generator)
         if located.verdict is Verdict.INCONCLUSIVE:
             together = by_many_paths(question, probes, rng)
             return together if together and together.verdict is Verdict.FAIL else located
+        if located.verdict is Verdict.FAIL and is_absorbed(most):
+            return question.answer(Verdict.INCONCLUSIVE, ABSORBED, probes)
         return unless_it_jumps(located, most, rng)
     if any(probe.is_outside(question.tolerance) for probe in probes):
         message = "the point lies on a kink, and the gradient is none of its subgradients: move it"
@@ -82,6 +84,13 @@ def judge(question: Question, probes: Sequence[Probe], rng: np.random.Generator)
         message = "the point lies on a kink; the gradient is one of its subgradients"
         return replace(question.passed(message, probes), reason=Reason.KINK)
     return question.passed("", probes)
+
+
+ABSORBED = (
+    "some outputs do not move at all with what autograd gives a gradient: it is lost beside a much "
+    "larger number (a row that an added mask covers whole), or kept from the value on purpose (a "
+    "straight-through estimate: declare the leaf)"
+)
 
 
 def _vacuous(question: Question, probes: Sequence[Probe], rng: np.random.Generator) -> Finding:

@@ -193,7 +193,9 @@ def _stepped(question: Question, other: Question) -> Iterator[Reply | Finding]:
             one = call(question.point)
             one.pull(question.u)()
             two = call(other.point)
-            arrays = (*two.value, *two.pull(other.u)())
+            # Another value says enough; of one that was kept the graph may be gone.
+            is_right = _is_same(two.value, other.answer)
+            arrays = (*two.value, *(two.pull(other.u)() if is_right else ()))
             del one  # what may be known by its address must live until here
             return arrays
 

@@ -169,10 +169,21 @@ REPEATS = 4  # how often a value is asked again before what is wrong or open is 
 
 
 def _unless_unsteady(findings: tuple[Finding, ...], answers: Answers) -> tuple[Finding, ...]:
-    """The findings; what is wrong or open says so, where one point has two values."""
+    """The findings; what is wrong or open says so, where one point has two values.
+
+    Or where the value is drawn by rejection: what is differentiated is the quantile of what is
+    drawn (Figurnov, Mohamed, Mnih, Implicit reparameterization gradients, 2018), not the draw.
+    """
     problem = answers.problem
     if all(finding.verdict is Verdict.PASS for finding in findings):
         return findings
+    if problem.rejects():
+        return tuple(
+            replace(f, verdict=Verdict.INCONCLUSIVE, message=DRAWN, entries=(), diagnosis=None)
+            if f.verdict is Verdict.FAIL
+            else f
+            for f in findings
+        )
     values = (problem.value(problem.point) for _ in range(REPEATS))
     if all(is_same_entrywise(problem, value, answers.value) for value in values):
         return findings
@@ -183,6 +194,12 @@ def _unless_unsteady(findings: tuple[Finding, ...], answers: Answers) -> tuple[F
         for finding in findings
     )
 
+
+DRAWN = (
+    "it draws by rejection (gamma, beta, Dirichlet, Student's t), of which the gradient is that of "
+    "the distribution: with the same random numbers the value is no function that has it. Compare "
+    "means of many draws, or check what is done with a draw that is given"
+)
 
 UNSTEADY = (
     "at one point the target gives two values, so that no difference of them means anything: a "

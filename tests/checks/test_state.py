@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.distributions.transforms import ExpTransform
 
 import gradcheck
 from gradcheck import CheckResult, Rule, Verdict
@@ -761,3 +762,13 @@ def test_what_a_rule_keeps_for_an_array_is_caught(by_id: bool) -> None:
     assert result.passed == (not by_id)
     if by_id:
         assert "kept for an array" in failures(result)[0]
+
+
+def test_a_value_that_is_kept_for_its_input_is_told_from_a_lost_graph() -> None:
+    """After a step in place the output is the one from before, whose graph is gone."""
+    kept = ExpTransform(cache_size=1)
+
+    result = gradcheck.check(lambda x: kept(x), torch.randn(3, dtype=torch.float64))
+
+    assert result.verdict is Verdict.FAIL
+    assert "something is kept for an array" in str(result).replace("\n      ", " ")
