@@ -1,4 +1,4 @@
-"""What rounding, or a draw, keeps from the value is said, and is no fault of who wrote the layer."""
+"""What rounding or a draw keeps from the value is said, and is no fault of who wrote a layer."""
 
 from collections.abc import Callable
 from typing import Any
