@@ -78,7 +78,10 @@ def examined(
         leaf = answers.problem.leaves[question.index]
         own = replace(question, oracle=f"finite differences, {leaf.dtype}")
         finding, kink = _settled(own, joint) or _alone(own, answers, problem, settings, rng)
-        if finding.verdict is Verdict.FAIL:
+        is_unknown = not np.isfinite(finding.resolution)
+        if finding.verdict is Verdict.FAIL or (
+            finding.verdict is Verdict.INCONCLUSIVE and is_unknown
+        ):
             finding = _by_size(own, finding, answers, problem, settings, rng)
         if finding.verdict is Verdict.INCONCLUSIVE and own.leaf.shape:
             beside = _apart if np.isfinite(finding.resolution) else _within
@@ -243,7 +246,7 @@ def _by_size(
     settings: Settings,
     rng: np.random.Generator,
 ) -> Finding:
-    """The failure of a leaf whose entries differ so much in size that no step suits all of them.
+    """The finding of a leaf whose entries differ so much in size that no step suits all of them.
 
     Those of each order of size are moved without the others: if all are right, so is the leaf.
     """

@@ -146,6 +146,8 @@ def _map_of(
         map = problem_of(step, (z, *inputs), seed=seed, every=True)
         map.vjp(map.point, tuple(np.ones(output.shape) for output in map.outputs))
         return map
+    except InputError as error:
+        raise InputError(f"of step, which is differentiated too: {error}") from error
     except GradcheckError:
         raise
     except Exception as error:  # whatever it raises

@@ -4,7 +4,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+import gradcheck
 from gradcheck import Rule
 from gradcheck.adapters.holdings import holdings
 
@@ -78,3 +80,26 @@ def test_so_it_is_behind_a_rule_and_a_function_that_it_calls() -> None:
 @pytest.mark.parametrize("target", [counting, np.sin, lambda x: x + np.pi, Overwriting()])
 def test_a_counter_a_pure_function_and_what_is_overwritten_keep_nothing(target: Any) -> None:
     assert not _keeps(target, target)
+
+
+class Refusing(tuple[int, ...]):
+    """As e3nn's irreps do."""
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+
+class Silent:
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError(name)
+
+
+def test_what_refuses_to_be_looked_into_is_left_alone() -> None:
+    refusing, silent = Refusing((1, 2)), Silent()
+
+    def target(x: torch.Tensor) -> torch.Tensor:
+        return x.sin() if refusing is not None and silent is not None else x
+
+    result = gradcheck.check(target, torch.ones(2, dtype=torch.float64))
+
+    assert result.passed, result

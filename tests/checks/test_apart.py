@@ -60,3 +60,17 @@ def test_zeros_where_the_value_bends_too_fast_are_looked_at_apart(factor: float,
     result = gradcheck.check(Power, x, checks="vjp", seed=seed)
 
     assert result.verdict is (Verdict.PASS if factor == 1 else Verdict.FAIL), result
+
+
+@pytest.mark.parametrize("largest", [1e3, 1e5, 1e8])
+@pytest.mark.parametrize("factor", [1.0, 1.001])
+def test_entries_of_many_sizes_are_moved_each_by_its_own(factor: float, largest: float) -> None:
+    """No jump, though a step that suits the largest leads far beyond what the smallest bends."""
+    scales = np.array([largest, 1.0, 1 / largest, largest**0.5])
+
+    def vjp(inputs: tuple[Array, ...], u: Array) -> tuple[Array]:
+        return (factor * u * scales / np.cosh(inputs[0] * scales) ** 2,)
+
+    result = gradcheck.check(Rule(lambda x: np.tanh(x * scales), vjp), 1 / scales, checks="vjp")
+
+    assert result.verdict is (Verdict.PASS if factor == 1 else Verdict.FAIL), result
