@@ -43,16 +43,15 @@ VAST = 2.0**40
 def vast(answers: Answers) -> Mapping[int, Array]:
     """Which entries stand for infinity, by the position of their leaf.
 
-    They are vast beside others of their leaf, have no gradient, and half of them is as good.
+    They are vast beside others of their leaf, have no gradient, and a part of each is as good.
     """
     problem = answers.problem
     found: dict[int, Array] = {}
     for k, x in enumerate(problem.point):
         if x.size and max(abs(np.min(x)), abs(np.max(x))) >= VAST:
-            sizes = np.where(np.isfinite(x), np.abs(x), 0)
-            is_vast = sizes >= max(
-                VAST, VAST * float(np.min(sizes, initial=np.inf, where=np.isfinite(x)))
-            )
+            is_number, sizes = np.isfinite(x), np.abs(x)
+            least = np.min(sizes, initial=np.inf, where=is_number)
+            is_vast = is_number & (sizes >= VAST * max(1.0, least))
             is_vast &= answers.gradients(0)[k] == 0
             if np.any(is_vast):
                 found[k] = is_vast
@@ -60,10 +59,11 @@ def vast(answers: Answers) -> Mapping[int, Array]:
         return found
     point = list(problem.point)
     for k, few in found.items():
-        point[k] = problem.leaves[k].rounded(np.where(few, point[k] / 2, point[k]))
+        parts = np.random.default_rng(k).uniform(0.3, 0.9, few.shape)  # no ratio is as it was
+        point[k] = problem.leaves[k].rounded(np.where(few, parts * point[k], point[k]))
     with maybe_out_of_domain(), np.errstate(all="ignore"):
-        halved = problem.value(tuple(point))
-        if all(map(partial(np.array_equal, equal_nan=True), halved, answers.value)):
+        there = problem.value(tuple(point))
+        if all(map(partial(np.array_equal, equal_nan=True), there, answers.value)):
             return found
     return {}
 

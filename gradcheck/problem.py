@@ -178,8 +178,8 @@ class Problem:
     held_before: Mapping[tuple[int, int], Any] = field(default_factory=dict)
     is_compiled: bool = False  # whether value and VJP are compiled where a session's calls are not
     is_random: bool = False  # whether it was seen to draw numbers
-    # Whether it draws by rejection: its gradient is right on average over what is drawn.
-    rejects: Callable[[], bool] = lambda: False
+    # The leaves that something is drawn from by rejection: their gradients are right on average.
+    rejecting: Callable[[], frozenset[int]] = frozenset
     # The same target, which draws the k-th of other random numbers; None where none were seen.
     redrawn: "Callable[[int], Problem] | None" = None
     release: Callable[[], None] = lambda: None  # gives back what running it holds of the framework

@@ -127,7 +127,9 @@ def _problem(posed: Posed, outputs: tuple[Leaf, ...], name: str | None) -> Probl
         in_float64=None if posed.wide else in_float64,
         rounds_back=None if posed.wide or posed.program is None else lambda: posed.rounds_back,
         is_native=lambda: posed.program is not None and digits.is_native(posed.program.jaxpr.jaxpr),
-        rejects=lambda: posed.program is not None and digits.rejects(posed.program.jaxpr.jaxpr),
+        rejecting=lambda: (
+            frozenset() if posed.program is None else digits.rejecting(posed.program.jaxpr.jaxpr)
+        ),
         is_compiled=posed.compiles_at_once,
         analytic=replace(posed, x64=True, wide=True).value,
     )

@@ -17,7 +17,15 @@ from jax.extend.core import Literal
 
 from gradcheck.problem import EPSILON, WIDER
 
-__all__ = ["has_vmap_rule", "inside", "is_long", "is_native", "lifted", "narrow_dtypes", "rejects"]
+__all__ = [
+    "has_vmap_rule",
+    "inside",
+    "is_long",
+    "is_native",
+    "lifted",
+    "narrow_dtypes",
+    "rejecting",
+]
 
 NARROW = tuple(WIDER)
 
@@ -136,9 +144,15 @@ def is_native(jaxpr: Any) -> bool:
     return all(map(_is_written_in_jax, _equations(jaxpr)))
 
 
-def rejects(jaxpr: Any) -> bool:
-    """Return whether something in it draws by rejection, and is differentiated implicitly."""
-    return any(equation.primitive.name == "random_gamma" for equation in _equations(jaxpr))
+def rejecting(jaxpr: Any) -> frozenset[int]:
+    """Return the inputs that something is drawn from by rejection, differentiated implicitly."""
+    under: set[Any] = set()
+    for equation in reversed(jaxpr.eqns):
+        own = [equation, *(deep for inner in _inner(equation) for deep in _equations(inner))]
+        is_drawn = any(each.primitive.name == "random_gamma" for each in own)
+        if is_drawn or not under.isdisjoint(equation.outvars):
+            under.update(atom for atom in equation.invars if not isinstance(atom, Literal))
+    return frozenset(k for k, variable in enumerate(jaxpr.invars) if variable in under)
 
 
 def _is_written_in_jax(equation: Any) -> bool:

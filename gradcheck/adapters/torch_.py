@@ -288,7 +288,7 @@ def _problem(posed: Posed, outputs: Sequence[Leaf], name: str | None) -> Problem
         redrawn=redrawn if posed.is_random else None,
         release=posed.release,
         is_native=lambda: posed.is_native,
-        rejects=lambda: posed.rejects,
+        rejecting=posed.rejecting,
     )
 
 

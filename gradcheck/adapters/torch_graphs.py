@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["graph_of", "is_native", "raises_when_differentiated", "rejects"]
+__all__ = ["graph_of", "is_native", "raises_when_differentiated", "rejecting"]
 
 # A rule of PyTorch has a number; that of a custom Function is called after its class.
 NATIVE = re.compile(r"\w+Backward\d+|torch::autograd::(AccumulateGrad|CopySlices|CopyBackwards)")
@@ -17,9 +17,11 @@ def is_native(tensors: Sequence[torch.Tensor]) -> bool:
     return all(NATIVE.fullmatch(node.name()) for node in graph_of(tensors))
 
 
-def rejects(tensors: Sequence[torch.Tensor]) -> bool:
-    """Whether a node of their graph is the implicit derivative of a sampler by rejection."""
-    return any(node.name() in REJECTING for node in graph_of(tensors))
+def rejecting(tensors: Sequence[torch.Tensor], leaves: Sequence[torch.Tensor]) -> frozenset[int]:
+    """The positions of the leaves that a sampler by rejection in their graph draws from."""
+    drawn = [node for node in graph_of(tensors) if node.name() in REJECTING]
+    under = {id(getattr(node, "variable", None)) for node in _below(drawn)}
+    return frozenset(k for k, leaf in enumerate(leaves) if id(leaf) in under)
 
 
 # Gamma, of which Beta, Dirichlet and Student's t are made.
@@ -33,7 +35,12 @@ def raises_when_differentiated(tensors: Sequence[torch.Tensor]) -> bool:
 
 def graph_of(tensors: Sequence[torch.Tensor]) -> Iterator[Any]:
     """Yield the nodes of the graph that `tensors` come from."""
-    seen, ahead = set(), [tensor.grad_fn for tensor in tensors]
+    return _below([tensor.grad_fn for tensor in tensors])
+
+
+def _below(nodes: Sequence[Any]) -> Iterator[Any]:
+    """Yield nodes and all that they lead back to, each once."""
+    seen, ahead = set(), list(nodes)
     while ahead:
         node = ahead.pop()
         if node is None or node in seen:

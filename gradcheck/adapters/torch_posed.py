@@ -32,7 +32,12 @@ from gradcheck.adapters.torch_bridge import (
 )
 from gradcheck.adapters.torch_compiling import compiling, forget, is_compiled
 from gradcheck.adapters.torch_digits import Lifted, Watched, eagerly
-from gradcheck.adapters.torch_graphs import graph_of, is_native, raises_when_differentiated, rejects
+from gradcheck.adapters.torch_graphs import (
+    graph_of,
+    is_native,
+    raises_when_differentiated,
+    rejecting,
+)
 from gradcheck.adapters.torch_modules import Rooms, module_of
 from gradcheck.adapters.torch_paddings import Paddings, holding
 from gradcheck.adapters.torch_refusals import refusals
@@ -470,17 +475,15 @@ class Posed:
     @cached_property
     def is_native(self) -> bool:
         """Whether every node of the graph is one of PyTorch's own."""
-        return self._seen_in_graph(is_native)
-
-    @cached_property
-    def rejects(self) -> bool:
-        """Whether it draws by rejection."""
-        return self._seen_in_graph(rejects)
-
-    def _seen_in_graph(self, question: Callable[[Sequence[torch.Tensor]], bool]) -> bool:
         with torch.inference_mode(False), self.whole() as posed:
             _, _, outputs = posed.recorded(self.point)
-        return question(outputs)
+        return is_native(outputs)
+
+    def rejecting(self) -> frozenset[int]:
+        """The leaves that something is drawn from by rejection."""
+        with torch.inference_mode(False), self.whole() as posed:
+            leaves, _, outputs = posed.recorded(self.point)
+        return rejecting(outputs, leaves)
 
     def reenters(self, outputs: Sequence[torch.Tensor]) -> bool:
         """Whether the backward is one that only `backward()` runs: a reentrant checkpoint is in it.

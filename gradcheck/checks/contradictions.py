@@ -3,7 +3,6 @@
 Where slopes do not add up the value has no derivative, and what entries are off by proves nothing.
 """
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -15,11 +14,11 @@ from gradcheck.evidence import Probe
 from gradcheck.locate import Location
 from gradcheck.oracles import ladder
 from gradcheck.probes import Line, direction, scale
-from gradcheck.problem import inner
+from gradcheck.problem import Array, Leaf, Problem, inner
 from gradcheck.results import Entry
 from gradcheck.settings import SIGNIFICANCE
 
-__all__ = ["is_cleared", "is_torn", "repeats"]
+__all__ = ["is_absorbed", "is_cleared", "is_torn", "repeats"]
 
 # Other directions along which a mismatch that no entry explains must show once more. One that is
 # wrong as a whole, as when both of two tied maxima get the cotangent, shows in half of them.
@@ -106,24 +105,32 @@ def is_torn(probe: Probe, location: Location, rng: np.random.Generator) -> bool:
     # has a say in: of a minimum of maxima it may take pieces that nowhere meet.
     is_kink = location.kinks or torn or probe.truth.kink > 0
     if is_kink and not line.problem.has_rules_of_its_own():
-        left = [entry for entry in asked if entry not in torn]
-        return all(_is_right_beside(line, index, left, rng) for _ in range(TRIES))
+        return all(e in torn or _is_right_beside(line, index, e, rng) for e in asked)
     return len(torn) == len(asked) and not any(e.index in location.kinks for e in torn)
 
 
-def _is_right_beside(
-    line: Line, index: int, entries: Sequence[Entry], rng: np.random.Generator
-) -> bool:
-    """Whether a gradient just beside the point is what differences want of some entries at it."""
-    if not entries:
-        return True
+def _is_right_beside(line: Line, index: int, entry: Entry, rng: np.random.Generator) -> bool:
+    """Whether the gradient of an entry is what differences want, once all others have moved a bit.
+
+    Then it was they that it is tied with. What is wrong by its own number, as beside a `where` of
+    zeros, stays so.
+    """
     problem = line.problem
-    pairs = zip(problem.leaves, problem.point, strict=True)
-    point = tuple(leaf.rounded(x + min(NEAR) * direction(rng, leaf, scale(x))) for leaf, x in pairs)
-    with maybe_out_of_domain(), np.errstate(all="ignore"):
-        there = problem.vjp(point, line.u)[index]
-        return all(abs(there[e.index] - e.wanted) <= TORN * e.off for e in entries)
-    return False
+    for _ in range(TRIES):
+        steps = [min(NEAR) * direction(rng, leaf, scale(x)) for leaf, x in _placed(problem)]
+        steps[index][entry.index] = 0.0
+        pairs = zip(_placed(problem), steps, strict=True)
+        point = tuple(leaf.rounded(x + step) for (leaf, x), step in pairs)
+        with maybe_out_of_domain(), np.errstate(all="ignore"):
+            there = problem.vjp(point, line.u)[index][entry.index]
+            if abs(there - entry.wanted) <= TORN * entry.off:
+                continue
+        return False
+    return True
+
+
+def _placed(problem: Problem) -> list[tuple[Leaf, Array]]:
+    return list(zip(problem.leaves, problem.point, strict=True))
 
 
 def _tears(line: Line, index: int, entry: Entry, rng: np.random.Generator) -> bool:

@@ -341,10 +341,12 @@ def _not_finite(
     found = entries_of(~finite, gradients[0], unknown, np.real(unknown))
     if all(_is_steep(entry, question.index, answers) for entry in found):
         return _beside_steep(question, answers, problem, settings, rng, finite)
-    ends = np.finfo(gradients[0].dtype).max
-    if any(np.any(np.abs(g[np.isfinite(g)]) > NEAR_ITS_END * ends) for g in gradients):
-        return question.answer(Verdict.INCONCLUSIVE, OVERFLOWS)
     read = [_read(entry, question.index, answers) for entry in found[:READ]]
+    ends = NEAR_ITS_END * np.finfo(gradients[0].dtype).max
+    if not any(abs(entry.wanted) < ends for entry in read) and any(
+        np.any(np.abs(g[np.isfinite(g)]) > ends) for g in gradients
+    ):
+        return question.answer(Verdict.INCONCLUSIVE, OVERFLOWS)
     found = (*read, *found[READ:])
     finding = question.answer(
         Verdict.FAIL, ADVICE["not finite"], entries=found, diagnosis="not finite"

@@ -292,23 +292,25 @@ def _unless_it_jumps(
 def _is_branch(at: Callable[[float], Array], jump: jumps.Jump) -> bool:
     """Whether the rule decides by its cotangent, where its gradient jumps.
 
-    Then a few entries are others, or all by one factor. An iteration that takes another step moves
-    most of them, each as it will.
+    Then one entry is another, or all are by one factor. An iteration that takes another step moves
+    those of an example, each as it will, and little.
     """
     near = (jump.high - jump.low) * NEAR
     below = at(jump.low)
     slope = (at(jump.low + near) - below) / near  # between jumps it is linear
     apart = at(jump.high) - below - slope * (jump.high - jump.low)
     largest = norm(apart)
-    if np.count_nonzero(np.abs(apart) > ALIKE * largest) <= apart.size / FEW:
-        return True
+    moves = np.abs(apart) > ALIKE * largest
+    if apart.size < FEW or largest <= LITTLE * norm(below[moves]):
+        return False
     factor = inner(below, apart) / inner(below, below) if np.any(below) else 0.0
-    return apart.size > FEW and norm(apart - factor * below) <= ALIKE * largest
+    return bool(np.count_nonzero(moves) == 1 or norm(apart - factor * below) <= ALIKE * largest)
 
 
 # How near it is to the jump that the slope is looked at, in parts of the way to it; what part of a
-# jump is rounding, or what the gradient moves on the way; and of how many entries one is few.
-NEAR, ALIKE, FEW = 2.0**-4, 1e-2, 4
+# jump is rounding, or what the gradient moves on the way; from how many entries on one is no
+# example; and the part of the gradient that an iteration leaves.
+NEAR, ALIKE, FEW, LITTLE = 2.0**-4, 1e-2, 4, 1e-4
 
 
 JUMPS = (

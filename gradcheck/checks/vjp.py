@@ -177,10 +177,11 @@ def _unless_unsteady(findings: tuple[Finding, ...], answers: Answers) -> tuple[F
     problem = answers.problem
     if all(finding.verdict is Verdict.PASS for finding in findings):
         return findings
-    if problem.rejects():
+    drawn = {problem.leaves[k].path for k in problem.rejecting()}
+    if drawn:
         return tuple(
             replace(f, verdict=Verdict.INCONCLUSIVE, message=DRAWN, entries=(), diagnosis=None)
-            if f.verdict is Verdict.FAIL
+            if f.verdict is Verdict.FAIL and f.leaf in drawn
             else f
             for f in findings
         )

@@ -79,3 +79,35 @@ def test_a_draw_by_rejection_in_jax_is_not_accused() -> None:
 
     assert result.verdict is Verdict.INCONCLUSIVE, result
     assert "draws by rejection" in str(result)
+
+
+def test_beside_a_draw_by_rejection_other_leaves_are_held_to_their_gradients() -> None:
+    class Square(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+            ctx.save_for_backward(x)
+            return x**2
+
+        @staticmethod
+        def backward(ctx: Any, u: torch.Tensor) -> torch.Tensor:
+            (x,) = ctx.saved_tensors
+            return torch.mul(3 * u, x)
+
+    a = torch.tensor([0.5, 1.2, 2.0], dtype=torch.float64)
+    result = gradcheck.check(lambda a, w: Square.apply(w) * _drawn(a), a, a + 1, checks="vjp")  # type: ignore[no-untyped-call]
+
+    assert [f.verdict for f in result.findings] == [Verdict.INCONCLUSIVE, Verdict.FAIL], result
+
+
+def test_beside_a_draw_by_rejection_in_jax_other_leaves_are_held_to_their_gradients() -> None:
+    @jax.custom_vjp
+    def square(x: Any) -> Any:
+        return x**2
+
+    square.defvjp(lambda x: (x**2, x), lambda x, u: (3 * u * x,))
+    a = jnp.array([0.5, 1.2, 2.0])
+    result = gradcheck.check(
+        lambda a, w: square(w) * jax.random.gamma(jax.random.key(0), a), a, a + 1, checks="vjp"
+    )
+
+    assert [f.verdict for f in result.findings] == [Verdict.INCONCLUSIVE, Verdict.FAIL], result

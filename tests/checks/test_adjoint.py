@@ -580,3 +580,36 @@ def test_an_iteration_in_the_backward_pass_is_no_branch(seed: int, tolerance: fl
     result = _asked(Solve, a + 4 * torch.eye(5, dtype=torch.float64), b, seed=seed)
 
     assert result.verdict is Verdict.INCONCLUSIVE, result
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_examples_that_are_solved_each_to_its_end_are_no_branch(seed: int) -> None:
+    """Where one of them takes another step, a few entries of the batch are others, by little."""
+
+    class Solve(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+            x: torch.Tensor = torch.linalg.solve(a, b)
+            ctx.save_for_backward(a, x)
+            return x
+
+        @staticmethod
+        def backward(ctx: Any, u: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            a, x = ctx.saved_tensors
+            solved = []
+            for matrix, right in zip(a, u, strict=True):
+                y, step = right.clone(), torch.ones_like(right)
+                while step.norm() >= 1e-8:
+                    step = (right - matrix.T @ y) / torch.diagonal(matrix)
+                    y = y + step
+                solved.append(y)
+            y = torch.stack(solved)
+            return -y[:, :, None] * x[:, None], y
+
+    rng = np.random.default_rng(seed)
+    diagonals = np.eye(3) * np.linspace(1, 1.5, 3)
+    a = torch.from_numpy(0.15 * rng.standard_normal((16, 3, 3)) + diagonals)
+
+    result = _asked(Solve, a, torch.from_numpy(rng.standard_normal((16, 3))), seed=seed)
+
+    assert result.verdict is not Verdict.FAIL, result

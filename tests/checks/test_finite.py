@@ -216,3 +216,18 @@ def test_vast_numbers_that_the_value_depends_on_are_moved() -> None:
     x = torch.tensor([1.0, 1e30, 2e30], dtype=torch.float64)
 
     assert gradcheck.check(Ratio, x, checks="vjp").verdict is Verdict.FAIL
+
+
+@pytest.mark.parametrize("vast", [1e12, 1e15])
+def test_vast_numbers_count_by_their_ratio(vast: float) -> None:
+    """That of two is as it was once both are half as large."""
+
+    def forward(x: Any) -> Any:
+        return np.concatenate([x[:1] / (x[0] + x[1]), np.sin(x[2:])])
+
+    def vjp(inputs: Any, u: Any) -> Any:
+        return (np.concatenate([0 * u[:1], 0 * u[:1], u[1:] * np.cos(inputs[0][2:])]),)
+
+    x = np.array([vast, 1.7 * vast, 0.3, -0.8])
+
+    assert check(Rule(forward, vjp), x, checks="vjp").verdict is Verdict.FAIL

@@ -297,3 +297,18 @@ def test_a_minimum_of_maxima_may_take_pieces_that_nowhere_meet(seed: int) -> Non
     x = torch.tensor([[*rows, [1, 0.57, 0.74, 1, 0]]], dtype=torch.float64)
 
     assert gradcheck.check(opening, x, checks="vjp", seed=seed).verdict is not Verdict.FAIL
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_kink_of_one_entry_is_no_excuse_for_another(seed: int) -> None:
+    """A branch for zeros that autograd takes for a constant, beside an absolute value at zero."""
+
+    def branched(x: torch.Tensor) -> torch.Tensor:
+        some = x[:2]
+        sines = torch.where(some == 0, torch.zeros_like(some), some.sin())
+        return torch.cat([sines, x[2:].abs()])
+
+    x = torch.tensor([0.7, 0.0, -0.4, 0.0], dtype=torch.float64)
+    result = gradcheck.check(branched, x, checks="vjp", seed=seed)
+
+    assert result.verdict is Verdict.FAIL, result
