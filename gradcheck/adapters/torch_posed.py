@@ -474,7 +474,9 @@ class Posed:
 
     @cached_property
     def is_native(self) -> bool:
-        """Whether every node of the graph is one of PyTorch's own."""
+        """Whether all nodes of the graph are PyTorch's own, and no hook changes a gradient."""
+        if self.hooks:
+            return False
         with torch.inference_mode(False), self.whole() as posed:
             _, _, outputs = posed.recorded(self.point)
         return is_native(outputs)

@@ -79,6 +79,8 @@ def is_absorbed(probe: Probe) -> bool:
         np.where(np.all([there[k] == f for there in moved], axis=0), u_, 0).astype(u_.dtype)
         for k, (f, u_) in enumerate(zip(line.centre, line.u, strict=True))
     )
+    if not any(map(np.any, u)):  # a rule may make something of nothing
+        return False
     with np.errstate(all="ignore"):
         still = problem.vjp(problem.point, u)
     lost = sum(inner(still[k], v) for k, v in line.v.items())
