@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import islice
-from math import ceil, log
+from math import ceil, inf, log
 from typing import Any
 
 import numpy as np
@@ -267,9 +267,9 @@ class Asked:
         rows = [self.row(u, space) for u, space in self.draws]
         unrest = self.unrest()
         findings = [self.compared(k, rows, unrest[at]) for k, at in self.pairs.items()]
-        if self.terms is None:
-            left = max(self.rest.residual, *unrest.values())
-            findings = [self.held(finding, LIKELY * self.stopped(left)) for finding in findings]
+        left = max(self.rest.residual, *unrest.values())
+        likely = inf if self.terms else LIKELY * self.stopped(left)
+        findings = [self.held(finding, likely) for finding in findings]
         alone = () if self.are_differences_asked else self.unmatched  # of which nothing is known
         open_ = [left_open("implicit", UNMATCHED, path) for path in alone]
         if all(finding.verdict is Verdict.PASS for finding in findings):
@@ -322,10 +322,9 @@ class Asked:
     def compared(self, k: int, rows: Sequence[Row], unrest: float) -> Finding:
         leaf, place = self.layer.leaves[k], list(self.pairs).index(k)
         # An error of the state or of the adjoint is one of the gradient, amplified by (I - J)⁻¹.
-        gap = max(1.0 - self.radius, 1e-3)
         size = sum(z.size for z in self.rest.z)
         rounding = leaf.epsilon * size**0.5
-        bar = (max(row.left for row in rows) + unrest + rounding) / gap
+        bar = (max(row.left for row in rows) + unrest + rounding) / self.gap
         resolution = SIGNIFICANCE * (bar if self.terms else max(bar, self.stopped(unrest)))
         off = max(relative(row.true[place], row.claimed[place]) for row in rows)
         tolerance = self.settings.tolerance(leaf.digits)
@@ -342,22 +341,29 @@ class Asked:
             message="",
         )
 
+    @property
+    def gap(self) -> float:
+        return max(1.0 - self.radius, 1e-3)
+
     def stopped(self, left: float) -> float:
         """How far off an adjoint may be that stopped as its state did, where a step is `left`.
 
         A solver compares two steps, and a layer then makes one more to have a graph: its residual
         is by two contractions below the tolerance, at which its adjoint may have stopped too.
         """
-        far = left / max(1.0 - self.radius, 1e-3) / max(self.radius, 1e-3) ** 2
+        far = left / self.gap / max(self.radius, 1e-3) ** 2
         return min(far, NEAR * self.radius / SIGNIFICANCE)
 
     def held(self, finding: Finding, likely: float) -> Finding:
         """The finding; open if a pass is off by more than is `likely` so far from rest.
 
-        The error of an adjoint that stopped early is one of all leaves.
+        Or if next to nothing is known there. The error of an adjoint that stopped early is one of
+        all leaves.
         """
         off, known = finding.mismatch, finding.resolution
-        if finding.verdict is not Verdict.PASS or off <= max(finding.tolerance, likely):
+        if finding.verdict is not Verdict.PASS or off <= finding.tolerance:
+            return finding
+        if off <= likely and known <= NEAR:
             return finding
         message = (
             f"off by {off:.0e}; so far from rest (residual {self.rest.residual:.0e}) the gradient "
