@@ -68,9 +68,6 @@ def vast(answers: Answers) -> Mapping[int, Array]:
     return {}
 
 
-NONE = np.asarray(False)
-
-
 def finite_part(answers: Answers, still: Mapping[int, Array]) -> Part:
     """The answers of the problem where it is finite; the rest of it is zero to whom asks.
 
@@ -78,7 +75,9 @@ def finite_part(answers: Answers, still: Mapping[int, Array]) -> Part:
     """
     problem = answers.problem
     outputs = tuple(np.isfinite(array) for array in answers.value)
-    leaves = tuple(np.isfinite(x) & ~still.get(k, NONE) for k, x in enumerate(problem.point))
+    leaves = tuple(
+        np.isfinite(x) & np.logical_not(still.get(k, False)) for k, x in enumerate(problem.point)
+    )
     masks = _Masks(point=problem.point, leaves=leaves, outputs=outputs)
     lost: Arrays = tuple(np.zeros(x.shape, bool) for x in problem.point)
     if not all(map(np.all, outputs)):

@@ -32,15 +32,14 @@ def prove(probes: Sequence[Probe], tolerance: float) -> tuple[Power, ...]:
         changes = [probe.claimed for probe in probes]
         return (Power(fault="leaf", smallest=_smallest(probes, changes, tolerance)),)
     gradient = first.line.gradients[first.index]
-    faults = _faults(gradient)
-    whole, _ = next(faults)
-    found = [Power(fault=whole, smallest=_smallest(probes, _changes(probes, ...), tolerance))]
-    for name, part in faults:
-        smallest = _smallest([first], _changes([first], part), tolerance)
-        if smallest > ABOVE * tolerance:  # the gradients of the others may have to be asked for
-            smallest = _smallest(probes, _changes(probes, part), tolerance)
-        found.append(Power(fault=name, smallest=smallest))
-    return tuple(found)
+
+    def smallest(part: Any) -> float:
+        seen = _smallest([first], _changes([first], part), tolerance)
+        if seen <= ABOVE * tolerance:  # the gradients of the others need not be asked for
+            return seen
+        return _smallest(probes, _changes(probes, part), tolerance)
+
+    return tuple(Power(fault=name, smallest=smallest(part)) for name, part in _faults(gradient))
 
 
 def _faults(gradient: Array) -> Iterator[tuple[str, Any]]:

@@ -260,7 +260,7 @@ class Line:
     problem: Problem
     v: Mapping[int, Array]  # the position of a leaf -> its direction; the others stay
     u: Arrays
-    asked: Callable[[], Arrays]  # the gradients of all leaves: those of large ones anew each time
+    asked: Callable[[], Arrays]  # gives the gradients of all leaves, or asks for them anew
     centre: Arrays  # f at the point
     unit: float = 1.0  # what steps are measured in: how far along `v` is the leaf's own size
     unrest: Mapping[int, Array] | None = None  # of each gradient, when the point moves by an ulp

@@ -196,6 +196,11 @@ class Problem:
         """Whether a rule in the derivative may be none of the framework's; asking takes a run."""
         return self.is_native is None or not self.is_native()
 
+    def moved(self, steps: Arrays) -> "Problem":
+        """The same at another point, so many steps away and rounded to the dtypes of the leaves."""
+        triples = zip(self.leaves, self.point, steps, strict=True)
+        return replace(self, point=tuple(leaf.rounded(x + step) for leaf, x, step in triples))
+
     @property
     def epsilon(self) -> float:
         """The spacing of the numbers at one of the narrowest dtype, of leaves and outputs."""

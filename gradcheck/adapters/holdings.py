@@ -105,9 +105,9 @@ def _held(value: Any) -> Iterator[Any]:
     elif isinstance(value, partial):
         yield from (value.func, *value.args, *value.keywords.values())
     elif isinstance(value, dict):
-        yield from list(islice(iter(value.values()), LONG))
+        yield from list(islice(value.values(), LONG))
     elif isinstance(value, list | tuple | set | frozenset | deque):
-        yield from list(islice(iter(value), LONG))  # of which `len` may be refused
+        yield from list(islice(value, LONG))  # of which `len` may be refused
     elif hasattr(value, "_modules") and _root(value) in FOREIGN:  # a container of others
         yield from value._modules.values()
     elif is_dataclass(value) and not isinstance(value, type):

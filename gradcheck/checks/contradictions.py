@@ -14,7 +14,7 @@ from gradcheck.evidence import Probe
 from gradcheck.locate import Location
 from gradcheck.oracles import ladder
 from gradcheck.probes import Line, direction, scale
-from gradcheck.problem import Array, Leaf, Problem, inner
+from gradcheck.problem import inner
 from gradcheck.results import Entry
 from gradcheck.settings import SIGNIFICANCE
 
@@ -119,20 +119,15 @@ def _is_right_beside(line: Line, index: int, entry: Entry, rng: np.random.Genera
     """
     problem = line.problem
     for _ in range(TRIES):
-        steps = [min(NEAR) * direction(rng, leaf, scale(x)) for leaf, x in _placed(problem)]
+        pairs = zip(problem.leaves, problem.point, strict=True)
+        steps = tuple(np.asarray(min(NEAR) * direction(rng, leaf, scale(x))) for leaf, x in pairs)
         steps[index][entry.index] = 0.0
-        pairs = zip(_placed(problem), steps, strict=True)
-        point = tuple(leaf.rounded(x + step) for (leaf, x), step in pairs)
         with maybe_out_of_domain(), np.errstate(all="ignore"):
-            there = problem.vjp(point, line.u)[index][entry.index]
+            there = problem.vjp(problem.moved(steps).point, line.u)[index][entry.index]
             if abs(there - entry.wanted) <= TORN * entry.off:
                 continue
         return False
     return True
-
-
-def _placed(problem: Problem) -> list[tuple[Leaf, Array]]:
-    return list(zip(problem.leaves, problem.point, strict=True))
 
 
 def _tears(line: Line, index: int, entry: Entry, rng: np.random.Generator) -> bool:

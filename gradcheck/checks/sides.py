@@ -49,7 +49,7 @@ def right_on_one_side(
     side = _side(answers, one, rng)
     if side is None or not _rises(answers.formula or answers, side):
         return {}
-    found = found_at(answers.of(_moved(problem, side)), settings, rng)
+    found = found_at(answers.of(problem.moved(side)), settings, rng)
     if found is None:
         return {}
     message = "the point lies on a kink, and the gradient is that of one side"
@@ -106,15 +106,10 @@ def _others(answers: Answers, way: Arrays) -> Arrays:
     problem = answers.problem
     near, same = (1.0, SAME_NARROW) if problem.is_narrow else (NEAR, SAME)
     with maybe_out_of_domain():
-        there = answers.of(_moved(problem, tuple(near * d for d in way))).gradients(0)
+        there = answers.of(problem.moved(tuple(near * d for d in way))).gradients(0)
         pairs = zip(answers.gradients(0), there, strict=True)
         return tuple(np.abs(g - h) > same * norm(g) for g, h in pairs)
     return tuple(np.ones(x.shape, bool) for x in problem.point)
-
-
-def _moved(problem: Problem, way: Arrays) -> Problem:
-    triples = zip(problem.leaves, problem.point, way, strict=True)
-    return replace(problem, point=tuple(leaf.rounded(x + d) for leaf, x, d in triples))
 
 
 def _rises(answers: Answers, way: Arrays) -> bool:

@@ -115,15 +115,13 @@ def _added(terms: Iterable[tuple[float, Arrays]]) -> tuple[Arrays, Arrays]:
     with np.errstate(invalid="ignore"):  # infinities are said
         for weight, gradients in terms:
             if not total:
-                total = tuple(np.multiply(weight, widened(g), order="C") for g in gradients)
-                total = tuple(map(np.asarray, total))
-                size = tuple(np.asarray(np.abs(t)) for t in total)
-            else:
-                for whole in zip(total, size, gradients, strict=True):
-                    for sum_, size_, g in blocks(*whole):
-                        term = weight * widened(g)
-                        sum_ += term
-                        size_ += np.abs(term)
+                total = tuple(np.zeros(g.shape, np.result_type(g, np.float64)) for g in gradients)
+                size = tuple(np.zeros(g.shape) for g in gradients)
+            for whole in zip(total, size, gradients, strict=True):
+                for sum_, size_, g in blocks(*whole):
+                    term = weight * widened(g)
+                    sum_ += term
+                    size_ += np.abs(term)
             del gradients  # before the next ones are made
     return total, size
 
